@@ -1,0 +1,80 @@
+"""TensorRT inside Apache MXNet, at bind time.
+
+Set ``USE_TENSORRT=1`` (or call :func:`enable`) and symbols bound for inference run their
+supported segments in an engine.  Importing this package is cheap: it only watches for the
+import of MXNet, restores the NumPy aliases that MXNet needs, and then hooks MXNet's binds.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from mxtrt import _autoload
+
+TYPE_CHECKING = False  # the module typing is worth more time than all of this one
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mxtrt.errors import (
+        EngineError,
+        GraphError,
+        MxtrtError,
+        MxtrtWarning,
+        NodeError,
+        OptionError,
+    )
+    from mxtrt.inspection import inspect
+    from mxtrt.config import OPTIONS, Options, disable, enable, options
+    from mxtrt.report import Report, last_report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # switching it on and off
+    "enable",
+    "disable",
+    "options",
+    "Options",
+    "OPTIONS",
+    # seeing what it did
+    "inspect",
+    "last_report",
+    "Report",
+    # what it raises
+    "EngineError",
+    "GraphError",
+    "MxtrtError",
+    "MxtrtWarning",
+    "NodeError",
+    "OptionError",
+]
+
+_HOME = {
+    "mxtrt.errors": (
+        "EngineError",
+        "GraphError",
+        "MxtrtError",
+        "MxtrtWarning",
+        "NodeError",
+        "OptionError",
+    ),
+    "mxtrt.inspection": ("inspect",),
+    "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),
+    "mxtrt.report": ("Report", "last_report"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mxtrt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_autoload.install()

@@ -1,0 +1,275 @@
+"""Every option once: name, type, default, environment variable, meaning.
+
+An option's value is, in this order: what the innermost ``with mxtrt.options(...)`` says,
+what :func:`enable` / :func:`disable` said, the environment variable, the default.  The
+environment is read at every bind, so switching it 1/0/1 within one process works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxtrt.errors import OptionError
+
+__all__ = [
+    "ENGINES",
+    "OPTIONS",
+    "Option",
+    "Options",
+    "current",
+    "disable",
+    "enable",
+    "options",
+]
+
+#: Engines by name; ``auto`` takes the first that this machine can run.
+ENGINES = ("auto", "onnxruntime")
+
+_TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("0 or 1")
+
+
+def _count(value: Any) -> int:
+    number = int(str(value).strip()) if not isinstance(value, bool) else -1
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _engine(value: Any) -> str:
+    if value not in ENGINES:
+        raise ValueError
+    return str(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else list(value)
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _path(value: Any) -> str:
+    return os.fspath(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: Keyword of ``mxtrt.options`` and ``Symbol.optimize_for``.
+        default: Value when nothing else is said.
+        variables: Environment variables, the first that is set wins.
+        expected: What a value looks like, for error messages.
+        meaning: One sentence.
+        parse: Checks and converts a value; raises ``ValueError`` or ``TypeError``.
+    """
+
+    name: str
+    default: Any
+    variables: tuple[str, ...]
+    expected: str
+    meaning: str
+    parse: Callable[[Any], Any]
+
+    def read(self, value: Any, source: str) -> Any:
+        """Check and convert a value that came from ``source`` (named in the error)."""
+        try:
+            return self.parse(value)
+        except (TypeError, ValueError):
+            raise OptionError(f"{source} is {value!r}, expected {self.expected}") from None
+
+
+#: Every option, in the order in which they are documented.
+OPTIONS: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            "enabled",
+            False,
+            ("USE_TENSORRT", "MXNET_USE_TENSORRT"),
+            "0 or 1",
+            "Whether graphs bound for inference get engines.",
+            _flag,
+        ),
+        Option(
+            "engine",
+            "auto",
+            ("MXTRT_ENGINE",),
+            "one of " + ", ".join(ENGINES),
+            "Which engine runs the segments.",
+            _engine,
+        ),
+        Option(
+            "threads",
+            0,
+            ("MXTRT_THREADS",),
+            "a number of threads, 0 for one per core",
+            "Threads of the CPU engine; read once per process, when the first engine is built.",
+            _count,
+        ),
+        Option(
+            "spin",
+            True,
+            ("MXTRT_SPIN",),
+            "0 or 1",
+            "Whether the CPU engine's threads spin for a moment before they sleep (lower latency, "
+            "more CPU time); read once per process.",
+            _flag,
+        ),
+        Option(
+            "min_nodes",
+            1,
+            ("MXTRT_MIN_NODES",),
+            "a number of nodes",
+            "Segments with fewer nodes stay in MXNet.",
+            _count,
+        ),
+        Option(
+            "deny_ops",
+            (),
+            ("MXTRT_DENY_OPS",),
+            "operator names, separated by commas",
+            "Operators that stay in MXNet.",
+            _names,
+        ),
+        Option(
+            "data_names",
+            (),
+            ("MXTRT_DATA_NAMES",),
+            "argument names, separated by commas",
+            "Arguments that are data where mxtrt cannot know (Symbol.bind and Symbol.optimize_for); "
+            "by default an argument is a weight where an operator calls it weight, bias, gamma, "
+            "beta or a moving statistic.",
+            _names,
+        ),
+        Option(
+            "max_engines",
+            4,
+            ("MXTRT_MAX_ENGINES",),
+            "a number of engines",
+            "Engines kept per segment for input shapes that need one of their own; the least "
+            "recently built goes first.",
+            _count,
+        ),
+        Option(
+            "release_weights",
+            True,
+            ("MXTRT_RELEASE_WEIGHTS",),
+            "0 or 1",
+            "Whether weights that an engine holds are paged out of MXNet's memory to a file.",
+            _flag,
+        ),
+        Option(
+            "spill_dir",
+            "",
+            ("MXTRT_SPILL_DIR",),
+            "a directory",
+            "Where released weights are paged out to; by default the user's cache directory.",
+            _path,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The values of all options at one moment; see :data:`OPTIONS` for their meaning."""
+
+    enabled: bool = False
+    engine: str = "auto"
+    threads: int = 0
+    spin: bool = True
+    min_nodes: int = 1
+    deny_ops: tuple[str, ...] = ()
+    data_names: tuple[str, ...] = ()
+    max_engines: int = 4
+    release_weights: bool = True
+    spill_dir: str = ""
+
+    def replace(self, **values: Any) -> Options:
+        """A copy with some options changed, names and values checked."""
+        return dataclasses.replace(self, **_checked(values))
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    checked = {}
+    for name, value in values.items():
+        if name not in OPTIONS:
+            raise OptionError(f"unknown option {name!r}, expected one of {', '.join(OPTIONS)}")
+        checked[name] = OPTIONS[name].read(value, f"option {name}")
+    return checked
+
+
+_process: dict[str, Any] = {}
+_scoped: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+    "mxtrt_options", default=None
+)
+
+
+def current() -> Options:
+    """The options in force now.
+
+    Raises:
+        OptionError: An environment variable has a value that its option does not take.
+    """
+    values: dict[str, Any] = {}
+    for option in OPTIONS.values():
+        for variable in option.variables:
+            if variable in os.environ:
+                source = f"environment variable {variable}"
+                values[option.name] = option.read(os.environ[variable], source)
+                break
+    return Options(**{**values, **_process, **(_scoped.get() or {})})
+
+
+def enable(**values: Any) -> None:
+    """Switch the integration on for every later bind in this process.
+
+    Args:
+        values: Options to set along with it, see :data:`OPTIONS`.
+
+    Raises:
+        OptionError: An option or value is unknown.
+    """
+    _process.update(_checked({**values, "enabled": True}))
+
+
+def disable() -> None:
+    """Switch the integration off for every later bind; what is bound stays as it is."""
+    _process.clear()
+    _process["enabled"] = False
+
+
+@contextlib.contextmanager
+def options(**values: Any) -> Iterator[Options]:
+    """Set options for the binds of a ``with`` block.
+
+    The integration is on inside the block unless ``enabled=False`` is given.
+
+    Raises:
+        OptionError: An option or value is unknown.
+    """
+    checked = _checked({"enabled": True, **values})
+    token = _scoped.set({**(_scoped.get() or {}), **checked})
+    try:
+        yield current()
+    finally:
+        _scoped.reset(token)

@@ -1,0 +1,166 @@
+"""A segment as an ONNX model, one converter per MXNet operator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mxtrt.errors import Unsupported
+from mxtrt.graph import Graph, Node
+from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.ops import convert, registry
+
+__all__ = ["OnnxSegment", "WeightType", "refusals", "to_onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightType:
+    """Name, shape and dtype of a weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSegment:
+    """A segment as a serialized ONNX model.
+
+    Attributes:
+        model: The ``ModelProto``; its inputs have symbolic dimensions and its weights are
+            external initializers, so the bytes do not depend on batch size or weight values
+            unless a converter had to know them.
+        inputs: Names of the inputs, in the segment's order.
+        outputs: Names of the outputs, in the segment's order.
+        weights: The external initializers.
+    """
+
+    model: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[WeightType, ...]
+
+    @property
+    def digest(self) -> str:
+        """Content hash: two input shapes with the same digest can share one engine."""
+        return hashlib.sha256(self.model).hexdigest()
+
+
+def refusals(
+    graph: Graph, weights: Collection[str], deny_ops: Collection[str] = ()
+) -> dict[int, str]:
+    """Why operator nodes have to stay in MXNet, by index; the others can be converted.
+
+    Args:
+        graph: The symbol with shapes and dtypes.
+        weights: Variables whose values are known when the engine is built.
+        deny_ops: Operators that stay in MXNet whatever the converters say.
+    """
+    reasons: dict[int, str] = {}
+    read = {entry for node in graph.nodes for entry in node.inputs} | set(graph.heads)
+    highest: dict[int, int] = {}
+    for entry in read:
+        highest[entry.node] = max(highest.get(entry.node, 0), entry.output)
+    for index, node in enumerate(graph.nodes):
+        if node.is_variable:
+            continue
+        if node.op in deny_ops:
+            reasons[index] = f"operator {node.op} is in deny_ops"
+            continue
+        entry_of = registry().get(node.op)
+        if entry_of is not None and entry_of.outputs is not None:
+            if highest.get(index, 0) >= entry_of.outputs:
+                reasons[index] = f"output {highest[index]} of {node.op} is read"
+                continue
+        try:
+            _convert(graph, node, weights, OnnxBuilder())
+        except Unsupported as refusal:
+            reasons[index] = str(refusal)
+    return reasons
+
+
+def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
+    """Convert a segment.
+
+    Args:
+        graph: The segment cut out as a graph of its own, with shapes and dtypes.
+        weights: Names of its variables that become initializers; the others are inputs.
+
+    Raises:
+        Unsupported: A node cannot be converted (at these shapes).
+    """
+    graph = _unique_names(graph)
+    builder = OnnxBuilder()
+    inputs, owned = [], []
+    for node in graph.nodes:
+        if not node.is_variable:
+            _convert(graph, node, weights, builder)
+            continue
+        (tensor,) = node.types
+        if tensor.shape is None or tensor.dtype is None:
+            raise Unsupported(f"the type of {node.name} is not known")
+        if node.name in weights:
+            owned.append(WeightType(node.name, tensor.shape, tensor.dtype))
+            builder.weight(node.name, tensor.shape, tensor.dtype)
+        else:
+            inputs.append((node.name, _symbols(node.name, len(tensor.shape)), tensor.dtype))
+    outputs = []
+    for head in graph.heads:
+        name, tensor = _value(graph, head.node, head.output), graph.type_of(head)
+        if tensor.shape is None or tensor.dtype is None:
+            raise Unsupported(f"the type of {name} is not known")
+        outputs.append((name, _symbols(name, len(tensor.shape)), tensor.dtype))
+    model = builder.model(inputs, outputs).SerializeToString(deterministic=True)
+    return OnnxSegment(
+        model,
+        tuple(value[0] for value in inputs),
+        tuple(value[0] for value in outputs),
+        tuple(owned),
+    )
+
+
+def _convert(
+    graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder
+) -> None:
+    producers = [graph.nodes[entry.node] for entry in node.inputs]
+    convert(
+        node,
+        [graph.type_of(entry) for entry in node.inputs],
+        [_value(graph, entry.node, entry.output) for entry in node.inputs],
+        [producer.is_variable and producer.name in weights for producer in producers],
+        builder,
+    )
+
+
+def _value(graph: Graph, index: int, output: int) -> str:
+    """ONNX name of an entry, the one that ``Call.output`` gives it."""
+    node = graph.nodes[index]
+    return node.name if node.is_variable else f"{node.name}_output{output}"
+
+
+def _symbols(name: str, rank: int) -> list[str]:
+    return [f"{name}_{axis}" for axis in range(rank)]
+
+
+def _unique_names(graph: Graph) -> Graph:
+    """MXNet lets operator nodes share a name; ONNX does not."""
+    counts = Counter(node.name for node in graph.nodes)
+    if max(counts.values(), default=1) == 1:
+        return graph
+    nodes = [
+        node
+        if counts[node.name] == 1 or node.is_variable
+        else Node(node.op, f"{node.name}__{i}", node.attrs, node.inputs, node.types, node.raw)
+        for i, node in enumerate(graph.nodes)
+    ]
+    return Graph(nodes, graph.heads, graph.attrs)

@@ -1,0 +1,9 @@
+"""Engines: what turns a segment's ONNX model into something that runs.
+
+``base`` says what every engine offers; ``onnxruntime`` runs on any CPU.
+"""
+
+from mxtrt.engines.base import Engine, Weight
+from mxtrt.engines.select import select
+
+__all__ = ["Engine", "Weight", "select"]

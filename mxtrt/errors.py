@@ -1,0 +1,44 @@
+"""Every exception and warning that mxtrt raises on purpose.
+
+Messages are one sentence: what was seen, what was expected, how to fix it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EngineError",
+    "GraphError",
+    "MxtrtError",
+    "MxtrtWarning",
+    "NodeError",
+    "OptionError",
+    "Unsupported",
+]
+
+
+class MxtrtError(Exception):
+    """Base of every error that mxtrt raises on purpose."""
+
+
+class OptionError(MxtrtError, ValueError):
+    """An option or environment variable has a name or value that mxtrt does not know."""
+
+
+class GraphError(MxtrtError, ValueError):
+    """A symbol, its parameters or its shapes cannot be used."""
+
+
+class EngineError(MxtrtError, RuntimeError):
+    """An engine is missing, or failed to build or to run."""
+
+
+class NodeError(MxtrtError, RuntimeError):
+    """The compiled MXNet extension is missing or does not fit this MXNet."""
+
+
+class Unsupported(Exception):
+    """Raised by a converter: this node stays in MXNet, and the message says why."""
+
+
+class MxtrtWarning(UserWarning):
+    """mxtrt left a graph, or a part of it, to plain MXNet; the message says why."""

@@ -1,0 +1,222 @@
+"""The symbol graph: MXNet's symbol JSON as nodes, entries and heads, with shapes and dtypes.
+
+MXNet writes a symbol as a list of nodes in topological order.  A node with
+``op == "null"`` is a variable (data, weight or auxiliary state).  An entry is one
+output of one node.  The graph passes of MXNet's extension interface add the
+attributes ``__ext_shape__`` and ``__ext_dtype__`` (lists, one item per output).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mxtrt.errors import GraphError
+
+__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType"]
+
+#: MXNet's type flags (``mshadow/base.h``) and the NumPy dtypes they stand for.
+DTYPES: Mapping[int, np.dtype[Any]] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float64),
+    2: np.dtype(np.float16),
+    3: np.dtype(np.uint8),
+    4: np.dtype(np.int32),
+    5: np.dtype(np.int8),
+    6: np.dtype(np.int64),
+    7: np.dtype(np.bool_),
+}
+
+# A symbol without a version is taken for one of MXNet 0.8 and "upgraded" on loading.
+_VERSION = ["int", 10901]
+
+_SHAPE, _DTYPE = "__ext_shape__", "__ext_dtype__"
+
+
+class Entry(NamedTuple):
+    """One output of one node: the index of the node and the index of its output."""
+
+    node: int
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Shape and dtype of one entry; a dimension of -1 is unknown, as is ``shape=None``."""
+
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the dtype and every dimension are known."""
+        return self.shape is not None and self.dtype is not None and min(self.shape, default=0) >= 0
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else "x".join(map(str, self.shape))
+        return f"{self.dtype or '?'}[{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of a symbol.
+
+    Attributes:
+        op: MXNet operator name, ``"null"`` for a variable.
+        name: Unique name.
+        attrs: Operator attributes as MXNet stores them, all strings.
+        inputs: Entries that the node reads, in the operator's order.
+        types: Shape and dtype of every output, empty when not inferred.
+        raw: The node's JSON object as it was read, for what mxtrt leaves alone.
+    """
+
+    op: str
+    name: str
+    attrs: Mapping[str, str]
+    inputs: tuple[Entry, ...]
+    types: tuple[TensorType, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether this node is a variable: data, a weight or an auxiliary state."""
+        return self.op == "null"
+
+
+class Graph:
+    """A symbol as nodes in topological order, and its heads.
+
+    Attributes:
+        nodes: Every node; each reads only nodes before it.
+        heads: The entries that the symbol returns, in order, duplicates included.
+        attrs: The symbol's own attributes (MXNet's version among them).
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], heads: Sequence[Entry], attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        self.nodes = tuple(nodes)
+        self.heads = tuple(heads)
+        self.attrs = {"mxnet_version": _VERSION, **(attrs or {})}
+        for index, node in enumerate(self.nodes):
+            if any(not 0 <= entry.node < index for entry in node.inputs):
+                raise GraphError(
+                    f"node {node.name!r} reads a node that is not before it, "
+                    "expected a symbol in topological order; save it again with MXNet"
+                )
+        if any(not 0 <= head.node < len(self.nodes) for head in self.heads) or not self.heads:
+            raise GraphError("the symbol's heads name no node; save it again with MXNet")
+
+    @classmethod
+    def from_json(cls, text: str) -> Graph:
+        """Read MXNet's symbol JSON (the format that MXNet 1.x writes).
+
+        Raises:
+            GraphError: The text is not a symbol.
+        """
+        try:
+            data = json.loads(text)
+            nodes = [_read_node(item) for item in data["nodes"]]
+            heads = [Entry(*head[:2]) for head in data["heads"]]
+            attrs = data.get("attrs", {})
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise GraphError(
+                f"not an MXNet symbol ({type(error).__name__}: {error}), "
+                "expected JSON with 'nodes' and 'heads' as Symbol.save writes it"
+            ) from error
+        return cls(nodes, heads, attrs)
+
+    def to_json(self) -> str:
+        """Write MXNet's symbol JSON; inferred shapes and dtypes are left out."""
+        items: list[dict[str, Any]] = []
+        for node in self.nodes:
+            item: dict[str, Any] = {"op": node.op, "name": node.name}
+            attrs = {k: v for k, v in node.attrs.items() if k not in (_SHAPE, _DTYPE)}
+            if attrs:
+                item["attrs"] = attrs
+            item["inputs"] = [[entry.node, entry.output, 0] for entry in node.inputs]
+            if node.raw.get("subgraphs"):
+                item["subgraphs"] = node.raw["subgraphs"]
+            items.append(item)
+        return json.dumps(
+            {
+                "nodes": items,
+                "arg_nodes": [i for i, node in enumerate(self.nodes) if node.is_variable],
+                "heads": [[head.node, head.output, 0] for head in self.heads],
+                "attrs": self.attrs,
+            }
+        )
+
+    def type_of(self, entry: Entry) -> TensorType:
+        """Shape and dtype of an entry, unknown where MXNet inferred none."""
+        types = self.nodes[entry.node].types
+        return types[entry.output] if entry.output < len(types) else TensorType(None, None)
+
+    def consumers(self) -> list[list[int]]:
+        """For every node, the indices of the nodes that read it, ascending, without repeats."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for producer in {entry.node for entry in node.inputs}:
+                readers[producer].append(index)
+        return readers
+
+    def subgraph(self, members: Iterable[int], heads: Sequence[Entry]) -> tuple[Graph, list[Entry]]:
+        """Cut out some nodes as a graph of their own.
+
+        Every entry that the members read from outside becomes a variable: a variable of
+        this graph keeps its name, any other entry is named after its producer.
+
+        Args:
+            members: Indices of the nodes to keep.
+            heads: Entries of members that the new graph returns.
+
+        Returns:
+            The new graph, and the outside entries in the order of its variables.
+        """
+        nodes: list[Node] = []
+        place: dict[Entry, Entry] = {}
+        outside: list[Entry] = []
+        inside = sorted(members)
+        chosen = set(inside)
+        for index in inside:
+            for entry in self.nodes[index].inputs:
+                if entry.node not in chosen and entry not in place:
+                    producer = self.nodes[entry.node]
+                    name = producer.name
+                    if not producer.is_variable:
+                        name = f"{name}_output{entry.output}"
+                    place[entry] = Entry(len(nodes))
+                    outside.append(entry)
+                    types = (self.type_of(entry),)
+                    nodes.append(Node("null", name, {}, (), types))
+        for index in inside:
+            node = self.nodes[index]
+            inputs = tuple(
+                place[e] if e in place else Entry(place[Entry(e.node)].node, e.output)
+                for e in node.inputs
+            )
+            place[Entry(index)] = Entry(len(nodes))
+            nodes.append(Node(node.op, node.name, node.attrs, inputs, node.types, node.raw))
+        new_heads = [Entry(place[Entry(head.node)].node, head.output) for head in heads]
+        return Graph(nodes, new_heads, self.attrs), outside
+
+
+def _read_node(item: Mapping[str, Any]) -> Node:
+    attrs = item.get("attrs") or item.get("attr") or item.get("param") or {}
+    inputs = tuple(Entry(*entry[:2]) for entry in item["inputs"])
+    shapes = _lists(attrs.get(_SHAPE, ""))
+    dtypes = _lists(attrs.get(_DTYPE, ""))
+    types = tuple(
+        TensorType(None if shape is None else tuple(shape), DTYPES.get(flag))
+        for shape, flag in zip(shapes, dtypes, strict=False)
+    )
+    return Node(str(item["op"]), str(item["name"]), attrs, inputs, types, item)
+
+
+def _lists(text: str) -> list[Any]:
+    """MXNet's ``[[1,3],[2]]`` as a list; it prints ``None`` for an unknown number of axes."""
+    return json.loads(text.replace("None", "null").replace(",]", "]")) if text else []

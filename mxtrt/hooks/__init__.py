@@ -1,0 +1,33 @@
+"""Where MXNet binds: the calls that mxtrt wraps.
+
+``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
+two binds return; ``gluon`` wraps ``HybridBlock``; ``freshness`` decides when engines follow
+weights that changed.  With the integration off every wrapper calls MXNet's own function.
+"""
+
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+
+from mxtrt.errors import MxtrtWarning
+
+__all__ = ["install"]
+
+
+def install(mx: ModuleType) -> None:
+    """Wrap MXNet's binds, once; another MXNet than 1.9 is left alone with a warning."""
+    version = getattr(mx, "__version__", "unknown")
+    if not version.startswith("1.9."):
+        warnings.warn(
+            f"MXNet {version} is installed and mxtrt serves MXNet 1.9 only, so graphs run as plain "
+            "MXNet; install mxnet 1.9.1 to use engines",
+            MxtrtWarning,
+            stacklevel=2,
+        )
+        return
+    from mxtrt.hooks import gluon, symbol
+
+    if not symbol.installed():
+        symbol.install()
+        gluon.install()

@@ -1,0 +1,98 @@
+"""Whether a bind gets engines, and what is said when it does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from mxtrt import config, pipeline
+from mxtrt.config import Options
+from mxtrt.errors import MxtrtWarning, OptionError
+from mxtrt.report import Report, publish
+
+__all__ = ["attempt", "in_forked_child", "leave_alone", "options_for", "wants_gradients"]
+
+_log = logging.getLogger("mxtrt")
+_warned: set[str] = set()
+_T = TypeVar("_T")
+
+
+class _Process:
+    forked = False
+
+
+def _mark_forked() -> None:
+    _Process.forked = True
+
+
+os.register_at_fork(after_in_child=_mark_forked)
+
+
+def in_forked_child() -> bool:
+    """Whether this process was forked after mxtrt was loaded: engines do not run here."""
+    return _Process.forked
+
+
+def options_for(explicit: Mapping[str, Any] | None = None) -> Options | None:
+    """Options of this bind, or None when the integration is off.
+
+    Args:
+        explicit: Options given with the call; then the integration is on whatever the
+            environment says, and a mistake is an error.  Without them a mistake in the
+            environment is a warning, and the bind is plain MXNet's.
+
+    Raises:
+        OptionError: An explicit option is unknown or has a wrong value.
+    """
+    try:
+        if explicit is not None:
+            return config.current().replace(**{**explicit, "enabled": True})
+        options = config.current()
+    except OptionError as error:
+        if explicit is not None:
+            raise
+        leave_alone(str(error))
+        return None
+    return options if options.enabled else None
+
+
+def leave_alone(reason: str, *, quiet: bool = False) -> None:
+    """Report that a bind is plain MXNet's; a reason is warned of once per process.
+
+    Args:
+        reason: One sentence.
+        quiet: Do not warn: this is as it should be (a bind for training).
+    """
+    publish(Report(engine="none", reason=reason))
+    if quiet:
+        _log.debug("left to MXNet: %s", reason)
+    elif reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"the graph runs as plain MXNet: {reason}", MxtrtWarning, stacklevel=4)
+
+
+def attempt(body: Callable[[], _T], options: Options) -> _T | None:
+    """Run the engine side of a bind; whatever fails leaves the graph to MXNet, with a warning."""
+    if in_forked_child():
+        leave_alone("this process was forked, and an engine's threads do not survive a fork")
+        return None
+    try:
+        pipeline.prepare(options)
+        return body()
+    except Exception as error:
+        _log.debug("bind failed", exc_info=True)
+        leave_alone(str(error) or type(error).__name__)
+        return None
+
+
+def wants_gradients(grad_req: Any) -> bool:
+    """Whether ``grad_req`` (a string, list or dict, as MXNet takes it) asks for any gradient."""
+    if grad_req is None:
+        return False
+    if isinstance(grad_req, str):
+        return grad_req != "null"
+    values = grad_req.values() if isinstance(grad_req, Mapping) else grad_req
+    return any(value != "null" for value in values)

@@ -1,0 +1,132 @@
+"""The executor of a bind that got engines.
+
+It is MXNet's own executor, with one more of the partitioned symbol beside it.  Both work on
+the same argument arrays.  A forward for inference runs the partitioned one; training, a
+monitor, and weights that changed a moment ago run MXNet's.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from mxnet.executor import Executor
+
+from mxtrt.config import Options
+from mxtrt.hooks import decision
+from mxtrt.hooks.freshness import Freshness
+
+if TYPE_CHECKING:
+    from mxnet.symbol import Symbol
+
+    from mxtrt.hooks.symbol import EngineSymbol
+
+__all__ = ["InferenceExecutor", "adopt", "originals"]
+
+#: MXNet's own functions, set when the wrappers are installed.
+originals = SimpleNamespace(optimize_for=None, bind=None)
+
+
+class _Binding:
+    """What an executor knows of its engines."""
+
+    def __init__(
+        self, executor: Executor, symbol: EngineSymbol, options: Options, freshness: Freshness
+    ) -> None:
+        self.symbol = symbol
+        self.options = options
+        self.freshness = freshness
+        arguments, states = executor.arg_dict, executor.aux_dict
+        self.executor = originals.bind(
+            symbol,
+            executor._ctx,
+            [arguments[name] for name in symbol.list_arguments()],
+            None,
+            "null",
+            [states[name] for name in symbol.list_auxiliary_states()],
+        )
+
+
+class InferenceExecutor(Executor):  # type: ignore[misc]
+    """An executor whose inference runs in engines; everything else is MXNet's executor."""
+
+    _mxtrt: _Binding | None
+
+    def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
+        """Compute the outputs, as :meth:`mxnet.executor.Executor.forward` does."""
+        binding = self._mxtrt
+        if (
+            binding is None
+            or is_train
+            or self._monitor_callback is not None
+            or not binding.symbol.plan.weights.isdisjoint(kwargs)
+            or not self._ready(binding)
+        ):
+            outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
+            return outputs
+        own = self.handle
+        self.handle = binding.executor.handle
+        try:
+            outputs = Executor.forward(self, False, **kwargs)
+        finally:
+            self.handle = own
+        return outputs
+
+    def reshape(
+        self, partial_shaping: bool = False, allow_up_sizing: bool = False, **kwargs: Any
+    ) -> Executor:
+        """A new executor for other input shapes, as MXNet's; the engines are shared."""
+        executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
+        binding = self._mxtrt
+        if binding is not None:
+            _attach(executor, binding.symbol, binding.options, binding.freshness)
+        return executor
+
+    def _ready(self, binding: _Binding) -> bool:
+        if binding.freshness.current():
+            return True
+        ready = decision.attempt(binding.freshness.settle, binding.options)
+        if ready is None:  # the build failed: from now on this executor is MXNet's
+            self._mxtrt = None
+        return bool(ready)
+
+
+def adopt(
+    executor: Executor, symbol: Symbol, options: Options, weights: frozenset[str], *, build: bool
+) -> None:
+    """Give an executor engines, or leave it as it is with a warning.
+
+    Args:
+        executor: As MXNet bound it.
+        symbol: The symbol it was bound from.
+        options: Options of the bind.
+        weights: Names of the arguments and auxiliary states that are weights.
+        build: Build the engines now, from the present values; otherwise at the first forward.
+    """
+    from mxtrt.hooks.symbol import partition_symbol
+
+    def engines() -> None:
+        arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
+        arrays = {**arguments, **states}
+        partitioned = partition_symbol(
+            symbol, arguments, states, executor._ctx, options, weights & arrays.keys()
+        )
+        if not partitioned.plan.nodes:
+            return
+        if build:
+            partitioned.plan.build(arrays)
+        freshness = Freshness(partitioned.plan, arrays)
+        _attach(executor, partitioned, options, freshness)
+
+    decision.attempt(engines, options)
+
+
+def _attach(
+    executor: Executor, symbol: EngineSymbol, options: Options, freshness: Freshness
+) -> None:
+    def bind() -> None:
+        binding = _Binding(executor, symbol, options, freshness)
+        executor.__class__ = InferenceExecutor
+        executor._mxtrt = binding
+
+    decision.attempt(bind, options)

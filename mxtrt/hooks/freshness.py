@@ -1,0 +1,73 @@
+"""When engines follow weights that changed.
+
+An engine holds its weights as they were when it was built.  MXNet counts the writes to every
+array; before each forward the counts are compared.  After a change MXNet's own operators
+answer, and the engines are built again once the weights hold still: at once after the first
+change, then after 1, 2, 4, ... further forwards, so that alternating training and inference
+steps do not build an engine each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mxtrt.hooks.decision import in_forked_child
+from mxtrt.plan import Plan
+
+__all__ = ["Freshness"]
+
+_MOST_PATIENT = 64
+_CALM_AFTER = 100
+
+
+class Freshness:
+    """Keeps a plan's engines in step with its weights.
+
+    Args:
+        plan: The plan; its engines may still be unbuilt.
+        arrays: The weight arrays by name, and possibly more.
+    """
+
+    def __init__(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
+        self._plan = plan
+        self._arrays = arrays
+        self._patience = 0
+        self._waiting = 0
+        self._served = 0
+        self._pending = False
+
+    def current(self) -> bool:
+        """Whether the engines may answer at once; never builds anything."""
+        if self._pending or in_forked_child() or not self._plan.built or self._plan.changed():
+            return False
+        self._served += 1
+        if self._served == _CALM_AFTER:
+            self._patience = 0
+        return True
+
+    def settle(self) -> bool:
+        """Whether the engines may answer, after building them when it is time to.
+
+        Raises:
+            EngineError: A build failed.
+        """
+        if in_forked_child():
+            return False
+        if not self._plan.built:
+            self._plan.build(self._arrays)
+        elif self._plan.changed():
+            self._pending = True
+            # Engines that never answered follow at once, however often weights are set.
+            self._waiting = self._patience if self._served else 0
+            if self._served:
+                self._patience = min(max(2 * self._patience, 1), _MOST_PATIENT)
+            self._served = 0
+            self._plan.remember()
+        if self._pending:
+            if self._waiting:
+                self._waiting -= 1
+                return False
+            self._plan.build(self._arrays)
+            self._pending = False
+        return True

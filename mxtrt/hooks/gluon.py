@@ -1,0 +1,204 @@
+"""``HybridBlock``: hybridized networks, ``SymbolBlock`` and ``net.optimize_for``.
+
+A hybridized block keeps its own graph and ``CachedOp``, which training, export and anything
+unusual go on using.  Beside them stands a binding: the partitioned graph and its ``CachedOp``,
+which answers calls outside ``autograd.record`` and ``autograd.train_mode``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mxnet import autograd
+from mxnet.base import MXNetError
+from mxnet.gluon import block as gluon_block
+from mxnet.gluon.parameter import Parameter
+from mxnet.ndarray import CachedOp, NDArray
+from mxnet.util import is_np_array
+
+from mxtrt.config import Options
+from mxtrt.errors import EngineError
+from mxtrt.hooks import decision
+from mxtrt.hooks.freshness import Freshness
+from mxtrt.hooks.symbol import BACKEND, partition_symbol
+
+__all__ = ["install"]
+
+_log = logging.getLogger("mxtrt")
+_BINDING = "_mxtrt"
+
+
+class _Epoch:
+    """Counts the times that any Parameter got new arrays (not new values in its arrays)."""
+
+    now = 0
+
+
+class _BlockBinding:
+    """The engines of one hybridized block.
+
+    Args:
+        block: The block, its own graph and ``CachedOp`` built.
+        options: Options of the bind.
+    """
+
+    def __init__(self, block: Any, options: Options) -> None:
+        self._options = options
+        self._data, self._graph = block._cached_graph
+        self._flags = block._flags
+        self._parameters = {
+            name: place
+            for name, (is_data, place) in zip(
+                self._graph.list_inputs(), block._cached_op_args, strict=True
+            )
+            if not is_data
+        }
+        self._arrays: dict[str, Any] = {}
+        self._freshness: Freshness | None = None
+        self._op: Any = None
+        self._inputs: list[tuple[bool, Any]] = []
+        self._epoch = -1
+        self._failed = False
+
+    def ready(self, args: tuple[Any, ...]) -> bool:
+        """Whether the engines may answer a call with these arguments; builds them if need be."""
+        if self._failed or autograd.is_recording() or autograd.is_training():
+            return False
+        if self._epoch == _Epoch.now and self._freshness is not None and self._freshness.current():
+            return True
+        outcome = decision.attempt(lambda: self._settle(args), self._options)
+        if outcome is None:
+            self._failed = True
+        return bool(outcome)
+
+    def _settle(self, args: tuple[Any, ...]) -> bool:
+        epoch = _Epoch.now
+        if self._epoch != epoch:
+            arrays = {name: parameter.data() for name, parameter in self._parameters.items()}
+            if self._freshness is None or any(
+                self._arrays[name] is not array for name, array in arrays.items()
+            ):
+                self._bind(args, arrays)
+            self._epoch = epoch
+        return self._freshness is not None and self._freshness.settle()
+
+    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any]) -> None:
+        flat = [a for a in gluon_block._flatten(args, "input")[0] if a is not None]
+        contexts = {str(array.context) for array in flat}
+        if any(array.context.device_type != "cpu" for array in flat):
+            raise EngineError(f"its inputs are on {', '.join(contexts)}; this engine runs on cpu")
+        if is_np_array():
+            raise EngineError("it uses MXNet's NumPy interface (npx.set_np)")
+        if any(array.stype != "default" for array in (*arrays.values(), *flat)):
+            raise EngineError("it has sparse parameters or inputs")
+        places = {variable.name: i for i, variable in enumerate(self._data)}
+        given = {**arrays, **{name: flat[i] for name, i in places.items()}}
+        states = {name: arrays[name] for name in self._graph.list_auxiliary_states()}
+        arguments = {name: given[name] for name in self._graph.list_arguments()}
+        symbol = partition_symbol(
+            self._graph, arguments, states, flat[0].context, self._options, frozenset(arrays)
+        )
+        if not symbol.plan.nodes:
+            self._freshness = None
+            self._failed = True
+            return
+        names = symbol.list_inputs()
+        self._inputs = [
+            (True, places[name]) if name in places else (False, self._parameters[name])
+            for name in names
+        ]
+        data = [i for i, (is_data, _) in enumerate(self._inputs) if is_data]
+        parameters = [i for i, (is_data, _) in enumerate(self._inputs) if not is_data]
+        flags = [("data_indices", data), ("param_indices", parameters), *self._flags]
+        self._op = CachedOp(symbol, flags)
+        self._arrays = arrays
+        self._freshness = Freshness(symbol.plan, arrays)
+
+    def __call__(self, block: Any, args: tuple[Any, ...]) -> Any:
+        """Answer a call of the block.
+
+        Raises:
+            MXNetError: The engines do not accept these inputs.
+        """
+        flat, form = gluon_block._flatten(args, "input")
+        if form != block._in_format:
+            raise MXNetError("the structure of the arguments is not the one of the bind")
+        flat = [array for array in flat if array is not None]
+        inputs = [flat[i] if is_data else i.data() for is_data, i in self._inputs]
+        outputs = self._op(*inputs)
+        if isinstance(outputs, NDArray):
+            outputs = [outputs]
+        return gluon_block._regroup(outputs, block._out_format)
+
+
+def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def _build_cache(self: Any, *args: Any) -> None:
+        explicit = self._backend == BACKEND
+        options = None
+        if explicit or not self._backend:
+            options = decision.options_for(self._backend_opts if explicit else None)
+        if options is None:
+            original(self, *args)
+            return
+        backend, self._backend = self._backend, None
+        try:
+            original(self, *args)
+        finally:
+            self._backend = backend
+        binding = _BlockBinding(self, options)
+        self.__dict__[_BINDING] = binding
+        if all(isinstance(a, NDArray) for a in gluon_block._flatten(args, "input")[0] if a is not None):
+            binding.ready(args)
+
+    return _build_cache
+
+
+def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _call_cached_op(self: Any, *args: Any) -> Any:
+        if self._cached_op is None:
+            self._build_cache(*args)
+        binding = self.__dict__.get(_BINDING)
+        if binding is not None and self._callback is None and binding.ready(args):
+            try:
+                return binding(self, args)
+            except MXNetError as error:
+                # MXNet's own operators say whether the inputs or the engines are at fault.
+                outputs = original(self, *args)
+                _log.warning("a call ran as plain MXNet: %s", error)
+                return outputs
+        return original(self, *args)
+
+    return _call_cached_op
+
+
+def _wrap_clear(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def _clear_cached_op(self: Any) -> None:
+        self.__dict__.pop(_BINDING, None)
+        original(self)
+
+    return _clear_cached_op
+
+
+def _wrap_new_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def renewing(self: Parameter, *args: Any, **kwargs: Any) -> Any:
+        _Epoch.now += 1
+        return original(self, *args, **kwargs)
+
+    return renewing
+
+
+def install() -> None:
+    """Put the wrappers in place."""
+    block = gluon_block.HybridBlock
+    block._build_cache = _wrap_build_cache(block._build_cache)
+    block._call_cached_op = _wrap_call(block._call_cached_op)
+    block._clear_cached_op = _wrap_clear(block._clear_cached_op)
+    for name in ("_init_impl", "cast", "reset_ctx"):
+        setattr(Parameter, name, _wrap_new_arrays(getattr(Parameter, name)))

@@ -1,0 +1,220 @@
+"""``Symbol.optimize_for``, ``bind`` and ``simple_bind``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from mxnet.executor import Executor
+from mxnet.symbol import Symbol
+
+from mxtrt.config import Options
+from mxtrt.graph import Graph
+from mxtrt.hooks import decision
+from mxtrt.hooks.executor import adopt, originals
+from mxtrt.pipeline import PassRequest, request_pass
+from mxtrt.plan import Plan
+from mxtrt.report import publish
+from mxtrt.weights import guess_weights
+
+__all__ = ["BACKEND", "EngineSymbol", "install", "installed", "partition_symbol"]
+
+#: Name of the backend in ``optimize_for`` and ``hybridize``.
+BACKEND = "TensorRT"
+
+
+class EngineSymbol(Symbol):  # type: ignore[misc]
+    """A partitioned symbol; its engines live as long as it, its copies and its executors."""
+
+    __slots__ = ("plan",)
+
+    def _with_plan(self, symbol: Symbol) -> EngineSymbol:
+        return as_engine_symbol(symbol, self.plan)
+
+    def __copy__(self) -> EngineSymbol:
+        return self.__deepcopy__(None)
+
+    def __deepcopy__(self, memo: Any) -> EngineSymbol:
+        return self._with_plan(Symbol.__deepcopy__(self, memo))
+
+    def __getitem__(self, index: Any) -> EngineSymbol:
+        return self._with_plan(Symbol.__getitem__(self, index))
+
+    def get_internals(self) -> EngineSymbol:
+        return self._with_plan(Symbol.get_internals(self))
+
+    def get_children(self) -> EngineSymbol | None:
+        children = Symbol.get_children(self)
+        return None if children is None else self._with_plan(children)
+
+
+def as_engine_symbol(symbol: Symbol, plan: Plan) -> EngineSymbol:
+    """Turn MXNet's symbol into one that owns a plan; the argument is used up."""
+    owner = EngineSymbol(symbol.handle)
+    symbol.handle = None
+    owner.plan = plan
+    return owner
+
+
+def partition_symbol(
+    symbol: Symbol,
+    args: dict[str, Any] | None,
+    aux: dict[str, Any] | None,
+    ctx: Any,
+    options: Options,
+    weights: frozenset[str],
+    **inference: Any,
+) -> EngineSymbol:
+    """Run the graph pass; engines are described but not built.
+
+    Args:
+        symbol: The symbol.
+        args: Arguments by name; MXNet removes the weights that left the symbol.
+        aux: Auxiliary states by name, likewise.
+        ctx: Context of the bind.
+        options: Options of the bind.
+        weights: Names of the arguments and auxiliary states that are weights.
+        inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
+    """
+    request = PassRequest(options, weights)
+    with request_pass(request):
+        rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
+    assert request.plan is not None
+    publish(request.plan.report)
+    return as_engine_symbol(rewritten, request.plan)
+
+
+def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def optimize_for(
+        self: Symbol,
+        backend: str,
+        args: dict[str, Any] | None = None,
+        aux: dict[str, Any] | None = None,
+        ctx: Any = None,
+        shape_dict: Any = None,
+        type_dict: Any = None,
+        stype_dict: Any = None,
+        skip_infer: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        inference = {
+            "shape_dict": shape_dict,
+            "type_dict": type_dict,
+            "stype_dict": stype_dict,
+            "skip_infer": skip_infer,
+        }
+        if backend != BACKEND:
+            return original(self, backend, args, aux, ctx, **inference, **kwargs)
+        options = decision.options_for(kwargs)
+        assert options is not None
+        given = {**(args or {}), **(aux or {})}
+
+        def engines() -> EngineSymbol:
+            guessed = guess_weights(Graph.from_json(self.tojson()), options.data_names)
+            symbol = partition_symbol(
+                self, args, aux, ctx, options, guessed.intersection(given), **inference
+            )
+            symbol.plan.build(given)
+            return symbol
+
+        symbol = decision.attempt(engines, options)
+        if symbol is None:  # MXNet's own copy, as optimize_for returns a new symbol
+            return self.__copy__()
+        return symbol
+
+    return optimize_for
+
+
+def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Options | None:
+    """Options of an executor's bind, or None when it is plain MXNet's."""
+    options = decision.options_for()
+    if options is None or isinstance(symbol, EngineSymbol):
+        return None
+    if gradients:
+        decision.leave_alone("it is bound for gradients (grad_req is not 'null')", quiet=True)
+    elif group2ctx:
+        decision.leave_alone("it is spread over devices (group2ctx)")
+    elif ctx.device_type != "cpu":
+        decision.leave_alone(f"its context is {ctx}, and this engine runs on the CPU only")
+    else:
+        return options
+    return None
+
+
+def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
+    @functools.wraps(original)
+    def bind(
+        self: Symbol,
+        ctx: Any,
+        args: Any,
+        args_grad: Any = None,
+        grad_req: Any = "write",
+        aux_states: Any = None,
+        group2ctx: Any = None,
+        shared_exec: Any = None,
+    ) -> Executor:
+        executor = original(
+            self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
+        )
+        gradients = bool(args_grad) and decision.wants_gradients(grad_req)
+        options = _eligible(self, ctx, group2ctx, gradients)
+        if options is not None:
+            weights = guess_weights(Graph.from_json(self.tojson()), options.data_names)
+            adopt(executor, self, options, weights, build=True)
+        return executor
+
+    return bind
+
+
+def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
+    @functools.wraps(original)
+    def simple_bind(
+        self: Symbol,
+        ctx: Any,
+        grad_req: Any = "write",
+        type_dict: Any = None,
+        stype_dict: Any = None,
+        group2ctx: Any = None,
+        shared_arg_names: Any = None,
+        shared_exec: Any = None,
+        shared_buffer: Any = None,
+        **kwargs: Any,
+    ) -> Executor:
+        executor = original(
+            self,
+            ctx,
+            grad_req,
+            type_dict,
+            stype_dict,
+            group2ctx,
+            shared_arg_names,
+            shared_exec,
+            shared_buffer,
+            **kwargs,
+        )
+        options = _eligible(self, ctx, group2ctx, decision.wants_gradients(grad_req))
+        if options is not None:
+            # The user gives the shapes of data; Module says which arguments are parameters.
+            names = shared_arg_names or set(self.list_arguments()) - set(kwargs)
+            weights = set(names) - set(options.data_names) | set(self.list_auxiliary_states())
+            adopt(executor, self, options, frozenset(weights), build=False)
+        return executor
+
+    return simple_bind
+
+
+def installed() -> bool:
+    """Whether the wrappers are in place."""
+    return originals.optimize_for is not None
+
+
+def install() -> None:
+    """Put the wrappers in place."""
+    originals.optimize_for = Symbol.optimize_for
+    originals.bind = Symbol.bind
+    Symbol.optimize_for = _wrap_optimize_for(Symbol.optimize_for)
+    Symbol.bind = _wrap_bind(Symbol.bind)
+    Symbol.simple_bind = _wrap_simple_bind(Symbol.simple_bind)
+

@@ -1,0 +1,144 @@
+"""Partitioning a symbol without binding it: ``mxtrt.inspect``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mxtrt import config
+from mxtrt.convert import OnnxSegment, to_onnx
+from mxtrt.errors import GraphError
+from mxtrt.graph import Graph, TensorType
+from mxtrt.pipeline import analyse, describe
+from mxtrt.report import Report, SegmentReport
+
+__all__ = ["inspect", "segments_of", "typed_graph"]
+
+Shape = Sequence[int]
+
+
+def typed_graph(
+    symbol: Any, shapes: Mapping[str, Shape], dtypes: Mapping[str, Any] | None = None
+) -> Graph:
+    """A symbol as a graph with the shape and dtype of every entry that can be inferred.
+
+    Args:
+        symbol: An ``mxnet.symbol.Symbol``.
+        shapes: Shapes of the data arguments.
+        dtypes: Dtypes of arguments, float32 by default.
+
+    Raises:
+        GraphError: A name in ``shapes`` is no argument, or the shapes contradict the symbol.
+    """
+    from mxnet.base import MXNetError
+
+    arguments = symbol.list_arguments()
+    for name in shapes:
+        if name not in arguments:
+            data = ", ".join(_likely_data(symbol)) or "none"
+            raise GraphError(
+                f"a shape is given for {name!r}, which is no argument of the symbol; "
+                f"its data arguments are: {data}"
+            )
+    internals = symbol.get_internals()
+    graph = Graph.from_json(internals.tojson())
+    heads = Graph.from_json(symbol.tojson()).heads
+    given = {name: tuple(shape) for name, shape in shapes.items()}
+    numpy_types = {name: np.dtype(kind).type for name, kind in (dtypes or {}).items()}
+    try:
+        _, inferred, _ = internals.infer_shape_partial(**given)
+        _, types, _ = internals.infer_type(**(numpy_types or {name: np.float32 for name in given}))
+    except MXNetError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise GraphError(f"the shapes {given} do not fit the symbol: {lines[-1]}") from error
+    known: list[list[TensorType]] = [[] for _ in graph.nodes]
+    for place, head in enumerate(graph.heads):  # every output of every node, in order
+        shape = tuple(inferred[place]) if inferred else ()
+        kind = types[place] if types else None
+        full = bool(shape) and all(size > 0 for size in shape)
+        known[head.node].append(
+            TensorType(shape if full else None, None if kind is None else np.dtype(kind))
+        )
+    nodes = [
+        dataclasses.replace(node, types=tuple(kinds))
+        for node, kinds in zip(graph.nodes, known, strict=True)
+    ]
+    return Graph(nodes, heads, graph.attrs)
+
+
+def _likely_data(symbol: Any) -> list[str]:
+    from mxtrt.weights import guess_weights
+
+    weights = guess_weights(Graph.from_json(symbol.tojson()))
+    return [name for name in symbol.list_arguments() if name not in weights]
+
+
+def inspect(
+    symbol: Any,
+    shapes: Mapping[str, Shape],
+    dtypes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Report:
+    """What a bind of a symbol would do; no weights are needed and nothing is built.
+
+    Args:
+        symbol: An ``mxnet.symbol.Symbol``.
+        shapes: Shapes of the data arguments by name, such as ``{"data": (1, 3, 224, 224)}``;
+            every other argument is taken for a weight.
+        dtypes: Dtypes of arguments, float32 by default.
+        options: Options of the bind, see :data:`mxtrt.OPTIONS`.
+
+    Returns:
+        The report: segments, and a reason for every node that stays in MXNet.
+
+    Raises:
+        GraphError: A shape is given for something that is no argument, or contradicts the symbol.
+        OptionError: An option is unknown or has a wrong value.
+    """
+    chosen = config.current().replace(**options)
+    begin = time.perf_counter()
+    graph = typed_graph(symbol, shapes, dtypes)
+    weights = _weights(symbol, shapes)
+    found = analyse(graph, weights, chosen)
+    report = describe(graph, found, "none built")
+    for place, segment in enumerate(found.segments):
+        part, _ = graph.subgraph(segment.nodes, segment.outputs)
+        owned = {graph.nodes[index].name for index in segment.weights}
+        model = to_onnx(part, owned)
+        report.segments.append(
+            SegmentReport(
+                name=f"segment{place}",
+                nodes=[graph.nodes[index].name for index in segment.nodes],
+                inputs=[f"{graph.nodes[e.node].name} {graph.type_of(e)}" for e in segment.inputs],
+                outputs=[f"{graph.nodes[e.node].name} {graph.type_of(e)}" for e in segment.outputs],
+                weight_bytes=sum(weight.nbytes for weight in model.weights),
+            )
+        )
+    report.partition_seconds = time.perf_counter() - begin
+    return report
+
+
+def segments_of(
+    symbol: Any, shapes: Mapping[str, Shape], **options: Any
+) -> list[OnnxSegment]:
+    """The ONNX models of a symbol's segments, as :func:`inspect` finds them.
+
+    Raises:
+        GraphError: A shape is given for something that is no argument, or contradicts the symbol.
+        OptionError: An option is unknown or has a wrong value.
+    """
+    graph = typed_graph(symbol, shapes)
+    found = analyse(graph, _weights(symbol, shapes), config.current().replace(**options))
+    models = []
+    for segment in found.segments:
+        part, _ = graph.subgraph(segment.nodes, segment.outputs)
+        models.append(to_onnx(part, {graph.nodes[index].name for index in segment.weights}))
+    return models
+
+
+def _weights(symbol: Any, shapes: Mapping[str, Shape]) -> frozenset[str]:
+    return frozenset({*symbol.list_arguments(), *symbol.list_auxiliary_states()} - set(shapes))

@@ -1,0 +1,127 @@
+// MXNet arrays from outside: whether they were written to, and paging their bytes out.
+#include <malloc.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+#include "node.h"
+
+namespace mxtrt {
+namespace {
+
+// MXNet's own C API, handed over by Python (the wheel's library is loaded privately).
+using WaitToRead = int (*)(void* array);
+using PushSync = int (*)(void (*function)(void*, void*), void* parameter, void (*deleter)(void*),
+                         void* context, void** const_arrays, int num_const, void** mutable_arrays,
+                         int num_mutable, void* property, int priority, const char* name);
+WaitToRead g_wait_to_read = nullptr;
+PushSync g_push_sync = nullptr;
+
+// The beginning of mxnet::NDArray, its chunk and mxnet::engine::Var in MXNet 1.9
+// (include/mxnet/ndarray.h, storage.h, engine.h).  A var counts the writes to its array.
+// Python checks at load that the count follows the writes.
+struct Var {
+  void* vtable;
+  uint64_t version;
+};
+struct Context {
+  int device_type, device_id;
+};
+struct StorageHandle {
+  void* data;
+  size_t size;
+  Context context;
+  int shared_pid, shared_id;
+};
+struct Chunk {
+  StorageHandle storage;
+  StorageHandle *aux_begin, *aux_end, *aux_capacity;
+  void *mkldnn, *mkldnn_count;
+  Var* var;
+};
+struct Array {
+  Chunk* chunk;
+};
+
+uint64_t version(void* array) { return static_cast<Array*>(array)->chunk->var->version; }
+
+struct PageOut {
+  char* data;
+  size_t size;
+  int file;
+  off_t offset;
+  std::string error;
+};
+
+// Runs inside MXNet's engine with exclusive access to the array.
+void page_out(void*, void* parameter) {
+  auto* task = static_cast<PageOut*>(parameter);
+  // Pages that lie wholly inside the array; file and memory offsets agree modulo a page.
+  for (size_t done = 0; done < task->size;) {
+    ssize_t count = pwrite(task->file, task->data + done, task->size - done,
+                           task->offset + static_cast<off_t>(done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      task->error = std::strerror(count ? errno : ENOSPC);
+      return;
+    }
+    done += static_cast<size_t>(count);
+  }
+  void* mapped = mmap(task->data, task->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+                      task->file, task->offset);
+  if (mapped == MAP_FAILED) task->error = std::strerror(errno);
+}
+
+}  // namespace
+}  // namespace mxtrt
+
+using namespace mxtrt;
+
+MXTRT_EXPORT void mxtrt_arrays_init(WaitToRead wait_to_read, PushSync push_sync) {
+  g_wait_to_read = wait_to_read;
+  g_push_sync = push_sync;
+}
+
+// Waits for pending writes, then reads how often each array was written to.
+MXTRT_EXPORT int mxtrt_versions(void* const* arrays, int count, uint64_t* versions) {
+  for (int i = 0; i < count; ++i) {
+    if (g_wait_to_read(arrays[i])) return 0;
+    versions[i] = version(arrays[i]);
+  }
+  return 1;
+}
+
+// Whether any array was written to since its version was read: 1, 0, or -1 when waiting for
+// a pending write failed (the error is MXNet's).
+MXTRT_EXPORT int mxtrt_changed(void* const* arrays, int count, const uint64_t* versions) {
+  for (int i = 0; i < count; ++i) {
+    if (g_wait_to_read(arrays[i])) return -1;
+    if (version(arrays[i]) != versions[i]) return 1;
+  }
+  return 0;
+}
+
+// Writes the pages from `data` (page-aligned, `size` a multiple of the page size, inside the
+// array's own memory) to `file` at `offset`, then backs them by the file: they keep address
+// and contents, can be written to (privately), and need no memory until they are touched.
+MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset) {
+  PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset), {}};
+  Context cpu{1, 0};
+  if (g_push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
+                  "mxtrt_page_out") ||
+      g_wait_to_read(array)) {
+    set_error("MXNet's engine refused to page out an array");
+    return 0;
+  }
+  if (!task.error.empty()) {
+    set_error(task.error);
+    return 0;
+  }
+  return 1;
+}
+
+// Gives memory that a build freed back to the system.
+MXTRT_EXPORT void mxtrt_trim() { malloc_trim(0); }

@@ -1,0 +1,443 @@
+// MXNet's extension interface, version 11 (mxnet/include/mxnet/lib_api.h): one graph pass,
+// "TensorRT", and one stateful operator, "_mxtrt_engine".
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "node.h"
+
+namespace mxtrt {
+namespace {
+
+constexpr int kLibraryVersion = 11;
+constexpr int kFirstMXNet = 10900, kLastMXNet = 10999;
+constexpr const char* kOperator = "_mxtrt_engine";
+constexpr const char* kPass = "TensorRT";
+
+std::mutex g_mutex;
+std::unordered_map<int64_t, std::shared_ptr<Node>> g_nodes;
+std::unordered_map<int64_t, std::shared_ptr<Session>> g_sessions;
+int64_t g_next = 1;
+std::atomic<bool> g_shutting_down{false};
+const pid_t g_process = getpid();
+
+thread_local std::string t_error, t_error_shown, t_pass_result;
+
+// Python: returns 1 after calling mxtrt_pass_result, 0 after calling mxtrt_set_error.
+using PassCallback = int (*)(const char* graph, const char* const* keys,
+                             const char* const* values, int num_options);
+// Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.
+using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs);
+PassCallback g_pass = nullptr;
+ShapeCallback g_shape = nullptr;
+
+// Begins like mxnet::ext::CustomStatefulOp, which MXNet reads `created` from.
+struct State {
+  virtual ~State() = default;
+  bool ignore_warn = true;
+  bool created = true;
+  std::shared_ptr<Node> node;
+  uint64_t generation = ~uint64_t{0};
+  std::shared_ptr<const Variant> variant;
+  std::unique_ptr<Bindings> bindings;
+  std::vector<Tensor> inputs, outputs;
+};
+
+const char* attribute(const char* const* keys, const char* const* values, int num,
+                      const char* key) {
+  for (int i = 0; i < num; ++i) {
+    if (!std::strcmp(keys[i], key)) return values[i];
+  }
+  throw std::runtime_error(std::string("the engine node has no attribute ") + key);
+}
+
+std::shared_ptr<Node> node_of(const char* const* keys, const char* const* values, int num) {
+  const char* key = attribute(keys, values, num, "engine");
+  auto node = find_node(std::strtoll(key, nullptr, 10));
+  if (!node) {
+    throw std::runtime_error(
+        std::string("engine ") + key +
+        " does not exist in this process (the symbol was saved after partitioning, or outlived "
+        "its engine); partition the original symbol again");
+  }
+  return node;
+}
+
+// Runs a body, turning an exception into MXNet's status and message.
+template <typename Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 1;
+  } catch (const std::exception& error) {
+    set_error(error.what());
+  } catch (...) {
+    set_error("unknown C++ exception");
+  }
+  return 0;
+}
+
+template <typename T>
+T* allocate(size_t count) {
+  auto* memory = static_cast<T*>(std::malloc(std::max<size_t>(count, 1) * sizeof(T)));
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+// Shapes in the form that MXNet frees through _opCallFree.
+void give_shapes(const std::vector<Shape>& shapes, unsigned*** dims, int** ndims) {
+  *dims = allocate<unsigned*>(shapes.size());
+  *ndims = allocate<int>(shapes.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    (*ndims)[i] = static_cast<int>(shapes[i].size());
+    (*dims)[i] = allocate<unsigned>(shapes[i].size());
+    std::copy(shapes[i].begin(), shapes[i].end(), (*dims)[i]);
+  }
+}
+
+bool same_shapes(const std::vector<Shape>& shapes, const std::vector<Tensor>& tensors) {
+  if (shapes.size() != tensors.size()) return false;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    if (static_cast<int>(shapes[i].size()) != tensors[i].ndim ||
+        !std::equal(shapes[i].begin(), shapes[i].end(), tensors[i].shape)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, const int* ndims,
+          const int* types, int count) {
+  tensors->resize(count);
+  for (int i = 0; i < count; ++i) (*tensors)[i] = {data[i], shapes[i], ndims[i], types[i]};
+}
+
+void forward(State* state) {
+  if (forked()) {
+    throw std::runtime_error(
+        "this engine was built before the process forked and its threads are gone; "
+        "bind the symbol again in the child process");
+  }
+  const uint64_t generation = state->node->generation();
+  if (generation != state->generation || !same_shapes(state->variant->inputs, state->inputs)) {
+    std::vector<Shape> shapes;
+    for (const auto& t : state->inputs) shapes.emplace_back(t.shape, t.shape + t.ndim);
+    auto variant = state->node->find(shapes);
+    if (!variant || !variant->session) {
+      throw std::runtime_error("the engine is not built for the shapes of this forward");
+    }
+    if (!state->variant || variant->session != state->variant->session) {
+      state->bindings = variant->session->bindings();
+    }
+    state->variant = std::move(variant);
+    state->generation = generation;
+  }
+  state->variant->session->run(state->bindings.get(), state->inputs, state->outputs);
+}
+
+}  // namespace
+
+size_t bytes(const Tensor& tensor) {
+  static constexpr size_t kSize[] = {4, 8, 2, 1, 4, 1, 8, 1};
+  size_t size = kSize[tensor.type];
+  for (int i = 0; i < tensor.ndim; ++i) size *= static_cast<size_t>(tensor.shape[i]);
+  return size;
+}
+
+std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& variant : variants_) {
+    if (variant->inputs == inputs) return variant;
+  }
+  return nullptr;
+}
+
+void Node::put(Variant variant) {
+  auto added = std::make_shared<const Variant>(std::move(variant));
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto old = std::find_if(variants_.begin(), variants_.end(),
+                            [&](const auto& v) { return v->inputs == added->inputs; });
+    if (old == variants_.end()) {
+      variants_.push_back(added);
+    } else {
+      *old = added;
+    }
+  }
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+std::shared_ptr<Node> find_node(int64_t key) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  auto found = g_nodes.find(key);
+  return found == g_nodes.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<Session> find_session(int64_t handle) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  auto found = g_sessions.find(handle);
+  return found == g_sessions.end() ? nullptr : found->second;
+}
+
+int64_t add_session(std::shared_ptr<Session> session) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  g_sessions[g_next] = std::move(session);
+  return g_next++;
+}
+
+bool forked() { return getpid() != g_process; }
+bool shutting_down() { return g_shutting_down; }
+void set_error(const std::string& message) { t_error = message; }
+
+}  // namespace mxtrt
+
+using namespace mxtrt;
+
+// ---- Called by Python ----------------------------------------------------------------------
+
+MXTRT_EXPORT void mxtrt_set_callbacks(PassCallback pass, ShapeCallback shape) {
+  g_pass = pass;
+  g_shape = shape;
+}
+
+MXTRT_EXPORT void mxtrt_set_error(const char* message) { set_error(message); }
+MXTRT_EXPORT void mxtrt_pass_result(const char* graph) { t_pass_result = graph; }
+
+// The last error of this thread, then forgotten; empty when there is none.
+MXTRT_EXPORT const char* mxtrt_take_error() {
+  t_error_shown.swap(t_error);
+  t_error.clear();
+  return t_error_shown.c_str();
+}
+
+MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, int num_outputs,
+                                       const int* output_types) {
+  auto node = std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
+                                     std::vector<int>(output_types, output_types + num_outputs));
+  std::lock_guard<std::mutex> lock(g_mutex);
+  g_nodes[g_next] = std::move(node);
+  return g_next++;
+}
+
+// Adds or replaces the variant of a node for these input shapes; session 0 means "not built".
+MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndims,
+                                int64_t session) {
+  return guarded([&] {
+    auto node = find_node(key);
+    if (!node) throw std::runtime_error("no such engine node");
+    Variant variant;
+    for (size_t i = 0; i < node->input_types.size() + node->output_types.size(); ++i) {
+      auto& shapes = i < node->input_types.size() ? variant.inputs : variant.outputs;
+      shapes.emplace_back(dims, dims + ndims[i]);
+      dims += ndims[i];
+    }
+    if (session) {
+      variant.session = find_session(session);
+      if (!variant.session) throw std::runtime_error("no such session");
+    }
+    node->put(std::move(variant));
+  });
+}
+
+// Forgets a node or a session; what is running keeps its own reference.
+MXTRT_EXPORT void mxtrt_release(int64_t key) {
+  if (shutting_down() || forked()) return;
+  std::shared_ptr<Node> node;
+  std::shared_ptr<Session> session;  // destroyed after the lock is given back
+  std::lock_guard<std::mutex> lock(g_mutex);
+  if (auto found = g_nodes.find(key); found != g_nodes.end()) {
+    node = std::move(found->second);
+    g_nodes.erase(found);
+  }
+  if (auto found = g_sessions.find(key); found != g_sessions.end()) {
+    session = std::move(found->second);
+    g_sessions.erase(found);
+  }
+}
+
+// How many nodes and sessions Python holds.
+MXTRT_EXPORT void mxtrt_counts(int64_t* nodes, int64_t* sessions) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  *nodes = static_cast<int64_t>(g_nodes.size());
+  *sessions = static_cast<int64_t>(g_sessions.size());
+}
+
+MXTRT_EXPORT void mxtrt_shutdown() { g_shutting_down = true; }
+
+// ---- Called by MXNet -----------------------------------------------------------------------
+
+MXTRT_EXPORT int _opVersion() { return kLibraryVersion; }
+
+MXTRT_EXPORT int initialize(int version) {
+  if (version >= kFirstMXNet && version <= kLastMXNet) return 1;
+  set_error("mxtrt's engine node is made for MXNet 1.9, this is version code " +
+            std::to_string(version) + "; install mxnet 1.9.1");
+  return 0;
+}
+
+MXTRT_EXPORT int _msgSize() { return t_error.empty() ? 0 : 1; }
+MXTRT_EXPORT void _msgGet(int, const char** message) { *message = mxtrt_take_error(); }
+MXTRT_EXPORT void _opCallFree(void* memory) { std::free(memory); }
+
+MXTRT_EXPORT int _opRegSize() { return 1; }
+
+// MXNet hands the function pointers back to the _opCall... functions below and never calls
+// them itself, so any pointer that is not null serves.
+MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const char*** forward_ctx,
+                            void*** forward, int* forward_count, const char*** backward_ctx,
+                            void*** backward, int* backward_count, const char*** create_ctx,
+                            void*** create, int* create_count, void** parse, void** type,
+                            void** stype, void** shape, void** mutate) {
+  static const char* contexts[] = {"cpu"};
+  static void* marker[] = {reinterpret_cast<void*>(&find_node)};
+  *name = kOperator;
+  *is_subgraph_op = 0;
+  *forward_ctx = *backward_ctx = nullptr;
+  *forward = *backward = nullptr;
+  *forward_count = *backward_count = 0;
+  *create_ctx = contexts;
+  *create = marker;
+  *create_count = 1;
+  *parse = *type = *shape = marker[0];
+  *stype = *mutate = nullptr;
+}
+
+MXTRT_EXPORT int _opCallParseAttrs(void*, const char* const* keys, const char* const* values,
+                                   int num, int* num_inputs, int* num_outputs) {
+  return guarded([&] {
+    *num_inputs = std::atoi(attribute(keys, values, num, "num_inputs"));
+    *num_outputs = std::atoi(attribute(keys, values, num, "num_outputs"));
+  });
+}
+
+MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* const* values,
+                                   int num, unsigned** in_dims, int* in_ndims, int num_inputs,
+                                   unsigned*** mod_in_dims, int** mod_in_ndims,
+                                   unsigned*** out_dims, int** out_ndims, int) {
+  return guarded([&] {
+    auto node = node_of(keys, values, num);
+    std::vector<Shape> inputs;
+    std::vector<int64_t> flat;
+    for (int i = 0; i < num_inputs; ++i) {
+      if (in_ndims[i] < 0) throw std::runtime_error("an input shape of the engine is unknown");
+      inputs.emplace_back(in_dims[i], in_dims[i] + in_ndims[i]);
+      flat.insert(flat.end(), inputs.back().begin(), inputs.back().end());
+    }
+    auto variant = node->find(inputs);
+    if (!variant || !variant->session) {
+      const int64_t key = std::strtoll(attribute(keys, values, num, "engine"), nullptr, 10);
+      if (!g_shape || !g_shape(key, flat.data(), in_ndims, num_inputs)) {
+        throw std::runtime_error(t_error.empty() ? "the engine refused these shapes" : t_error);
+      }
+      variant = node->find(inputs);
+      if (!variant) throw std::runtime_error("the engine has no variant for these shapes");
+    }
+    give_shapes(inputs, mod_in_dims, mod_in_ndims);
+    give_shapes(variant->outputs, out_dims, out_ndims);
+  });
+}
+
+MXTRT_EXPORT int _opCallInferType(void*, const char* const* keys, const char* const* values,
+                                  int num, int* in_types, int num_inputs, int* out_types,
+                                  int num_outputs) {
+  return guarded([&] {
+    auto node = node_of(keys, values, num);
+    std::copy_n(node->input_types.begin(), num_inputs, in_types);
+    std::copy_n(node->output_types.begin(), num_outputs, out_types);
+  });
+}
+
+MXTRT_EXPORT int _opCallInferSType(void*, const char* const*, const char* const*, int, int*, int,
+                                   int*, int) {
+  set_error("the engine node infers no storage types");
+  return 0;
+}
+
+MXTRT_EXPORT int _opCallFCompute(...) {
+  set_error("the engine node is stateful");
+  return 0;
+}
+
+MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* const*, int, int**,
+                                     int* size) {
+  *size = 0;
+  return 1;
+}
+
+MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char* const* values,
+                                      int num, const char*, int, unsigned**, int*, int, const int*,
+                                      void** state) {
+  return guarded([&] {
+    auto created = std::make_unique<State>();
+    created->node = node_of(keys, values, num);
+    *state = created.release();
+  });
+}
+
+MXTRT_EXPORT void _opCallDestroyOpState(void* state) {
+  if (!shutting_down() && !forked()) delete static_cast<State*>(state);
+}
+
+MXTRT_EXPORT int _opCallFStatefulCompute(
+    int is_forward, void* state_op, const int64_t** in_shapes, int* in_ndims, void** in_data,
+    int* in_types, size_t*, const char**, int*, int num_inputs, const int64_t** out_shapes,
+    int* out_ndims, void** out_data, int* out_types, size_t*, const char**, int*, int num_outputs,
+    void*, void*, void*, void*, void*, void*, void*, int*, int*, void**, void**, void**, void**,
+    int64_t*, int64_t*, int64_t*, int64_t*, void*, void*) {
+  return guarded([&] {
+    if (!is_forward) {
+      throw std::runtime_error(
+          "an engine has no gradient; bind the original symbol for training "
+          "(set USE_TENSORRT=0 before the bind)");
+    }
+    auto* state = static_cast<State*>(state_op);
+    fill(&state->inputs, in_data, in_shapes, in_ndims, in_types, num_inputs);
+    fill(&state->outputs, out_data, out_shapes, out_ndims, out_types, num_outputs);
+    forward(state);
+  });
+}
+
+MXTRT_EXPORT int _passRegSize() { return 1; }
+
+MXTRT_EXPORT void _passRegGet(int, void** pass, const char** name) {
+  *pass = reinterpret_cast<void*>(&find_node);
+  *name = kPass;
+}
+
+MXTRT_EXPORT int _passCallGraphPass(void*, const char* graph, char** out_graph,
+                                    const char* const* keys, const char* const* values,
+                                    int num_options, const char*, const char* const*, int,
+                                    void* const*, const int64_t* const*, const int*, const int*,
+                                    const size_t*, const char* const*, const int*,
+                                    const char* const*, int, void* const*, const int64_t* const*,
+                                    const int*, const int*, const size_t*, const char* const*,
+                                    const int*, void*, const void*) {
+  return guarded([&] {
+    if (!g_pass || !g_pass(graph, keys, values, num_options)) {
+      throw std::runtime_error(t_error.empty() ? "the TensorRT pass failed" : t_error);
+    }
+    *out_graph = allocate<char>(t_pass_result.size() + 1);
+    std::memcpy(*out_graph, t_pass_result.c_str(), t_pass_result.size() + 1);
+    t_pass_result.clear();
+    t_pass_result.shrink_to_fit();
+  });
+}
+
+// MXNet looks these up even though the library registers no partitioner.
+MXTRT_EXPORT int _partRegSize() { return 0; }
+MXTRT_EXPORT int _partRegGetCount(int, const char**) { return 0; }
+MXTRT_EXPORT void _partRegGet() {}
+MXTRT_EXPORT int _partCallSupportedOps() { return 0; }
+MXTRT_EXPORT int _partCallCreateSelector() { return 0; }
+MXTRT_EXPORT void _partCallSelect() {}
+MXTRT_EXPORT void _partCallSelectInput() {}
+MXTRT_EXPORT void _partCallSelectOutput() {}
+MXTRT_EXPORT void _partCallFilter() {}
+MXTRT_EXPORT void _partCallReset() {}
+MXTRT_EXPORT int _partCallReviewSubgraph() { return 0; }

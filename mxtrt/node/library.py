@@ -1,0 +1,297 @@
+"""Loads the compiled engine node into MXNet and types its functions.
+
+The library is loaded once per process, at the first bind that wants an engine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxtrt.errors import NodeError
+from mxtrt.graph import DTYPES
+
+__all__ = ["OPERATOR", "Library", "library", "type_flag"]
+
+#: Name of the engine node's operator in a symbol.
+OPERATOR = "_mxtrt_engine"
+
+_FLAGS = {dtype: flag for flag, dtype in DTYPES.items()}
+
+_PASS = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_char_p),
+    ctypes.POINTER(ctypes.c_char_p),
+    ctypes.c_int,
+)
+_SHAPE = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_int,
+)
+
+PassFunction = Callable[[str, dict[str, str]], str]
+ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
+
+
+def type_flag(dtype: np.dtype[Any]) -> int:
+    """MXNet's type flag of a dtype."""
+    return _FLAGS[np.dtype(dtype)]
+
+
+def _array(kind: Any, values: Sequence[Any]) -> Any:
+    return (kind * max(len(values), 1))(*values)
+
+
+class Library:
+    """The engine node's functions.
+
+    Raises:
+        NodeError: The library is missing, or does not fit this MXNet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from mxnet.base import _LIB, MXNetError, check_call
+
+        if not path.exists():
+            raise NodeError(
+                f"the compiled engine node {path} is missing; install mxtrt from a wheel, "
+                "or from source with a C++17 compiler"
+            )
+        try:
+            check_call(_LIB.MXLoadLib(os.fsencode(path), ctypes.c_uint(0)))
+        except MXNetError as error:
+            raise NodeError(f"MXNet did not load {path}: {_first_line(error)}") from error
+        except AttributeError as error:
+            raise NodeError("this MXNet has no extension interface; install mxnet 1.9.1") from error
+        self._lib = ctypes.CDLL(str(path))
+        self._lib.mxtrt_take_error.restype = ctypes.c_char_p
+        self._lib.mxtrt_node_create.restype = ctypes.c_int64
+        self._lib.mxtrt_ort_open.restype = ctypes.c_char_p
+        self._lib.mxtrt_ort_session.restype = ctypes.c_int64
+        self._lib.mxtrt_set_error.argtypes = [ctypes.c_char_p]
+        self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
+        self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
+        self._lib.mxtrt_release.restype = None
+        self._lib.mxtrt_changed.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self._lib.mxtrt_versions.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self._lib.mxtrt_page_out.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int64,
+        ]
+        self._lib.mxtrt_node_put.argtypes = [
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+        ]
+        self._lib.mxtrt_arrays_init(
+            ctypes.cast(_LIB.MXNDArrayWaitToRead, ctypes.c_void_p),
+            ctypes.cast(_LIB.MXEnginePushSyncND, ctypes.c_void_p),
+        )
+        self._check_versions()
+        self._callbacks: tuple[Any, ...] = ()
+        #: Whether any of these arrays was written to since its version was read.
+        self.changed = self._lib.mxtrt_changed
+        atexit.register(self._shutdown)
+
+    def take_error(self) -> str:
+        """The last error of this thread, then forgotten."""
+        message: bytes = self._lib.mxtrt_take_error()
+        return message.decode(errors="replace")
+
+    # -- callbacks -----------------------------------------------------------------------
+
+    def set_callbacks(self, graph_pass: PassFunction, infer_shape: ShapeFunction) -> None:
+        """Install what MXNet calls for a graph pass and for input shapes it has not seen."""
+
+        def guarded(function: Callable[..., None]) -> Callable[..., int]:
+            @functools.wraps(function)
+            def run(*args: Any) -> int:
+                try:
+                    function(*args)
+                except BaseException as error:  # an exception must not cross the C boundary
+                    self._lib.mxtrt_set_error(f"{type(error).__name__}: {error}".encode())
+                    return 0
+                return 1
+
+            return run
+
+        @guarded
+        def on_pass(graph: bytes, keys: Any, values: Any, count: int) -> None:
+            given = {keys[i].decode(): values[i].decode() for i in range(count)}
+            self._lib.mxtrt_pass_result(graph_pass(graph.decode(), given).encode())
+
+        @guarded
+        def on_shape(key: int, dims: Any, ndims: Any, count: int) -> None:
+            shapes, start = [], 0
+            for i in range(count):
+                shapes.append(tuple(dims[start : start + ndims[i]]))
+                start += ndims[i]
+            infer_shape(key, tuple(shapes))
+
+        self._callbacks = (_PASS(on_pass), _SHAPE(on_shape))
+        self._lib.mxtrt_set_callbacks(*self._callbacks)
+
+    # -- nodes and sessions --------------------------------------------------------------
+
+    def create_node(
+        self, inputs: Sequence[np.dtype[Any]], outputs: Sequence[np.dtype[Any]]
+    ) -> int:
+        """A new engine node with these types; returns its key."""
+        ins, outs = [type_flag(d) for d in inputs], [type_flag(d) for d in outputs]
+        key: int = self._lib.mxtrt_node_create(
+            len(ins), _array(ctypes.c_int, ins), len(outs), _array(ctypes.c_int, outs)
+        )
+        return key
+
+    def put_variant(self, key: int, shapes: Sequence[Sequence[int]], session: int = 0) -> None:
+        """Describe a node at some input shapes: the output shapes and who computes them.
+
+        Args:
+            key: The node.
+            shapes: Input shapes, then output shapes.
+            session: Handle of a session, 0 while there is none.
+        """
+        dims = _array(ctypes.c_int64, [d for shape in shapes for d in shape])
+        ndims = _array(ctypes.c_int, [len(shape) for shape in shapes])
+        if not self._lib.mxtrt_node_put(key, dims, ndims, session):
+            raise NodeError(self.take_error())
+
+    def release(self, key: int) -> None:
+        """Forget a node or a session; what is running finishes."""
+        self._lib.mxtrt_release(key)
+
+    def counts(self) -> tuple[int, int]:
+        """How many nodes and sessions exist."""
+        nodes, sessions = ctypes.c_int64(), ctypes.c_int64()
+        self._lib.mxtrt_counts(ctypes.byref(nodes), ctypes.byref(sessions))
+        return nodes.value, sessions.value
+
+    # -- ONNX Runtime --------------------------------------------------------------------
+
+    def open_onnxruntime(self, path: Path, threads: int, spin: bool) -> str:
+        """Load ONNX Runtime's shared library (once per process); returns its version."""
+        version = self._lib.mxtrt_ort_open(os.fsencode(path), threads, int(spin))
+        if version is None:
+            raise NodeError(self.take_error())
+        text: str = version.decode()
+        return text
+
+    def create_session(
+        self,
+        model: bytes,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        weights: Sequence[tuple[str, int, Sequence[int], np.dtype[Any]]],
+        config: Sequence[tuple[str, str]],
+    ) -> int:
+        """Build an ONNX Runtime session; returns its handle.
+
+        Args:
+            model: Serialized ONNX model whose weights are external.
+            inputs: Names of its inputs in the node's order.
+            outputs: Names of its outputs in the node's order.
+            weights: Name, address, shape and dtype; the memory must outlive the session.
+            config: ONNX Runtime's session configuration entries.
+        """
+
+        def strings(values: Sequence[str]) -> Any:
+            return _array(ctypes.c_char_p, [value.encode() for value in values])
+
+        handle: int = self._lib.mxtrt_ort_session(
+            model,
+            ctypes.c_size_t(len(model)),
+            strings(inputs),
+            len(inputs),
+            strings(outputs),
+            len(outputs),
+            strings([w[0] for w in weights]),
+            _array(ctypes.c_void_p, [w[1] for w in weights]),
+            _array(ctypes.c_int64, [d for w in weights for d in w[2]]),
+            _array(ctypes.c_int, [len(w[2]) for w in weights]),
+            _array(ctypes.c_int, [type_flag(w[3]) for w in weights]),
+            len(weights),
+            strings([text for entry in config for text in entry]),
+            len(config),
+        )
+        if not handle:
+            raise NodeError(self.take_error())
+        return handle
+
+    # -- arrays --------------------------------------------------------------------------
+
+    def versions(self, handles: Any, count: int) -> Any:
+        """How often each array was written to, as a ctypes array of uint64."""
+        versions = (ctypes.c_uint64 * max(count, 1))()
+        if not self._lib.mxtrt_versions(handles, count, versions):
+            from mxnet.base import check_call
+
+            check_call(-1)
+        return versions
+
+    def page_out(self, array: Any, address: int, size: int, file: int, offset: int) -> None:
+        """Back a page-aligned part of an array by a file; its contents stay.
+
+        Raises:
+            OSError: The file could not be written or mapped; the array is as it was.
+        """
+        if not self._lib.mxtrt_page_out(array.handle, address, size, file, offset):
+            raise OSError(self.take_error())
+
+    def trim(self) -> None:
+        """Give memory that builds freed back to the system."""
+        self._lib.mxtrt_trim()
+
+    def _check_versions(self) -> None:
+        """The count of writes is read from MXNet's own structures: see that it follows writes."""
+        import mxnet as mx
+
+        array = mx.nd.zeros((2,))
+        handles = (ctypes.c_void_p * 1)(array.handle)
+        before = self.versions(handles, 1)[0]
+        array[:] = 1
+        once = self.versions(handles, 1)[0]
+        array[:] = 2
+        array[0:1] = 3
+        thrice = self.versions(handles, 1)[0]
+        array.asnumpy()
+        if (once - before, thrice - before, self.versions(handles, 1)[0] - thrice) != (1, 3, 0):
+            raise NodeError(
+                f"MXNet {mx.__version__} keeps its arrays otherwise than the 1.9.1 wheels, "
+                "so mxtrt cannot see when weights change; install a wheel of mxnet 1.9.1"
+            )
+
+    def _shutdown(self) -> None:
+        import mxnet as mx
+
+        mx.nd.waitall()
+        self._lib.mxtrt_shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> Library:
+    """The engine node, loaded at the first call.
+
+    Raises:
+        NodeError: It is missing, or does not fit this MXNet.
+    """
+    return Library(Path(__file__).with_name("libmxtrt_node.so"))

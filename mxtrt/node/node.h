@@ -1,0 +1,98 @@
+// What the pieces of the engine node share.
+//
+// An engine node is one MXNet operator that stands for a segment of the graph.  Python
+// creates it, describes it (number and types of inputs and outputs) and adds one *variant*
+// per set of input shapes: the output shapes and the session that computes them.  MXNet
+// then infers shapes, creates states and runs forwards without entering Python, except
+// once for each new set of input shapes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#define MXTRT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace mxtrt {
+
+using Shape = std::vector<int64_t>;
+
+// MXNet's type flags, as in mshadow/base.h.
+enum class MXType : int { kFloat32, kFloat64, kFloat16, kUint8, kInt32, kInt8, kInt64, kBool };
+
+// One tensor of a forward: memory that MXNet owns.
+struct Tensor {
+  void* data;
+  const int64_t* shape;
+  int ndim;
+  int type;  // MXType
+};
+
+size_t bytes(const Tensor& tensor);
+
+// Memory descriptors of the last forward, kept so that the same addresses need no new ones.
+class Bindings {
+ public:
+  virtual ~Bindings() = default;
+};
+
+// An engine that is ready to run.  `run` may be called from several threads at once, each
+// with bindings of its own.
+class Session {
+ public:
+  virtual ~Session() = default;
+  virtual std::unique_ptr<Bindings> bindings() = 0;
+  // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.
+  virtual void run(Bindings* bindings, const std::vector<Tensor>& inputs,
+                   const std::vector<Tensor>& outputs) = 0;
+};
+
+// One set of input shapes of a node.
+struct Variant {
+  std::vector<Shape> inputs, outputs;
+  std::shared_ptr<Session> session;  // null until the engine is built
+};
+
+// A node of a partitioned graph, found by the key in its `engine` attribute.
+class Node {
+ public:
+  Node(std::vector<int> input_types, std::vector<int> output_types)
+      : input_types(std::move(input_types)), output_types(std::move(output_types)) {}
+
+  const std::vector<int> input_types, output_types;
+
+  // The variant for these input shapes, or null.
+  std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
+  // Adds or replaces the variant for its input shapes.
+  void put(Variant variant);
+  // Changes whenever a variant is added or replaced, so that states know to look again.
+  uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<const Variant>> variants_;
+  std::atomic<uint64_t> generation_{0};
+};
+
+// Nodes by key; null when the key is unknown.
+std::shared_ptr<Node> find_node(int64_t key);
+
+// Sessions by handle; null when the handle is unknown.
+std::shared_ptr<Session> find_session(int64_t handle);
+int64_t add_session(std::shared_ptr<Session> session);
+
+// True in a process forked from the one that loaded this library: ONNX Runtime's threads
+// do not exist there.
+bool forked();
+
+// True once Python has begun to exit: nothing is released any more.
+bool shutting_down();
+
+// The message of the last failure on this thread; MXNet fetches it once.
+void set_error(const std::string& message);
+
+}  // namespace mxtrt

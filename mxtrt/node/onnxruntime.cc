@@ -1,0 +1,268 @@
+// Sessions of ONNX Runtime, through the C API of the wheel's shared library.
+//
+// The API is a table of functions that only ever grows at its end (onnxruntime_c_api.h), so
+// a function is named here by its place in that table.
+#include <dlfcn.h>
+
+#include <algorithm>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "node.h"
+
+namespace mxtrt {
+namespace {
+
+constexpr uint32_t kApiVersion = 13;  // ONNX Runtime 1.13 and later
+constexpr int kLogError = 3, kEnableAll = 99, kArenaAllocator = 1, kMemTypeDefault = 0;
+
+enum Place : int {
+  kGetErrorMessage = 2,
+  kCreateSessionFromArray = 8,
+  kRun = 9,
+  kCreateSessionOptions = 10,
+  kSetSessionGraphOptimizationLevel = 23,
+  kCreateTensorWithDataAsOrtValue = 49,
+  kCreateCpuMemoryInfo = 69,
+  kReleaseStatus = 93,
+  kReleaseSession = 95,
+  kReleaseValue = 96,
+  kReleaseSessionOptions = 100,
+  kCreateEnvWithGlobalThreadPools = 119,
+  kDisablePerSessionThreads = 120,
+  kCreateThreadingOptions = 121,
+  kReleaseThreadingOptions = 122,
+  kAddSessionConfigEntry = 130,
+  kCreateAndRegisterAllocator = 144,
+  kSetGlobalIntraOpNumThreads = 147,
+  kSetGlobalInterOpNumThreads = 148,
+  kSetGlobalSpinControl = 149,
+  kReleaseArenaCfg = 157,
+  kCreateArenaCfgV2 = 164,
+  kAddExternalInitializers = 210,
+};
+
+struct ApiBase {
+  const void* const* (*get_api)(uint32_t version);
+  const char* (*version)();
+};
+
+std::mutex g_open_mutex;
+const void* const* g_api = nullptr;
+std::string g_version;
+void* g_env = nullptr;
+void* g_memory = nullptr;
+
+template <typename... Args>
+void* call(Place place, Args... args) {
+  return reinterpret_cast<void* (*)(Args...)>(g_api[place])(args...);
+}
+
+void release(Place place, void* object) {
+  reinterpret_cast<void (*)(void*)>(g_api[place])(object);
+}
+
+void check(void* status) {
+  if (!status) return;
+  std::string message = reinterpret_cast<const char* (*)(void*)>(g_api[kGetErrorMessage])(status);
+  release(kReleaseStatus, status);
+  throw std::runtime_error("ONNX Runtime: " + message);
+}
+
+// An object of ONNX Runtime, released with its owner.
+class Owned {
+ public:
+  explicit Owned(Place releaser) : releaser_(releaser) {}
+  ~Owned() { reset(); }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  Owned(Owned&& other) noexcept : releaser_(other.releaser_), object_(other.object_) {
+    other.object_ = nullptr;
+  }
+  void** slot() {
+    reset();
+    return &object_;
+  }
+  void* get() const { return object_; }
+
+ private:
+  void reset() {
+    if (object_ && !shutting_down() && !forked()) release(releaser_, object_);
+    object_ = nullptr;
+  }
+  Place releaser_;
+  void* object_ = nullptr;
+};
+
+int element_type(int type) {
+  switch (static_cast<MXType>(type)) {
+    case MXType::kFloat32: return 1;
+    case MXType::kUint8: return 2;
+    case MXType::kInt8: return 3;
+    case MXType::kInt32: return 6;
+    case MXType::kInt64: return 7;
+    case MXType::kBool: return 9;
+    case MXType::kFloat16: return 10;
+    case MXType::kFloat64: return 11;
+  }
+  throw std::runtime_error("a tensor type that ONNX Runtime does not have");
+}
+
+void make_value(const Tensor& tensor, Owned* value) {
+  check(call(kCreateTensorWithDataAsOrtValue, static_cast<const void*>(g_memory), tensor.data,
+             bytes(tensor), tensor.shape, static_cast<size_t>(tensor.ndim),
+             element_type(tensor.type), value->slot()));
+}
+
+class OrtBindings : public Bindings {
+ public:
+  // Value of a tensor; made anew only when its address differs from the last forward's.
+  // (The variant fixes shape and type.)
+  void* value(size_t index, const Tensor& tensor) {
+    if (index >= data_.size()) {
+      data_.resize(index + 1, nullptr);
+      values_.emplace_back(kReleaseValue);
+    }
+    if (data_[index] != tensor.data || !values_[index].get() || changed(index, tensor)) {
+      data_[index] = nullptr;
+      make_value(tensor, &values_[index]);
+      data_[index] = tensor.data;
+      shapes_.resize(data_.size());
+      shapes_[index].assign(tensor.shape, tensor.shape + tensor.ndim);
+    }
+    return values_[index].get();
+  }
+
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
+
+ private:
+  bool changed(size_t index, const Tensor& tensor) const {
+    const auto& shape = shapes_[index];
+    return shape.size() != static_cast<size_t>(tensor.ndim) ||
+           !std::equal(shape.begin(), shape.end(), tensor.shape);
+  }
+
+  std::vector<void*> data_;
+  std::vector<Owned> values_;
+  std::vector<Shape> shapes_;
+};
+
+class OrtSession : public Session {
+ public:
+  OrtSession(std::vector<std::string> inputs, std::vector<std::string> outputs)
+      : inputs_(std::move(inputs)), outputs_(std::move(outputs)), session_(kReleaseSession) {
+    for (const auto& name : inputs_) input_names_.push_back(name.c_str());
+    for (const auto& name : outputs_) output_names_.push_back(name.c_str());
+  }
+
+  void** slot() { return session_.slot(); }
+
+  std::unique_ptr<Bindings> bindings() override { return std::make_unique<OrtBindings>(); }
+
+  void run(Bindings* bindings, const std::vector<Tensor>& inputs,
+           const std::vector<Tensor>& outputs) override {
+    auto& bound = *static_cast<OrtBindings*>(bindings);
+    bound.inputs.resize(inputs.size());
+    bound.outputs.resize(outputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) bound.inputs[i] = bound.value(i, inputs[i]);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      bound.outputs[i] = bound.value(inputs.size() + i, outputs[i]);
+    }
+    check(call(kRun, session_.get(), static_cast<const void*>(nullptr), input_names_.data(),
+               bound.inputs.data(), inputs.size(), output_names_.data(), outputs.size(),
+               bound.outputs.data()));
+  }
+
+ private:
+  std::vector<std::string> inputs_, outputs_;
+  std::vector<const char*> input_names_, output_names_;
+  Owned session_;
+};
+
+void open_library(const char* path, int threads, int spin) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) throw std::runtime_error(dlerror());
+  auto get_base = reinterpret_cast<const ApiBase* (*)()>(dlsym(library, "OrtGetApiBase"));
+  if (!get_base) throw std::runtime_error(std::string(path) + " is not ONNX Runtime");
+  const ApiBase* base = get_base();
+  g_version = base->version();
+  g_api = base->get_api(kApiVersion);
+  if (!g_api) throw std::runtime_error("ONNX Runtime " + g_version + " is older than 1.13");
+
+  Owned threading(kReleaseThreadingOptions), arena(kReleaseArenaCfg);
+  check(call(kCreateThreadingOptions, threading.slot()));
+  check(call(kSetGlobalIntraOpNumThreads, threading.get(), threads));
+  check(call(kSetGlobalInterOpNumThreads, threading.get(), 1));
+  check(call(kSetGlobalSpinControl, threading.get(), spin));
+  check(call(kCreateEnvWithGlobalThreadPools, kLogError, "mxtrt",
+             static_cast<const void*>(threading.get()), &g_env));
+  check(call(kCreateCpuMemoryInfo, kArenaAllocator, kMemTypeDefault, &g_memory));
+  // One arena for all sessions, grown by what is asked for and not by powers of two: the
+  // engine nodes of a graph run one after another and share their scratch memory.
+  static const char* const keys[] = {"arena_extend_strategy"};
+  static const size_t values[] = {1};
+  check(call(kCreateArenaCfgV2, static_cast<const char* const*>(keys),
+             static_cast<const size_t*>(values), size_t{1}, arena.slot()));
+  check(call(kCreateAndRegisterAllocator, g_env, static_cast<const void*>(g_memory),
+             static_cast<const void*>(arena.get())));
+}
+
+}  // namespace
+}  // namespace mxtrt
+
+using namespace mxtrt;
+
+// Loads ONNX Runtime once per process; `threads` 0 means one per core.  Returns its version,
+// or null after setting the error.
+MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin) {
+  std::lock_guard<std::mutex> lock(g_open_mutex);
+  try {
+    if (!g_env) open_library(path, threads, spin);
+    return g_version.c_str();
+  } catch (const std::exception& error) {
+    set_error(error.what());
+    return nullptr;
+  }
+}
+
+// Builds a session.  Weights stay where they are and must outlive the session; returns its
+// handle, or 0 after setting the error.
+MXTRT_EXPORT int64_t mxtrt_ort_session(const void* model, size_t size, const char* const* inputs,
+                                       int num_inputs, const char* const* outputs, int num_outputs,
+                                       const char* const* weight_names, void* const* weight_data,
+                                       const int64_t* weight_dims, const int* weight_ndims,
+                                       const int* weight_types, int num_weights,
+                                       const char* const* config, int num_config) {
+  try {
+    Owned options(kReleaseSessionOptions);
+    check(call(kCreateSessionOptions, options.slot()));
+    check(call(kDisablePerSessionThreads, options.get()));
+    check(call(kSetSessionGraphOptimizationLevel, options.get(), kEnableAll));
+    for (int i = 0; i < num_config; ++i) {
+      check(call(kAddSessionConfigEntry, options.get(), config[2 * i], config[2 * i + 1]));
+    }
+    std::vector<Owned> owners;
+    std::vector<const void*> values;
+    for (int i = 0; i < num_weights; ++i) {
+      owners.emplace_back(kReleaseValue);
+      make_value({weight_data[i], weight_dims, weight_ndims[i], weight_types[i]}, &owners.back());
+      values.push_back(owners.back().get());
+      weight_dims += weight_ndims[i];
+    }
+    if (num_weights) {
+      check(call(kAddExternalInitializers, options.get(), weight_names,
+                 static_cast<const void* const*>(values.data()), values.size()));
+    }
+    auto session = std::make_shared<OrtSession>(
+        std::vector<std::string>(inputs, inputs + num_inputs),
+        std::vector<std::string>(outputs, outputs + num_outputs));
+    check(call(kCreateSessionFromArray, static_cast<const void*>(g_env), model, size,
+               static_cast<const void*>(options.get()), session->slot()));
+    return add_session(std::move(session));
+  } catch (const std::exception& error) {
+    set_error(error.what());
+    return 0;
+  }
+}

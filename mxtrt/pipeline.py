@@ -1,0 +1,128 @@
+"""The way of a symbol through mxtrt: graph, partition, convert, rewrite.
+
+This is the body of the graph pass ``TensorRT`` that MXNet calls from ``Symbol.optimize_for``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from mxtrt.config import Options
+from mxtrt.convert import refusals
+from mxtrt.engines import Engine, select
+from mxtrt.errors import EngineError
+from mxtrt.graph import Graph
+from mxtrt.node import library
+from mxtrt.ops import registry
+from mxtrt.partition import Partition, partition
+from mxtrt.plan import EngineNode, Plan, infer_shapes
+from mxtrt.report import LeftNode, Report
+from mxtrt.rewrite import rewrite
+
+__all__ = ["PassRequest", "analyse", "prepare", "request_pass"]
+
+
+@dataclass(slots=True)
+class PassRequest:
+    """One call of ``Symbol.optimize_for``: what the pass is to do, and what it did.
+
+    Attributes:
+        options: The options of the bind.
+        weights: Names of the weights.
+        plan: Set by the pass: the engines of the partitioned symbol.
+    """
+
+    options: Options
+    weights: frozenset[str]
+    plan: Plan | None = field(default=None, init=False)
+
+
+_requests = threading.local()
+
+
+@contextlib.contextmanager
+def request_pass(request: PassRequest) -> Iterator[None]:
+    """Run the ``optimize_for`` of this block's thread with this request."""
+    _requests.current = request
+    try:
+        yield
+    finally:
+        _requests.current = None
+
+
+def prepare(options: Options) -> Engine:
+    """Load the engine node and the engine.
+
+    Raises:
+        EngineError: The engine is missing or does not load.
+        NodeError: The engine node is missing or does not fit this MXNet.
+    """
+    _connect()
+    return select(options)
+
+
+@functools.lru_cache(maxsize=1)
+def _connect() -> None:
+    library().set_callbacks(_graph_pass, infer_shapes)
+
+
+def analyse(graph: Graph, weights: Collection[str], options: Options) -> Partition:
+    """Partition a symbol with shapes and dtypes; nothing is built.
+
+    Args:
+        graph: The symbol as MXNet hands it to a graph pass.
+        weights: Names of the variables whose values are known when engines are built.
+        options: The options of the bind.
+    """
+    movers = frozenset(
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.op in registry() and registry()[node.op].moves_data_only
+    )
+    return partition(
+        graph,
+        refusals(graph, weights, options.deny_ops),
+        frozenset(weights),
+        min_nodes=options.min_nodes,
+        movers=movers,
+    )
+
+
+def _graph_pass(text: str, given: dict[str, str]) -> str:
+    """MXNet's graph pass: symbol JSON in, partitioned symbol JSON out."""
+    import mxnet as mx
+
+    request: PassRequest | None = getattr(_requests, "current", None)
+    if request is None:
+        raise EngineError("the TensorRT pass was run otherwise than by Symbol.optimize_for")
+    mx.nd.waitall()
+    begin = time.perf_counter()
+    graph = Graph.from_json(text)
+    engine = select(request.options)
+    found = analyse(graph, request.weights, request.options)
+    report = describe(graph, found, f"{engine.name} {engine.version}")
+    nodes = []
+    for segment in found.segments:
+        part, _ = graph.subgraph(segment.nodes, segment.outputs)
+        owned = frozenset(graph.nodes[index].name for index in segment.weights)
+        nodes.append(EngineNode(part, owned, engine, request.options))
+    report.segments = [node.report for node in nodes]
+    rewritten = rewrite(graph, found.segments, [node.key for node in nodes])
+    moved = {graph.nodes[i].name for segment in found.segments for i in segment.weights}
+    report.partition_seconds = time.perf_counter() - begin
+    request.plan = Plan(nodes, frozenset(moved), report, request.options)
+    return rewritten.to_json()
+
+
+def describe(graph: Graph, found: Partition, engine: str) -> Report:
+    """A report of a partition, its segments still to be filled in."""
+    left = [
+        LeftNode(graph.nodes[index].name, graph.nodes[index].op, reason)
+        for index, reason in sorted(found.reasons.items())
+    ]
+    return Report(engine=engine, left=left)

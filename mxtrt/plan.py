@@ -1,0 +1,273 @@
+"""A partitioned symbol at work: its engine nodes, the weights they own, and their lifetime."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mxtrt import memory
+from mxtrt.config import Options
+from mxtrt.convert import OnnxSegment, to_onnx
+from mxtrt.engines import Engine, Weight
+from mxtrt.errors import EngineError
+from mxtrt.graph import Entry, Graph, Node, TensorType
+from mxtrt.node import library
+from mxtrt.report import Report, SegmentReport
+
+__all__ = ["EngineNode", "Plan", "infer_shapes"]
+
+_log = logging.getLogger("mxtrt")
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class EngineNode:
+    """One segment: its key in the engine node's library, its models and its sessions.
+
+    Input shapes that give the same ONNX model share a session; others get one of their own,
+    at most ``options.max_engines`` of them.
+
+    Args:
+        graph: The segment cut out as a graph, with shapes and dtypes.
+        weights: Names of its variables that become initializers.
+        engine: What builds sessions.
+        options: The options of the bind.
+    """
+
+    def __init__(
+        self, graph: Graph, weights: frozenset[str], engine: Engine, options: Options
+    ) -> None:
+        self._graph = graph
+        self._weights = weights
+        self._engine = engine
+        self._options = options
+        self._arrays: Mapping[str, Any] | None = None
+        self._lock = threading.RLock()
+        self._models: dict[str, OnnxSegment] = {}
+        self._sessions: dict[str, int] = {}
+        self._variants: dict[Shapes, tuple[Shapes, str]] = {}
+
+        self._data = [n for n in graph.nodes if n.is_variable and n.name not in weights]
+        heads = [graph.type_of(head) for head in graph.heads]
+        lib = library()
+        self.key = lib.create_node([_dtype(n.types[0]) for n in self._data], list(map(_dtype, heads)))
+        self._finalizer = weakref.finalize(self, _release, lib, self.key, self._sessions)
+        self._finalizer.atexit = False
+        _nodes[self.key] = self
+        self._add(tuple(_shape(n.types[0]) for n in self._data), graph)
+        self.report = SegmentReport(
+            name=f"mxtrt{self.key}",
+            nodes=[node.name for node in graph.nodes if not node.is_variable],
+            inputs=[f"{node.name} {node.types[0]}" for node in self._data],
+            outputs=[
+                f"{graph.nodes[head.node].name} {kind}"
+                for head, kind in zip(graph.heads, heads, strict=True)
+            ],
+            weight_bytes=sum(w.nbytes for w in self._first().weights),
+        )
+
+    def _first(self) -> OnnxSegment:
+        return next(iter(self._models.values()))
+
+    def build(self, arrays: Mapping[str, Any]) -> None:
+        """Build the engines for the input shapes known so far.
+
+        Args:
+            arrays: At least this segment's weights, by name; kept for later shapes.
+
+        Raises:
+            EngineError: The engine refused the segment.
+        """
+        with self._lock:
+            self._arrays = {name: arrays[name] for name in sorted(self._weights)}
+            self._drop_sessions()
+            for shapes in list(self._variants):
+                self._build(shapes)
+
+    def infer(self, shapes: Shapes) -> None:
+        """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
+
+        Raises:
+            EngineError: The segment does not accept the shapes, or the engine refused it.
+        """
+        with self._lock:
+            if shapes not in self._variants:
+                self._add(shapes, _with_shapes(self._graph, self._data, shapes))
+            if self._arrays is not None:
+                self._build(shapes)
+
+    def _add(self, shapes: Shapes, graph: Graph) -> None:
+        model = to_onnx(graph, self._weights)
+        self._models[model.digest] = model
+        outputs = tuple(_shape(graph.type_of(head)) for head in graph.heads)
+        self._variants[shapes] = (outputs, model.digest)
+        library().put_variant(self.key, [*shapes, *outputs])
+
+    def _build(self, shapes: Shapes) -> None:
+        outputs, digest = self._variants[shapes]
+        if digest not in self._sessions:
+            assert self._arrays is not None
+            model, begin = self._models[digest], time.perf_counter()
+            weights = [
+                Weight(w, memory.address_of(self._arrays[w.name]), self._arrays[w.name])
+                for w in model.weights
+            ]
+            while len(self._sessions) >= max(self._options.max_engines, 1):
+                self._forget(next(iter(self._sessions)))
+            self._sessions[digest] = self._engine.build(model, weights)
+            self.report.build_seconds += time.perf_counter() - begin
+            self.report.built = True
+            _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
+        library().put_variant(self.key, [*shapes, *outputs], self._sessions[digest])
+
+    def _forget(self, digest: str) -> None:
+        """Give up a session; an executor that is bound to it keeps it while it lives."""
+        for shapes, (outputs, other) in list(self._variants.items()):
+            if other == digest:
+                library().put_variant(self.key, [*shapes, *outputs])
+        library().release(self._sessions.pop(digest))
+
+    def _drop_sessions(self) -> None:
+        for digest in list(self._sessions):
+            self._forget(digest)
+
+
+def _release(lib: Any, key: int, sessions: dict[str, int]) -> None:
+    lib.release(key)
+    for session in sessions.values():
+        lib.release(session)
+    sessions.clear()
+
+
+_nodes: weakref.WeakValueDictionary[int, EngineNode] = weakref.WeakValueDictionary()
+
+
+def infer_shapes(key: int, shapes: Shapes) -> None:
+    """Serve a request of MXNet's shape inference for an engine node.
+
+    Raises:
+        EngineError: The node is gone, or does not accept the shapes.
+    """
+    node = _nodes.get(key)
+    if node is None:
+        raise EngineError(f"engine {key} was released; partition the symbol again")
+    node.infer(shapes)
+
+
+class Plan:
+    """All engines of one partitioned symbol.
+
+    The plan lives as long as what was bound with it; its engines go with it.
+
+    Attributes:
+        nodes: The engine nodes in the order in which they run.
+        weights: Names of the variables that left the symbol.
+        report: What the bind did.
+    """
+
+    def __init__(
+        self, nodes: Sequence[EngineNode], weights: frozenset[str], report: Report, options: Options
+    ) -> None:
+        self.nodes = tuple(nodes)
+        self.weights = weights
+        self.report = report
+        self._options = options
+        self._lib = library()
+        self._arrays: list[Any] = []
+        self._handles: Any = None
+        self._versions: Any = None
+
+    @property
+    def built(self) -> bool:
+        """Whether the engines exist."""
+        return self._handles is not None
+
+    def build(self, arrays: Mapping[str, Any]) -> None:
+        """Build every engine from the weights' present values, then release the weights.
+
+        Args:
+            arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
+
+        Raises:
+            EngineError: An engine refused its segment; nothing is released then.
+        """
+        self._handles = None
+        self._arrays = [arrays[name] for name in sorted(self.weights)]
+        for node in self.nodes:
+            node.build(arrays)
+        if self._options.release_weights:
+            self._release()
+        self._lib.trim()
+        count = max(len(self._arrays), 1)
+        self._handles = (ctypes.c_void_p * count)(*(array.handle for array in self._arrays))
+        self.remember()
+
+    def _release(self) -> None:
+        try:
+            directory = memory.spill_directory(self._options.spill_dir)
+            self.report.released_bytes += memory.page_out(self._arrays, directory)
+        except OSError as error:
+            self.report.notes.append(
+                f"weights stay in MXNet's memory as well: no spill file could be written ({error}); "
+                "set spill_dir to a directory with room"
+            )
+            _log.warning(self.report.notes[-1])
+
+    def changed(self) -> bool:
+        """Whether a weight was written to since the engines were built."""
+        state: int = self._lib.changed(self._handles, len(self._arrays), self._versions)
+        if state < 0:
+            from mxnet.base import check_call
+
+            check_call(state)
+        return state != 0
+
+    def remember(self) -> None:
+        """Take the weights as they are now for those that :meth:`changed` compares with."""
+        self._versions = self._lib.versions(self._handles, len(self._arrays))
+
+
+def _shape(tensor: TensorType) -> tuple[int, ...]:
+    assert tensor.shape is not None
+    return tensor.shape
+
+
+def _dtype(tensor: TensorType) -> Any:
+    assert tensor.dtype is not None
+    return tensor.dtype
+
+
+def _with_shapes(graph: Graph, data: Sequence[Node], shapes: Shapes) -> Graph:
+    """The segment with shapes inferred anew from other input shapes.
+
+    Raises:
+        EngineError: MXNet does not accept the shapes.
+    """
+    import mxnet as mx
+
+    given = {node.name: shape for node, shape in zip(data, shapes, strict=True)}
+    known = {n.name: given.get(n.name, _shape(n.types[0])) for n in graph.nodes if n.is_variable}
+    # Every output of every node as a head, so that one inference answers for all.
+    entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
+    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
+    _, inferred, _ = symbol.infer_shape(**known)
+    if inferred is None:
+        raise EngineError(f"MXNet does not accept the input shapes {shapes}")
+    shape_of = dict(zip(entries, inferred, strict=True))
+    nodes = [
+        dataclasses.replace(
+            node,
+            types=tuple(
+                TensorType(tuple(shape_of[Entry(i, k)]), old.dtype)
+                for k, old in enumerate(node.types)
+            ),
+        )
+        for i, node in enumerate(graph.nodes)
+    ]
+    return Graph(nodes, graph.heads, graph.attrs)
