@@ -1,0 +1,13 @@
+"""Converters, one module per operator family; importing this package fills the registry."""
+
+from mxtrt.ops import activation as activation
+from mxtrt.ops import elementwise as elementwise
+from mxtrt.ops import nn as nn
+from mxtrt.ops import norm as norm
+from mxtrt.ops import pooling as pooling
+from mxtrt.ops import reduce as reduce
+from mxtrt.ops import shape as shape
+from mxtrt.ops import softmax as softmax
+from mxtrt.ops.registry import Call, OpEntry, convert, converter, registry
+
+__all__ = ["Call", "OpEntry", "convert", "converter", "registry"]

@@ -1,0 +1,92 @@
+"""Converters of softmax and of the output layers, whose label is ignored at inference."""
+
+from __future__ import annotations
+
+from mxtrt.ops.registry import Call, converter
+
+
+def _softmax(call: Call, op_type: str, data: str) -> None:
+    """Softmax of ``data / temperature`` along ``axis`` (``nn/softmax-inl.h``)."""
+    call.require_float32()
+    call.require(not call.flag("use_length"), "use_length=True")
+    temperature = call.number("temperature", 1.0)
+    call.require(temperature != 0, "temperature=0")
+    if temperature != 1:
+        data = call.emit("Div", [data, call.constant(temperature)])
+    call.emit(op_type, [data], output=call.output(), axis=call.axis("axis", -1))
+
+
+@converter("softmax", outputs=1)
+def softmax(call: Call) -> None:
+    """``Softmax`` along one axis, the last by default."""
+    _softmax(call, "Softmax", call.input())
+
+
+@converter("log_softmax", outputs=1)
+def log_softmax(call: Call) -> None:
+    """``LogSoftmax`` along one axis, the last by default."""
+    _softmax(call, "LogSoftmax", call.input())
+
+
+@converter("softmin", outputs=1)
+def softmin(call: Call) -> None:
+    """``Softmax`` of the negated input."""
+    _softmax(call, "Softmax", call.emit("Neg", [call.input()]))
+
+
+@converter("SoftmaxActivation", outputs=1)
+def softmax_activation(call: Call) -> None:
+    """``Softmax`` over the channels, or with mode=instance over the last axis.
+
+    MXNet's documentation says that the latter takes the whole instance; its code flattens
+    every axis but the last (``softmax_activation-inl.h``).
+    """
+    call.require_float32()
+    mode, rank = call.text("mode", "instance"), call.rank()
+    call.require(mode in ("instance", "channel"), f"mode={mode} is not known")
+    call.require(mode == "instance" or rank >= 3, f"mode=channel on rank {rank}")
+    axis = 1 if mode == "channel" else rank - 1
+    call.emit("Softmax", [call.input()], output=call.output(), axis=axis)
+
+
+@converter("SoftmaxOutput", "Softmax", outputs=1)
+def softmax_output(call: Call) -> None:
+    """``Softmax`` of the data; the label matters in training only.
+
+    Without multi_output and preserve_shape, MXNet's own kernel works on the flattened
+    instance but oneDNN on the last axis (``mkldnn_softmax_output.cc``), depending on the
+    rank: such tensors stay in MXNet.
+    """
+    call.require_float32()
+    rank = call.rank()
+    call.require(rank >= 2, "a tensor of rank 1")
+    if call.flag("multi_output"):
+        axis = 1
+    else:
+        call.require(
+            rank == 2 or call.flag("preserve_shape"),
+            "neither multi_output nor preserve_shape on more than two axes",
+        )
+        axis = rank - 1
+    call.emit("Softmax", [call.input()], output=call.output(), axis=axis)
+
+
+@converter("LogisticRegressionOutput", outputs=1)
+def logistic_regression_output(call: Call) -> None:
+    """``Sigmoid`` of the data; the label matters in training only."""
+    call.require_float32()
+    call.emit("Sigmoid", [call.input()], output=call.output())
+
+
+@converter(
+    "LinearRegressionOutput",
+    "MAERegressionOutput",
+    "MakeLoss",
+    "make_loss",
+    moves_data_only=True,
+    outputs=1,
+)
+def regression_output(call: Call) -> None:
+    """``Identity`` of the data; the label and the loss matter in training only."""
+    call.require_float32()
+    call.emit("Identity", [call.input()], output=call.output())
