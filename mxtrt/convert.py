@@ -14,8 +14,9 @@ from mxtrt.errors import Unsupported
 from mxtrt.graph import Graph, Node
 from mxtrt.onnx_builder import OnnxBuilder
 from mxtrt.ops import convert, registry
+from mxtrt.report import SegmentReport
 
-__all__ = ["OnnxSegment", "WeightType", "refusals", "to_onnx"]
+__all__ = ["OnnxSegment", "WeightType", "describe_segment", "refusals", "to_onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ class OnnxSegment:
         model: The ``ModelProto``; its inputs have symbolic dimensions and its weights are
             external initializers, so the bytes do not depend on batch size or weight values
             unless a converter had to know them.
-        inputs: Names of the inputs, in the segment's order.
+        inputs: Names of the inputs that the model reads, in the segment's order.
         outputs: Names of the outputs, in the segment's order.
-        weights: The external initializers.
+        weights: The external initializers: the weights that the model reads.
     """
 
     model: bytes
@@ -101,19 +102,24 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     """
     graph = _unique_names(graph)
     builder = OnnxBuilder()
-    inputs, owned = [], []
     for node in graph.nodes:
         if not node.is_variable:
             _convert(graph, node, weights, builder)
+    read = {name for node in builder.nodes for name in node.input}
+    inputs, owned = [], []
+    for node in graph.nodes:
+        if not node.is_variable:
             continue
         (tensor,) = node.types
         if tensor.shape is None or tensor.dtype is None:
             raise Unsupported(f"the type of {node.name} is not known")
-        if node.name in weights:
+        if node.name not in read:  # a label at inference, the gamma of a fixed BatchNorm
+            continue
+        if node.name not in weights:
+            inputs.append((node.name, _symbols(node.name, len(tensor.shape)), tensor.dtype))
+        else:
             owned.append(WeightType(node.name, tensor.shape, tensor.dtype))
             builder.weight(node.name, tensor.shape, tensor.dtype)
-        else:
-            inputs.append((node.name, _symbols(node.name, len(tensor.shape)), tensor.dtype))
     outputs = []
     for head in graph.heads:
         name, tensor = _value(graph, head.node, head.output), graph.type_of(head)
@@ -126,6 +132,24 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         tuple(value[0] for value in inputs),
         tuple(value[0] for value in outputs),
         tuple(owned),
+    )
+
+
+def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentReport:
+    """What a person is told of a segment that is not built yet.
+
+    Args:
+        name: Name of the segment.
+        graph: The segment cut out as a graph of its own.
+        model: What :func:`to_onnx` made of it.
+    """
+    types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
+    return SegmentReport(
+        name=name,
+        nodes=[node.name for node in graph.nodes if not node.is_variable],
+        inputs=[f"{name} {types[name]}" for name in model.inputs],
+        outputs=[f"{graph.nodes[head.node].name} {graph.type_of(head)}" for head in graph.heads],
+        weight_bytes=sum(weight.nbytes for weight in model.weights),
     )
 
 

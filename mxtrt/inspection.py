@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mxtrt import config
-from mxtrt.convert import OnnxSegment, to_onnx
+from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.errors import GraphError
 from mxtrt.graph import Graph, TensorType
+from mxtrt.partition import Partition
 from mxtrt.pipeline import analyse, describe
-from mxtrt.report import Report, SegmentReport
+from mxtrt.report import Report
 
 __all__ = ["inspect", "segments_of", "typed_graph"]
 
@@ -105,19 +106,8 @@ def inspect(
     weights = _weights(symbol, shapes)
     found = analyse(graph, weights, chosen)
     report = describe(graph, found, "none built")
-    for place, segment in enumerate(found.segments):
-        part, _ = graph.subgraph(segment.nodes, segment.outputs)
-        owned = {graph.nodes[index].name for index in segment.weights}
-        model = to_onnx(part, owned)
-        report.segments.append(
-            SegmentReport(
-                name=f"segment{place}",
-                nodes=[graph.nodes[index].name for index in segment.nodes],
-                inputs=[f"{graph.nodes[e.node].name} {graph.type_of(e)}" for e in segment.inputs],
-                outputs=[f"{graph.nodes[e.node].name} {graph.type_of(e)}" for e in segment.outputs],
-                weight_bytes=sum(weight.nbytes for weight in model.weights),
-            )
-        )
+    for place, (part, model) in enumerate(_models(graph, found)):
+        report.segments.append(describe_segment(f"segment{place}", part, model))
     report.partition_seconds = time.perf_counter() - begin
     return report
 
@@ -133,11 +123,13 @@ def segments_of(
     """
     graph = typed_graph(symbol, shapes)
     found = analyse(graph, _weights(symbol, shapes), config.current().replace(**options))
-    models = []
+    return [model for _, model in _models(graph, found)]
+
+
+def _models(graph: Graph, found: Partition) -> Iterator[tuple[Graph, OnnxSegment]]:
     for segment in found.segments:
         part, _ = graph.subgraph(segment.nodes, segment.outputs)
-        models.append(to_onnx(part, {graph.nodes[index].name for index in segment.weights}))
-    return models
+        yield part, to_onnx(part, {graph.nodes[index].name for index in segment.weights})
 
 
 def _weights(symbol: Any, shapes: Mapping[str, Shape]) -> frozenset[str]:

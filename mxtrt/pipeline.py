@@ -6,6 +6,7 @@ This is the body of the graph pass ``TensorRT`` that MXNet calls from ``Symbol.o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import time
@@ -106,16 +107,19 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     engine = select(request.options)
     found = analyse(graph, request.weights, request.options)
     report = describe(graph, found, f"{engine.name} {engine.version}")
-    nodes = []
+    nodes, segments = [], []
     for segment in found.segments:
-        part, _ = graph.subgraph(segment.nodes, segment.outputs)
+        part, outside = graph.subgraph(segment.nodes, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
-        nodes.append(EngineNode(part, owned, engine, request.options))
+        node = EngineNode(part, owned, engine, request.options)
+        # What no ONNX node reads (a label at inference) is no input of the engine node.
+        read = [e for e, variable in zip(outside, part.nodes) if variable.name in node.inputs]
+        nodes.append(node)
+        segments.append(dataclasses.replace(segment, inputs=tuple(read)))
     report.segments = [node.report for node in nodes]
-    rewritten = rewrite(graph, found.segments, [node.key for node in nodes])
-    moved = {graph.nodes[i].name for segment in found.segments for i in segment.weights}
+    rewritten = rewrite(graph, segments, [node.key for node in nodes])
     report.partition_seconds = time.perf_counter() - begin
-    request.plan = Plan(nodes, frozenset(moved), report, request.options)
+    request.plan = Plan(nodes, report, request.options)
     return rewritten.to_json()
 
 

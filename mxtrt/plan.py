@@ -13,12 +13,12 @@ from typing import Any
 
 from mxtrt import memory
 from mxtrt.config import Options
-from mxtrt.convert import OnnxSegment, to_onnx
+from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Weight
 from mxtrt.errors import EngineError
-from mxtrt.graph import Entry, Graph, Node, TensorType
+from mxtrt.graph import Entry, Graph, TensorType
 from mxtrt.node import library
-from mxtrt.report import Report, SegmentReport
+from mxtrt.report import Report
 
 __all__ = ["EngineNode", "Plan", "infer_shapes"]
 
@@ -38,13 +38,19 @@ class EngineNode:
         weights: Names of its variables that become initializers.
         engine: What builds sessions.
         options: The options of the bind.
+
+    Attributes:
+        key: What the ``engine`` attribute of its node says.
+        inputs: Names of the variables that the engine reads at every forward.
+        weights: Names of the weights that the engine holds.
+        report: What a person is told of it.
     """
 
     def __init__(
         self, graph: Graph, weights: frozenset[str], engine: Engine, options: Options
     ) -> None:
         self._graph = graph
-        self._weights = weights
+        self._owned = weights
         self._engine = engine
         self._options = options
         self._arrays: Mapping[str, Any] | None = None
@@ -53,27 +59,21 @@ class EngineNode:
         self._sessions: dict[str, int] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
 
-        self._data = [n for n in graph.nodes if n.is_variable and n.name not in weights]
+        model = to_onnx(graph, weights)
+        types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
+        self.inputs = model.inputs
+        self.weights = tuple(weight.name for weight in model.weights)
+        self._known = {name: _shape(types[name]) for name in (*self.inputs, *self.weights)}
         heads = [graph.type_of(head) for head in graph.heads]
         lib = library()
-        self.key = lib.create_node([_dtype(n.types[0]) for n in self._data], list(map(_dtype, heads)))
+        self.key = lib.create_node(
+            [_dtype(types[name]) for name in self.inputs], [_dtype(head) for head in heads]
+        )
         self._finalizer = weakref.finalize(self, _release, lib, self.key, self._sessions)
         self._finalizer.atexit = False
         _nodes[self.key] = self
-        self._add(tuple(_shape(n.types[0]) for n in self._data), graph)
-        self.report = SegmentReport(
-            name=f"mxtrt{self.key}",
-            nodes=[node.name for node in graph.nodes if not node.is_variable],
-            inputs=[f"{node.name} {node.types[0]}" for node in self._data],
-            outputs=[
-                f"{graph.nodes[head.node].name} {kind}"
-                for head, kind in zip(graph.heads, heads, strict=True)
-            ],
-            weight_bytes=sum(w.nbytes for w in self._first().weights),
-        )
-
-    def _first(self) -> OnnxSegment:
-        return next(iter(self._models.values()))
+        self._add(tuple(self._known[name] for name in self.inputs), graph, model)
+        self.report = describe_segment(f"mxtrt{self.key}", graph, model)
 
     def build(self, arrays: Mapping[str, Any]) -> None:
         """Build the engines for the input shapes known so far.
@@ -85,7 +85,7 @@ class EngineNode:
             EngineError: The engine refused the segment.
         """
         with self._lock:
-            self._arrays = {name: arrays[name] for name in sorted(self._weights)}
+            self._arrays = {name: arrays[name] for name in self.weights}
             self._drop_sessions()
             for shapes in list(self._variants):
                 self._build(shapes)
@@ -98,12 +98,13 @@ class EngineNode:
         """
         with self._lock:
             if shapes not in self._variants:
-                self._add(shapes, _with_shapes(self._graph, self._data, shapes))
+                given = dict(zip(self.inputs, shapes, strict=True))
+                graph = _with_shapes(self._graph, {**self._known, **given})
+                self._add(shapes, graph, to_onnx(graph, self._owned))
             if self._arrays is not None:
                 self._build(shapes)
 
-    def _add(self, shapes: Shapes, graph: Graph) -> None:
-        model = to_onnx(graph, self._weights)
+    def _add(self, shapes: Shapes, graph: Graph, model: OnnxSegment) -> None:
         self._models[model.digest] = model
         outputs = tuple(_shape(graph.type_of(head)) for head in graph.heads)
         self._variants[shapes] = (outputs, model.digest)
@@ -167,15 +168,15 @@ class Plan:
 
     Attributes:
         nodes: The engine nodes in the order in which they run.
-        weights: Names of the variables that left the symbol.
+        weights: Names of the weights that the engines hold.
         report: What the bind did.
     """
 
     def __init__(
-        self, nodes: Sequence[EngineNode], weights: frozenset[str], report: Report, options: Options
+        self, nodes: Sequence[EngineNode], report: Report, options: Options
     ) -> None:
         self.nodes = tuple(nodes)
-        self.weights = weights
+        self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self._options = options
         self._lib = library()
@@ -243,22 +244,20 @@ def _dtype(tensor: TensorType) -> Any:
     return tensor.dtype
 
 
-def _with_shapes(graph: Graph, data: Sequence[Node], shapes: Shapes) -> Graph:
-    """The segment with shapes inferred anew from other input shapes.
+def _with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The segment with shapes inferred anew from the shapes of its variables.
 
     Raises:
         EngineError: MXNet does not accept the shapes.
     """
     import mxnet as mx
 
-    given = {node.name: shape for node, shape in zip(data, shapes, strict=True)}
-    known = {n.name: given.get(n.name, _shape(n.types[0])) for n in graph.nodes if n.is_variable}
     # Every output of every node as a head, so that one inference answers for all.
     entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
     symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
     _, inferred, _ = symbol.infer_shape(**known)
     if inferred is None:
-        raise EngineError(f"MXNet does not accept the input shapes {shapes}")
+        raise EngineError(f"MXNet does not accept the shapes {known}")
     shape_of = dict(zip(entries, inferred, strict=True))
     nodes = [
         dataclasses.replace(

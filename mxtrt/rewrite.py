@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mxtrt.graph import Entry, Graph, Node
 from mxtrt.node.library import OPERATOR
@@ -21,12 +21,11 @@ def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> G
         keys: For every segment the key of its engine node.
 
     Ensures:
-        Heads keep their number and order; every variable that MXNet still reads keeps its
-        name.  An engine node with one output is named after the node that produced it, so
+        Heads keep their number and order; every variable that is still read keeps its name, the
+        others are gone.  An engine node with one output is named after the node that produced it, so
         that the symbol's output keeps its name.
     """
     segment_of = {node: place for place, s in enumerate(segments) for node in s.nodes}
-    owned = {weight for segment in segments for weight in segment.weights}
     # A unit is a node that stays or a whole segment, known by its smallest node.
     first = [segment.nodes[0] for segment in segments]
     unit = {i: first[segment_of[i]] if i in segment_of else i for i in range(len(graph.nodes))}
@@ -36,7 +35,7 @@ def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> G
             return segments[segment_of[place]].inputs
         return graph.nodes[place].inputs
 
-    units = sorted(set(unit.values()) - owned)
+    units = _wanted(graph, unit, reads)
     waiting = {place: len({unit[e.node] for e in reads(place)}) for place in units}
     readers: dict[int, list[int]] = {place: [] for place in units}
     for place in units:
@@ -64,6 +63,21 @@ def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> G
             if not waiting[reader]:
                 heapq.heappush(ready, reader)
     return Graph(nodes, [moved[head] for head in graph.heads], graph.attrs)
+
+
+def _wanted(
+    graph: Graph, unit: Mapping[int, int], reads: Callable[[int], Sequence[Entry]]
+) -> list[int]:
+    """Units that some head needs, ascending: weights of engines are not among them."""
+    todo = [unit[head.node] for head in graph.heads]
+    wanted = set(todo)
+    while todo:
+        for entry in reads(todo.pop()):
+            producer = unit[entry.node]
+            if producer not in wanted:
+                wanted.add(producer)
+                todo.append(producer)
+    return sorted(wanted)
 
 
 def _engine_node(graph: Graph, segment: Segment, key: int, inputs: tuple[Entry, ...]) -> Node:

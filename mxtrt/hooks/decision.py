@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mxtrt import config, pipeline
+from mxtrt import config
 from mxtrt.config import Options
 from mxtrt.errors import MxtrtWarning, OptionError
 from mxtrt.report import Report, publish
@@ -80,6 +80,8 @@ def attempt(body: Callable[[], _T], options: Options) -> _T | None:
         leave_alone("this process was forked, and an engine's threads do not survive a fork")
         return None
     try:
+        from mxtrt import pipeline  # imports ONNX: not before the first bind that wants an engine
+
         pipeline.prepare(options)
         return body()
     except Exception as error:

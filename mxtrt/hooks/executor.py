@@ -7,6 +7,7 @@ monitor, and weights that changed a moment ago run MXNet's.
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ class _Binding:
         self.options = options
         self.freshness = freshness
         arguments, states = executor.arg_dict, executor.aux_dict
-        self.executor = originals.bind(
+        self.executor: Executor | None = originals.bind(
             symbol,
             executor._ctx,
             [arguments[name] for name in symbol.list_arguments()],
@@ -64,6 +65,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         ):
             outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
             return outputs
+        assert binding.executor is not None
         own = self.handle
         self.handle = binding.executor.handle
         try:
@@ -76,11 +78,24 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         self, partial_shaping: bool = False, allow_up_sizing: bool = False, **kwargs: Any
     ) -> Executor:
         """A new executor for other input shapes, as MXNet's; the engines are shared."""
-        executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
         binding = self._mxtrt
-        if binding is not None:
+        if binding is None:
+            return Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
+        with binding.freshness.preserving():
+            executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
             _attach(executor, binding.symbol, binding.options, binding.freshness)
         return executor
+
+    def __del__(self) -> None:
+        # MXNet deletes an executor's operators behind everything that uses their arrays,
+        # which counts as a write to the weights.
+        binding = self.__dict__.pop("_mxtrt", None)
+        if binding is None or sys.is_finalizing():
+            Executor.__del__(self)
+            return
+        with binding.freshness.preserving():
+            Executor.__del__(self)
+            binding.executor = None
 
     def _ready(self, binding: _Binding) -> bool:
         if binding.freshness.current():

@@ -9,11 +9,14 @@ steps do not build an engine each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mxtrt.hooks.decision import in_forked_child
-from mxtrt.plan import Plan
+
+if TYPE_CHECKING:
+    from mxtrt.plan import Plan
 
 __all__ = ["Freshness"]
 
@@ -46,6 +49,14 @@ class Freshness:
             self._patience = 0
         return True
 
+    @contextlib.contextmanager
+    def preserving(self) -> Iterator[None]:
+        """A call of MXNet that counts as a write to the weights but changes no value."""
+        unchanged = self._plan.built and not self._plan.changed()
+        yield
+        if unchanged:
+            self._plan.remember()
+
     def settle(self) -> bool:
         """Whether the engines may answer, after building them when it is time to.
 
@@ -70,4 +81,5 @@ class Freshness:
                 return False
             self._plan.build(self._arrays)
             self._pending = False
+        self._served += 1
         return True

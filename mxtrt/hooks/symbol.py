@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxnet.executor import Executor
 from mxnet.symbol import Symbol
@@ -13,10 +13,11 @@ from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
 from mxtrt.hooks.executor import adopt, originals
-from mxtrt.pipeline import PassRequest, request_pass
-from mxtrt.plan import Plan
 from mxtrt.report import publish
 from mxtrt.weights import guess_weights
+
+if TYPE_CHECKING:
+    from mxtrt.plan import Plan
 
 __all__ = ["BACKEND", "EngineSymbol", "install", "installed", "partition_symbol"]
 
@@ -77,6 +78,8 @@ def partition_symbol(
         weights: Names of the arguments and auxiliary states that are weights.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
     """
+    from mxtrt.pipeline import PassRequest, request_pass
+
     request = PassRequest(options, weights)
     with request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)

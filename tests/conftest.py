@@ -1,0 +1,39 @@
+"""What every test shares: MXNet on today's NumPy, and options that start clean."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+
+# Plain MXNet is the reference.  Its oneDNN subgraph pass keeps fused weights when parameters
+# are set again (see tests/hooks/test_executor.py), so it is off unless a test wants it.
+os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"
+for variable in [name for name in os.environ if name.startswith("MXTRT_")]:
+    del os.environ[variable]
+os.environ.pop("USE_TENSORRT", None)
+os.environ.pop("MXNET_USE_TENSORRT", None)
+
+import mxtrt
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MXNet and its dependencies, on import
+    import mxnet as mx
+
+import pytest
+
+from mxtrt import config
+from mxtrt.hooks import decision
+
+
+@pytest.fixture(autouse=True)
+def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test starts with the integration off, no warning given and a fixed seed."""
+    config._process.clear()
+    decision._warned.clear()
+    mx.random.seed(7)
+    with mxtrt.options(
+        enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")
+    ):
+        yield
+    config._process.clear()

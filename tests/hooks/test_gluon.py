@@ -1,0 +1,257 @@
+"""HybridBlock, SymbolBlock and their optimize_for and backend arguments."""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from networks import assert_close, images
+
+import mxtrt
+
+X = images()
+
+
+def network(seed: int = 0) -> gluon.HybridBlock:
+    """A small convolutional network with fixed random parameters."""
+    net = gluon.nn.HybridSequential()
+    with net.name_scope():
+        net.add(
+            gluon.nn.Conv2D(4, 3, in_channels=3),
+            gluon.nn.BatchNorm(in_channels=4),
+            gluon.nn.Activation("relu"),
+            gluon.nn.MaxPool2D(),
+            gluon.nn.Dropout(0.5),
+            gluon.nn.Dense(5, in_units=4 * 7 * 7),
+        )
+    random = np.random.RandomState(seed)
+    net.initialize()
+    for name, parameter in net.collect_params().items():
+        low = 0.5 if name.endswith(("var", "gamma")) else -0.5
+        parameter.set_data(mx.nd.array(random.uniform(low, low + 1, parameter.shape)))
+    return net
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"static_alloc": True}, {"static_alloc": True, "static_shape": True}]
+)
+def test_hybridized_networks_run_in_an_engine(flags):
+    """With and without static memory, several inputs, several batch sizes, one build."""
+    net = network()
+    net.hybridize(**flags)
+    with mxtrt.options():
+        net(X)
+    report = mxtrt.last_report()
+    assert report.nodes_in_engine == 6
+    built = report.build_seconds
+    for batch, seed in [(2, 1), (2, 8), (5, 2), (1, 3), (2, 4)]:
+        x = images(batch, seed)
+        assert_close(net(x), network()(x))
+    assert report.build_seconds == built
+
+
+def test_an_unhybridized_network_is_not_bound():
+    """Without hybridize there is no bind: MXNet runs operator by operator."""
+    with mxtrt.options():
+        network()(X)
+    assert network()._cached_op is None
+
+
+def test_deferred_initialization_works():
+    """Shapes unknown before the first call, as Gluon allows."""
+    net = gluon.nn.HybridSequential()
+    net.add(gluon.nn.Conv2D(4, 3), gluon.nn.BatchNorm(), gluon.nn.Dense(3))
+    net.initialize()
+    net.hybridize()
+    with mxtrt.options():
+        ours = net(X).asnumpy()
+    assert mxtrt.last_report().nodes_in_engine > 0
+    net.hybridize()
+    assert_close(ours, net(X))
+
+
+def test_hybridize_and_optimize_for_take_the_backend_by_name():
+    """MXNet's own ways to ask for a backend work without the environment variable."""
+    expected = network()(X)
+    net = network()
+    net.hybridize(backend="TensorRT")
+    assert_close(net(X), expected)
+    assert mxtrt.last_report().nodes_in_engine == 6
+
+    net = network()
+    net.optimize_for(X, backend="TensorRT", deny_ops="Pooling")
+    report = mxtrt.last_report()
+    assert [node.op for node in report.left] == ["Pooling"]
+    assert all(segment.built for segment in report.segments)
+    assert_close(net(X), expected)
+
+
+def test_a_wrong_backend_option_is_an_error():
+    """An option given by name in the call is the caller's to mend."""
+    net = network()
+    with pytest.raises(mxtrt.OptionError, match="unknown option 'preccision', expected one of"):
+        net.optimize_for(X, backend="TensorRT", preccision="fp16")
+
+
+def test_training_is_untouched():
+    """The same losses, gradients and parameters as without mxtrt, and evaluation follows them."""
+
+    def run(enabled: bool) -> tuple[list, list, list]:
+        mx.random.seed(3)
+        net = network()
+        net.hybridize()
+        losses, answers = [], []
+        trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.05})
+        criterion = gluon.loss.SoftmaxCrossEntropyLoss()
+        with mxtrt.options(enabled=enabled):
+            answers.append(net(X).asnumpy())
+            for _ in range(4):
+                with autograd.record():
+                    loss = criterion(net(X), mx.nd.array([0, 1]))
+                loss.backward()
+                trainer.step(2)
+                losses.append(loss.asnumpy())
+                answers.append(net(X).asnumpy())
+        values = [p.data().asnumpy() for p in net.collect_params().values()]
+        return losses, answers, values
+
+    ours, own = run(True), run(False)
+    assert np.array_equal(ours[0], own[0])
+    for one, two in zip(ours[2], own[2], strict=True):
+        assert np.array_equal(one, two)
+    for one, two in zip(ours[1], own[1], strict=True):
+        assert_close(one, two)
+
+
+def test_a_network_first_called_while_recording_gets_its_engine_later():
+    """The first inference binds; the recorded call before it did not."""
+    net = network()
+    net.hybridize()
+    with mxtrt.options():
+        with autograd.record():
+            net(X).backward()
+        first = mxtrt.last_report()
+        ours = net(X)
+    assert mxtrt.last_report() is not first
+    with autograd.predict_mode():
+        assert_close(ours, net(X))
+
+
+def test_train_mode_without_recording_keeps_dropout():
+    """autograd.train_mode() asks for training behaviour."""
+    net = network()
+    net.hybridize()
+    with mxtrt.options():
+        net(X)
+        with autograd.train_mode():
+            mx.random.seed(5)
+            ours = net(X).asnumpy()
+    other = network()
+    other.hybridize()
+    other(X)
+    with autograd.train_mode():
+        mx.random.seed(5)
+        assert_close(ours, other(X))
+
+
+def test_parameters_set_after_the_bind_are_followed(tmp_path):
+    """set_data, in-place writes through a kept reference, load_parameters, initialize, cast."""
+    net = network()
+    net.hybridize()
+    weight = net[0].weight.data()
+    with mxtrt.options():
+        net(X)
+        net[5].bias.set_data(net[5].bias.data() + 1)
+        _follows(net)
+        weight[:] = weight * 2
+        _follows(net)
+        other = network(seed=4)
+        other.save_parameters(str(tmp_path / "other.params"))
+        net.load_parameters(str(tmp_path / "other.params"))
+        _follows(net)
+        net.collect_params().initialize(mx.init.Xavier(), force_reinit=True)
+        _follows(net)
+        assert mxtrt.last_report().nodes_in_engine == 6
+
+
+def _follows(net: gluon.HybridBlock) -> None:
+    for _ in range(5):
+        ours = net(X).asnumpy()
+    with autograd.pause():
+        expected = mx.gluon.HybridBlock._call_cached_op.__wrapped__(net, X)
+    assert_close(ours, expected)
+
+
+def test_export_writes_the_users_own_graph(tmp_path):
+    """An engine never leaks into a saved model."""
+    net = network()
+    net.hybridize()
+    with mxtrt.options():
+        expected = net(X)
+        net.export(str(tmp_path / "net"))
+    symbol = json.loads((tmp_path / "net-symbol.json").read_text())
+    operators = [node["op"] for node in symbol["nodes"] if node["op"] != "null"]
+    assert "Convolution" in operators
+    assert "_mxtrt_engine" not in operators
+    loaded = gluon.SymbolBlock.imports(
+        str(tmp_path / "net-symbol.json"), ["data"], str(tmp_path / "net-0000.params")
+    )
+    loaded.hybridize()
+    with mxtrt.options():
+        assert_close(loaded(X), expected)
+    assert mxtrt.last_report().nodes_in_engine == 6
+
+
+def test_two_inputs_two_outputs_and_nested_arguments():
+    """The structure of arguments and results is the block's."""
+
+    class Pair(gluon.HybridBlock):
+        def hybrid_forward(self, F, x, rest):
+            return [F.relu(x) + rest[0], (F.tanh(rest[1]), x * 2)]
+
+    net, y, z = Pair(), images(seed=2), images(seed=3)
+    expected = net(X, [y, z])
+    net.hybridize()
+    with mxtrt.options():
+        for _ in range(2):
+            ours = net(X, [y, z])
+            assert_close(ours[0], expected[0])
+            assert_close(ours[1][0], expected[1][0])
+            assert_close(ours[1][1], expected[1][1])
+    assert mxtrt.last_report().segments
+
+
+def test_inputs_that_do_not_fit_raise_mxnets_error_and_the_next_call_works():
+    """A wrong shape is the caller's error, told by MXNet as without mxtrt."""
+    net = network()
+    net.hybridize()
+    with mxtrt.options():
+        expected = net(X).asnumpy()
+        with pytest.raises(mx.MXNetError):
+            net(mx.nd.zeros((2, 7, 16, 16))).wait_to_read()
+        assert_close(net(X), expected)
+
+
+def test_engines_go_with_their_network():
+    """Nothing keeps an engine when its block is dropped or hybridized again."""
+    import gc
+
+    from mxtrt.node import library
+
+    net = network()
+    net.hybridize()
+    with mxtrt.options():
+        net(X).wait_to_read()
+        gc.collect()
+        before = library().counts()
+        for _ in range(3):
+            net.hybridize()
+            net(X).wait_to_read()
+        gc.collect()
+        assert library().counts() == before
+    del net
+    gc.collect()
+    assert library().counts() == (before[0] - 1, before[1] - 1)

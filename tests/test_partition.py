@@ -1,0 +1,149 @@
+"""Segments: exact cover, convex, acyclic, deterministic, nearly linear in time."""
+
+from __future__ import annotations
+
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxtrt.graph import Entry, Graph, Node
+from mxtrt.partition import Partition, partition
+from mxtrt.rewrite import rewrite
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[Graph, dict[int, str]]:
+    """A random graph, and the nodes that have to stay in MXNet."""
+    nodes = [Node("null", f"data{i}", {}, ()) for i in range(draw(st.integers(1, 3)))]
+    nodes += [Node("null", f"weight{i}", {}, ()) for i in range(draw(st.integers(0, 3)))]
+    reasons = {}
+    while draw(st.booleans()) or len(nodes) < 5:
+        reads = draw(st.lists(st.integers(0, len(nodes) - 1), min_size=1, max_size=3))
+        if draw(st.booleans()):
+            reasons[len(nodes)] = "denied"
+        nodes.append(Node("op", f"op{len(nodes)}", {}, tuple(Entry(i) for i in reads)))
+    heads = draw(st.lists(st.integers(0, len(nodes) - 1), min_size=1, max_size=4))
+    return Graph(nodes, [Entry(i) for i in heads]), reasons
+
+
+WEIGHTS = frozenset(f"weight{i}" for i in range(3))
+
+
+def cut(graph: Graph, reasons: dict[int, str]) -> Partition:
+    return partition(graph, reasons, WEIGHTS)
+
+
+@given(graphs())
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_every_operator_is_in_one_segment_or_has_a_reason(case):
+    """Exact cover: no node is lost, none is in two places."""
+    graph, reasons = case
+    found = cut(graph, reasons)
+    placed = [index for segment in found.segments for index in segment.nodes]
+    placed += list(found.reasons)
+    operators = [i for i, node in enumerate(graph.nodes) if not node.is_variable]
+    assert sorted(placed) == operators
+    assert set(reasons) <= set(found.reasons)
+
+
+@given(graphs())
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_segments_are_convex_and_acyclic_after_contraction(case):
+    """Rewriting orders the contracted graph topologically, which a cycle would prevent."""
+    graph, reasons = case
+    found = cut(graph, reasons)
+    rewritten = rewrite(graph, found.segments, range(len(found.segments)))
+    # Graph() itself checks that every node reads only earlier ones.
+    assert len(rewritten.heads) == len(graph.heads)
+    engines = [node for node in rewritten.nodes if "engine" in node.attrs]
+    needed = {i for i in _reachable(graph)}
+    assert len(engines) == sum(bool(needed & set(s.nodes)) for s in found.segments)
+    for segment in found.segments:
+        below, inside = set(), set(segment.nodes)
+        for index in range(segment.nodes[0], len(graph.nodes)):
+            producers = {entry.node for entry in graph.nodes[index].inputs}
+            if index in inside:
+                assert not producers & below, "a path leaves the segment and comes back"
+            elif producers & (inside | below):
+                below.add(index)
+
+
+@given(graphs())
+@settings(derandomize=True, max_examples=100, deadline=None)
+def test_weights_move_only_when_no_mxnet_node_reads_them(case):
+    """A variable that MXNet reads, or that is a head, stays a variable of the symbol."""
+    graph, reasons = case
+    found = cut(graph, reasons)
+    inside = {index for segment in found.segments for index in segment.nodes}
+    heads = {head.node for head in graph.heads}
+    for segment in found.segments:
+        for weight in segment.weights:
+            assert graph.nodes[weight].name in WEIGHTS
+            assert weight not in heads
+            assert set(graph.consumers()[weight]) <= inside
+
+
+@given(graphs())
+@settings(derandomize=True, max_examples=50, deadline=None)
+def test_the_same_graph_gives_the_same_segments(case):
+    """Nothing depends on hashing or on time."""
+    graph, reasons = case
+    again = Graph.from_json(graph.to_json())
+    assert cut(graph, reasons) == cut(again, reasons)
+
+
+def test_a_branch_joins_the_segment_that_reads_it():
+    """A node that could run early or late runs in its reader's segment, not in one of its own."""
+    x = Node("null", "data", {}, ())
+    early = Node("op", "early", {}, (Entry(0),))
+    denied = Node("op", "denied", {}, (Entry(1),))
+    side = Node("op", "side", {}, (Entry(0),))
+    late = Node("op", "late", {}, (Entry(2), Entry(3)))
+    found = cut(Graph([x, early, denied, side, late], [Entry(4)]), {2: "denied"})
+    assert [segment.nodes for segment in found.segments] == [(1,), (3, 4)]
+
+
+def test_small_and_idle_segments_stay_in_mxnet_with_a_reason():
+    """min_nodes and pure data movers are honoured, and said."""
+    x = Node("null", "data", {}, ())
+    graph = Graph([x, Node("op", "a", {}, (Entry(0),))], [Entry(1)])
+    few = partition(graph, {}, WEIGHTS, min_nodes=2)
+    assert few.reasons == {1: "its segment has 1 nodes, fewer than min_nodes=2"}
+    idle = partition(graph, {}, WEIGHTS, movers=frozenset({1}))
+    assert "only moves data" in idle.reasons[1]
+    constant = Graph([Node("null", "weight0", {}, ()), graph.nodes[1]], [Entry(1)])
+    assert partition(constant, {}, WEIGHTS).reasons == {1: "its segment has no input but weights"}
+
+
+def test_time_grows_with_the_number_of_nodes():
+    """Ten times the nodes take far less than a hundred times as long (here: under 30 times)."""
+
+    def seconds(count: int) -> float:
+        nodes = [Node("null", "data", {}, ())]
+        reasons = {}
+        for index in range(1, count):
+            if index % 7 == 0:
+                reasons[index] = "denied"
+            reads = {index - 1, index // 2}
+            nodes.append(Node("op", f"n{index}", {}, tuple(Entry(i) for i in sorted(reads))))
+        graph = Graph(nodes, [Entry(count - 1)])
+        best = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            cut(graph, reasons)
+            best.append(time.perf_counter() - begin)
+        return min(best)
+
+    assert seconds(20_000) < 30 * seconds(2_000)
+
+
+def _reachable(graph: Graph) -> set[int]:
+    todo = [head.node for head in graph.heads]
+    seen = set(todo)
+    while todo:
+        for entry in graph.nodes[todo.pop()].inputs:
+            if entry.node not in seen:
+                seen.add(entry.node)
+                todo.append(entry.node)
+    return seen
