@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # the module typing is worth more time than all of this o
 if TYPE_CHECKING:
     from typing import Any
 
+    from mxtrt.config import OPTIONS, Options, disable, enable, options
     from mxtrt.errors import (
         EngineError,
         GraphError,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         OptionError,
     )
     from mxtrt.inspection import inspect
-    from mxtrt.config import OPTIONS, Options, disable, enable, options
     from mxtrt.report import Report, last_report
 
 __version__ = "0.1.0"

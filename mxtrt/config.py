@@ -66,7 +66,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _path(value: Any) -> str:
-    return os.fspath(value)
+    return str(os.fspath(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +155,20 @@ OPTIONS: Mapping[str, Option] = {
             (),
             ("MXTRT_DATA_NAMES",),
             "argument names, separated by commas",
-            "Arguments that are data where mxtrt cannot know (Symbol.bind and Symbol.optimize_for); "
+            "Arguments that are data where mxtrt cannot know (Symbol.bind, Symbol.optimize_for); "
             "by default an argument is a weight where an operator calls it weight, bias, gamma, "
             "beta or a moving statistic.",
             _names,
+        ),
+        Option(
+            "inline_below",
+            200,
+            ("MXTRT_INLINE_BELOW",),
+            "a time in microseconds",
+            "A graph that is one segment runs on the calling thread where its last run took less "
+            "than this many microseconds, because handing it to MXNet's engine thread and back "
+            "would cost more than it hides; 0 always hands it over.",
+            _count,
         ),
         Option(
             "max_engines",
@@ -200,6 +210,7 @@ class Options:
     min_nodes: int = 1
     deny_ops: tuple[str, ...] = ()
     data_names: tuple[str, ...] = ()
+    inline_below: int = 200
     max_engines: int = 4
     release_weights: bool = True
     spill_dir: str = ""

@@ -78,11 +78,11 @@ def refusals(
         if node.op in deny_ops:
             reasons[index] = f"operator {node.op} is in deny_ops"
             continue
-        entry_of = registry().get(node.op)
-        if entry_of is not None and entry_of.outputs is not None:
-            if highest.get(index, 0) >= entry_of.outputs:
-                reasons[index] = f"output {highest[index]} of {node.op} is read"
-                continue
+        known = registry().get(node.op)
+        produced = known.outputs if known is not None else None
+        if produced is not None and highest.get(index, 0) >= produced:
+            reasons[index] = f"output {highest[index]} of {node.op} is read"
+            continue
         try:
             _convert(graph, node, weights, OnnxBuilder())
         except Unsupported as refusal:
@@ -153,9 +153,7 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
     )
 
 
-def _convert(
-    graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder
-) -> None:
+def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder) -> None:
     producers = [graph.nodes[entry.node] for entry in node.inputs]
     convert(
         node,

@@ -36,7 +36,7 @@ class NodeError(MxtrtError, RuntimeError):
     """The compiled MXNet extension is missing or does not fit this MXNet."""
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818 - an answer, not an error
     """Raised by a converter: this node stays in MXNet, and the message says why."""
 
 

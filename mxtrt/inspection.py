@@ -52,7 +52,7 @@ def typed_graph(
     numpy_types = {name: np.dtype(kind).type for name, kind in (dtypes or {}).items()}
     try:
         _, inferred, _ = internals.infer_shape_partial(**given)
-        _, types, _ = internals.infer_type(**(numpy_types or {name: np.float32 for name in given}))
+        _, types, _ = internals.infer_type(**(numpy_types or dict.fromkeys(given, np.float32)))
     except MXNetError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise GraphError(f"the shapes {given} do not fit the symbol: {lines[-1]}") from error
@@ -112,9 +112,7 @@ def inspect(
     return report
 
 
-def segments_of(
-    symbol: Any, shapes: Mapping[str, Shape], **options: Any
-) -> list[OnnxSegment]:
+def segments_of(symbol: Any, shapes: Mapping[str, Shape], **options: Any) -> list[OnnxSegment]:
     """The ONNX models of a symbol's segments, as :func:`inspect` finds them.
 
     Raises:

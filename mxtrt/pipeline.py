@@ -113,13 +113,14 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
         node = EngineNode(part, owned, engine, request.options)
         # What no ONNX node reads (a label at inference) is no input of the engine node.
-        read = [e for e, variable in zip(outside, part.nodes) if variable.name in node.inputs]
+        variables = part.nodes[: len(outside)]
+        read = [e for e, v in zip(outside, variables, strict=True) if v.name in node.inputs]
         nodes.append(node)
         segments.append(dataclasses.replace(segment, inputs=tuple(read)))
     report.segments = [node.report for node in nodes]
     rewritten = rewrite(graph, segments, [node.key for node in nodes])
     report.partition_seconds = time.perf_counter() - begin
-    request.plan = Plan(nodes, report, request.options)
+    request.plan = Plan(nodes, rewritten, report, request.options)
     return rewritten.to_json()
 
 

@@ -18,6 +18,7 @@ from mxtrt.engines import Engine, Weight
 from mxtrt.errors import EngineError
 from mxtrt.graph import Entry, Graph, TensorType
 from mxtrt.node import library
+from mxtrt.node.library import OPERATOR
 from mxtrt.report import Report
 
 __all__ = ["EngineNode", "Plan", "infer_shapes"]
@@ -169,16 +170,20 @@ class Plan:
     Attributes:
         nodes: The engine nodes in the order in which they run.
         weights: Names of the weights that the engines hold.
+        is_one_node: The partitioned graph is one engine node, its heads are that node's
+            outputs in order.
         report: What the bind did.
+        options: The options of the bind.
     """
 
     def __init__(
-        self, nodes: Sequence[EngineNode], report: Report, options: Options
+        self, nodes: Sequence[EngineNode], graph: Graph, report: Report, options: Options
     ) -> None:
         self.nodes = tuple(nodes)
+        self.is_one_node = _is_one_node(graph)
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
-        self._options = options
+        self.options = options
         self._lib = library()
         self._arrays: list[Any] = []
         self._handles: Any = None
@@ -202,7 +207,7 @@ class Plan:
         self._arrays = [arrays[name] for name in sorted(self.weights)]
         for node in self.nodes:
             node.build(arrays)
-        if self._options.release_weights:
+        if self.options.release_weights:
             self._release()
         self._lib.trim()
         count = max(len(self._arrays), 1)
@@ -211,11 +216,11 @@ class Plan:
 
     def _release(self) -> None:
         try:
-            directory = memory.spill_directory(self._options.spill_dir)
+            directory = memory.spill_directory(self.options.spill_dir)
             self.report.released_bytes += memory.page_out(self._arrays, directory)
         except OSError as error:
             self.report.notes.append(
-                f"weights stay in MXNet's memory as well: no spill file could be written ({error}); "
+                f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
                 "set spill_dir to a directory with room"
             )
             _log.warning(self.report.notes[-1])
@@ -232,6 +237,17 @@ class Plan:
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""
         self._versions = self._lib.versions(self._handles, len(self._arrays))
+
+
+def _is_one_node(graph: Graph) -> bool:
+    """Whether a partitioned graph is one engine node whose outputs are the heads in order."""
+    nodes = [index for index, node in enumerate(graph.nodes) if not node.is_variable]
+    return (
+        len(nodes) == 1
+        and graph.nodes[nodes[0]].op == OPERATOR
+        and list(graph.heads) == [Entry(nodes[0], k) for k in range(len(graph.heads))]
+        and graph.nodes[nodes[0]].attrs["num_outputs"] == str(len(graph.heads))
+    )
 
 
 def _shape(tensor: TensorType) -> tuple[int, ...]:

@@ -22,8 +22,8 @@ def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> G
 
     Ensures:
         Heads keep their number and order; every variable that is still read keeps its name, the
-        others are gone.  An engine node with one output is named after the node that produced it, so
-        that the symbol's output keeps its name.
+        others are gone.  An engine node with one output is named after the node that produced
+        it, so that the symbol's output keeps its name.
     """
     segment_of = {node: place for place, s in enumerate(segments) for node in s.nodes}
     # A unit is a node that stays or a whole segment, known by its smallest node.

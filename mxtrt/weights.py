@@ -36,7 +36,8 @@ def guess_weights(graph: Graph, data_names: Collection[str] = ()) -> frozenset[s
         graph: The symbol.
         data_names: Arguments known to be data.
     """
-    weights, data = set(), set(data_names)
+    weights: set[str] = set()
+    data = set(data_names)
     for node in graph.nodes:
         first = _FIRST_PARAMETER.get(node.op, len(node.inputs))
         for place, entry in enumerate(node.inputs):

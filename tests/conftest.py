@@ -32,8 +32,6 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     config._process.clear()
     decision._warned.clear()
     mx.random.seed(7)
-    with mxtrt.options(
-        enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")
-    ):
+    with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()

@@ -31,6 +31,7 @@ WEIGHTS = frozenset(f"weight{i}" for i in range(3))
 
 
 def cut(graph: Graph, reasons: dict[int, str]) -> Partition:
+    """Partition with the tests' weights."""
     return partition(graph, reasons, WEIGHTS)
 
 
@@ -57,7 +58,7 @@ def test_segments_are_convex_and_acyclic_after_contraction(case):
     # Graph() itself checks that every node reads only earlier ones.
     assert len(rewritten.heads) == len(graph.heads)
     engines = [node for node in rewritten.nodes if "engine" in node.attrs]
-    needed = {i for i in _reachable(graph)}
+    needed = _reachable(graph)
     assert len(engines) == sum(bool(needed & set(s.nodes)) for s in found.segments)
     for segment in found.segments:
         below, inside = set(), set(segment.nodes)

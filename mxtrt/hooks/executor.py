@@ -12,10 +12,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mxnet.executor import Executor
+from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
+from mxtrt.hooks.inline import InlineRun
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -37,6 +39,8 @@ class _Binding:
         self.symbol = symbol
         self.options = options
         self.freshness = freshness
+        self.inline = InlineRun.of(symbol.plan)
+        self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
         arguments, states = executor.arg_dict, executor.aux_dict
         self.executor: Executor | None = originals.bind(
             symbol,
@@ -51,11 +55,18 @@ class _Binding:
 class InferenceExecutor(Executor):  # type: ignore[misc]
     """An executor whose inference runs in engines; everything else is MXNet's executor."""
 
+    handle: Any
+    outputs: list[Any]
     _mxtrt: _Binding | None
+    _retired: list[Any]
 
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
-        """Compute the outputs, as :meth:`mxnet.executor.Executor.forward` does."""
-        binding = self._mxtrt
+        """Compute the outputs, as :meth:`mxnet.executor.Executor.forward` does.
+
+        The output arrays are the same Python objects at every forward, so that one kept from
+        an earlier forward shows the latest result, as it does with MXNet's executor.
+        """
+        heads, binding = self.outputs, self._mxtrt
         if (
             binding is None
             or is_train
@@ -64,14 +75,41 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             or not self._ready(binding)
         ):
             outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
-            return outputs
+        else:
+            outputs = self._run_inline(binding, kwargs) or self._run(binding, kwargs)
+        for head, new in zip(heads, outputs, strict=True):
+            head.handle, new.handle = new.handle, head.handle
+        # The old arrays go at the next forward: another thread may be reading one.
+        self._retired = outputs
+        self.outputs = heads
+        return heads
+
+    def _run(self, binding: _Binding, kwargs: dict[str, Any]) -> list[Any]:
+        """Run the partitioned graph through MXNet."""
         assert binding.executor is not None
         own = self.handle
         self.handle = binding.executor.handle
         try:
-            outputs = Executor.forward(self, False, **kwargs)
+            outputs: list[Any] = Executor.forward(self, False, **kwargs)
         finally:
             self.handle = own
+        return outputs
+
+    def _run_inline(self, binding: _Binding, kwargs: dict[str, Any]) -> list[Any] | None:
+        """Run a short graph on this thread; None when it has to go through MXNet."""
+        if binding.inline is None:
+            return None
+        inputs = binding.inputs
+        if kwargs:
+            for name, array in kwargs.items():
+                known = inputs.get(name)
+                if known is None or not isinstance(array, NDArray) or array.shape != known.shape:
+                    return None  # MXNet says what is wrong, or converts
+            inputs = {**inputs, **kwargs}
+        outputs = binding.inline(list(inputs.values()))
+        if outputs is not None:
+            for name, array in kwargs.items():
+                self.arg_dict[name][:] = array  # in the background: the run has read `array`
         return outputs
 
     def reshape(

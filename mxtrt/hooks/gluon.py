@@ -23,6 +23,7 @@ from mxtrt.config import Options
 from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
+from mxtrt.hooks.inline import InlineRun
 from mxtrt.hooks.symbol import BACKEND, partition_symbol
 
 __all__ = ["install"]
@@ -59,6 +60,7 @@ class _BlockBinding:
         self._arrays: dict[str, Any] = {}
         self._freshness: Freshness | None = None
         self._op: Any = None
+        self._inline: InlineRun | None = None
         self._inputs: list[tuple[bool, Any]] = []
         self._epoch = -1
         self._failed = False
@@ -115,6 +117,7 @@ class _BlockBinding:
         flags = [("data_indices", data), ("param_indices", parameters), *self._flags]
         self._op = CachedOp(symbol, flags)
         self._arrays = arrays
+        self._inline = InlineRun.of(symbol.plan)
         self._freshness = Freshness(symbol.plan, arrays)
 
     def __call__(self, block: Any, args: tuple[Any, ...]) -> Any:
@@ -128,9 +131,11 @@ class _BlockBinding:
             raise MXNetError("the structure of the arguments is not the one of the bind")
         flat = [array for array in flat if array is not None]
         inputs = [flat[i] if is_data else i.data() for is_data, i in self._inputs]
-        outputs = self._op(*inputs)
-        if isinstance(outputs, NDArray):
-            outputs = [outputs]
+        outputs = self._inline(inputs) if self._inline is not None else None
+        if outputs is None:
+            outputs = self._op(*inputs)
+            if isinstance(outputs, NDArray):
+                outputs = [outputs]
         return gluon_block._regroup(outputs, block._out_format)
 
 
@@ -151,7 +156,8 @@ def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
             self._backend = backend
         binding = _BlockBinding(self, options)
         self.__dict__[_BINDING] = binding
-        if all(isinstance(a, NDArray) for a in gluon_block._flatten(args, "input")[0] if a is not None):
+        given = (a for a in gluon_block._flatten(args, "input")[0] if a is not None)
+        if all(isinstance(a, NDArray) for a in given):
             binding.ready(args)
 
     return _build_cache

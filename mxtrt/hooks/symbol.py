@@ -220,4 +220,3 @@ def install() -> None:
     Symbol.optimize_for = _wrap_optimize_for(Symbol.optimize_for)
     Symbol.bind = _wrap_bind(Symbol.bind)
     Symbol.simple_bind = _wrap_simple_bind(Symbol.simple_bind)
-

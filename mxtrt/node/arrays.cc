@@ -1,4 +1,5 @@
-// MXNet arrays from outside: whether they were written to, and paging their bytes out.
+// MXNet arrays from outside: whether they were written to, paging their bytes out, and running
+// an engine on them without MXNet's engine threads.
 #include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,8 +18,22 @@ using WaitToRead = int (*)(void* array);
 using PushSync = int (*)(void (*function)(void*, void*), void* parameter, void (*deleter)(void*),
                          void* context, void** const_arrays, int num_const, void** mutable_arrays,
                          int num_mutable, void* property, int priority, const char* name);
-WaitToRead g_wait_to_read = nullptr;
-PushSync g_push_sync = nullptr;
+using GetShape = int (*)(void* array, int* ndim, const int64_t** shape);
+using GetType = int (*)(void* array, int* type);
+using GetData = int (*)(void* array, void** data);
+using Create = int (*)(const int64_t* shape, int ndim, int device_type, int device_id,
+                       int delay_alloc, int type, void** array);
+using Free = int (*)(void* array);
+
+struct MXNet {
+  WaitToRead wait_to_read;
+  PushSync push_sync;
+  GetShape get_shape;
+  GetType get_type;
+  GetData get_data;
+  Create create;
+  Free free;
+} g_mxnet;
 
 // The beginning of mxnet::NDArray, its chunk and mxnet::engine::Var in MXNet 1.9
 // (include/mxnet/ndarray.h, storage.h, engine.h).  A var counts the writes to its array.
@@ -80,15 +95,16 @@ void page_out(void*, void* parameter) {
 
 using namespace mxtrt;
 
-MXTRT_EXPORT void mxtrt_arrays_init(WaitToRead wait_to_read, PushSync push_sync) {
-  g_wait_to_read = wait_to_read;
-  g_push_sync = push_sync;
+// Functions of MXNet's C API in the order of struct MXNet.
+MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
+  static_assert(sizeof(MXNet) == 7 * sizeof(void*), "only function pointers");
+  std::memcpy(&g_mxnet, functions, sizeof(MXNet));
 }
 
 // Waits for pending writes, then reads how often each array was written to.
 MXTRT_EXPORT int mxtrt_versions(void* const* arrays, int count, uint64_t* versions) {
   for (int i = 0; i < count; ++i) {
-    if (g_wait_to_read(arrays[i])) return 0;
+    if (g_mxnet.wait_to_read(arrays[i])) return 0;
     versions[i] = version(arrays[i]);
   }
   return 1;
@@ -98,7 +114,7 @@ MXTRT_EXPORT int mxtrt_versions(void* const* arrays, int count, uint64_t* versio
 // a pending write failed (the error is MXNet's).
 MXTRT_EXPORT int mxtrt_changed(void* const* arrays, int count, const uint64_t* versions) {
   for (int i = 0; i < count; ++i) {
-    if (g_wait_to_read(arrays[i])) return -1;
+    if (g_mxnet.wait_to_read(arrays[i])) return -1;
     if (version(arrays[i]) != versions[i]) return 1;
   }
   return 0;
@@ -110,9 +126,9 @@ MXTRT_EXPORT int mxtrt_changed(void* const* arrays, int count, const uint64_t* v
 MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset) {
   PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset), {}};
   Context cpu{1, 0};
-  if (g_push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
+  if (g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
                   "mxtrt_page_out") ||
-      g_wait_to_read(array)) {
+      g_mxnet.wait_to_read(array)) {
     set_error("MXNet's engine refused to page out an array");
     return 0;
   }
@@ -121,6 +137,59 @@ MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, 
     return 0;
   }
   return 1;
+}
+
+// Runs a node on the calling thread: reads the inputs once they are written, allocates the
+// outputs and computes them before it returns.  Worth it where the run is shorter than handing
+// it to MXNet's engine thread and back.  Returns 1 when done, 0 after setting the error, and -1
+// when the run has to go through MXNet: unknown shapes, no engine, or a last run at these shapes
+// that took longer than `limit` nanoseconds.
+MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
+                           int num_outputs, int64_t limit) {
+  auto node = find_node(key);
+  if (!node || node->input_types.size() != static_cast<size_t>(num_inputs) ||
+      node->output_types.size() != static_cast<size_t>(num_outputs)) {
+    return -1;
+  }
+  int allocated = 0;
+  try {
+    std::vector<Shape> shapes(num_inputs);
+    for (int i = 0; i < num_inputs; ++i) {
+      int type, ndim;
+      const int64_t* shape;
+      if (g_mxnet.get_type(inputs[i], &type) || g_mxnet.get_shape(inputs[i], &ndim, &shape) ||
+          type != node->input_types[i] || ndim < 0) {
+        return -1;
+      }
+      shapes[i].assign(shape, shape + ndim);
+    }
+    auto variant = node->find(shapes);
+    if (!variant || !variant->session) return -1;
+    const int64_t last = variant->nanoseconds.load(std::memory_order_relaxed);
+    if (last < 0 || last > limit) return -1;
+    std::vector<Tensor> in(num_inputs), out(num_outputs);
+    for (int i = 0; i < num_inputs; ++i) {
+      const auto& shape = variant->inputs[i];
+      in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
+      if (g_mxnet.wait_to_read(inputs[i]) || g_mxnet.get_data(inputs[i], &in[i].data)) return -1;
+    }
+    for (; allocated < num_outputs; ++allocated) {
+      const auto& shape = variant->outputs[allocated];
+      const int type = node->output_types[allocated], ndim = static_cast<int>(shape.size());
+      if (g_mxnet.create(shape.data(), ndim, 1, 0, 0, type, &outputs[allocated])) {
+        throw std::runtime_error("MXNet could not allocate an output");
+      }
+      out[allocated] = {nullptr, shape.data(), ndim, type};
+      g_mxnet.get_data(outputs[allocated], &out[allocated].data);
+    }
+    auto bindings = variant->session->bindings();
+    variant->run(bindings.get(), in, out);
+    return 1;
+  } catch (const std::exception& error) {
+    while (allocated > 0) g_mxnet.free(outputs[--allocated]);
+    set_error(error.what());
+    return 0;
+  }
 }
 
 // Gives memory that a build freed back to the system.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -138,7 +139,7 @@ void forward(State* state) {
     state->variant = std::move(variant);
     state->generation = generation;
   }
-  state->variant->session->run(state->bindings.get(), state->inputs, state->outputs);
+  state->variant->run(state->bindings.get(), state->inputs, state->outputs);
 }
 
 }  // namespace
@@ -158,8 +159,15 @@ std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) cons
   return nullptr;
 }
 
-void Node::put(Variant variant) {
-  auto added = std::make_shared<const Variant>(std::move(variant));
+void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
+                  const std::vector<Tensor>& out) const {
+  const auto begin = std::chrono::steady_clock::now();
+  session->run(bindings, in, out);
+  nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
+                    std::memory_order_relaxed);
+}
+
+void Node::put(std::shared_ptr<const Variant> added) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     auto old = std::find_if(variants_.begin(), variants_.end(),
@@ -231,15 +239,15 @@ MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndi
   return guarded([&] {
     auto node = find_node(key);
     if (!node) throw std::runtime_error("no such engine node");
-    Variant variant;
+    auto variant = std::make_shared<Variant>();
     for (size_t i = 0; i < node->input_types.size() + node->output_types.size(); ++i) {
-      auto& shapes = i < node->input_types.size() ? variant.inputs : variant.outputs;
+      auto& shapes = i < node->input_types.size() ? variant->inputs : variant->outputs;
       shapes.emplace_back(dims, dims + ndims[i]);
       dims += ndims[i];
     }
     if (session) {
-      variant.session = find_session(session);
-      if (!variant.session) throw std::runtime_error("no such session");
+      variant->session = find_session(session);
+      if (!variant->session) throw std::runtime_error("no such session");
     }
     node->put(std::move(variant));
   });

@@ -98,14 +98,34 @@ class Library:
             ctypes.c_void_p,
             ctypes.c_int64,
         ]
-        self._lib.mxtrt_arrays_init(
-            ctypes.cast(_LIB.MXNDArrayWaitToRead, ctypes.c_void_p),
-            ctypes.cast(_LIB.MXEnginePushSyncND, ctypes.c_void_p),
+        functions = (
+            _LIB.MXNDArrayWaitToRead,
+            _LIB.MXEnginePushSyncND,
+            _LIB.MXNDArrayGetShapeEx64,
+            _LIB.MXNDArrayGetDType,
+            _LIB.MXNDArrayGetData,
+            _LIB.MXNDArrayCreateEx64,
+            _LIB.MXNDArrayFree,
         )
+        self._lib.mxtrt_arrays_init(
+            (ctypes.c_void_p * len(functions))(
+                *(ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+            )
+        )
+        self._lib.mxtrt_run.argtypes = [
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int64,
+        ]
         self._check_versions()
         self._callbacks: tuple[Any, ...] = ()
         #: Whether any of these arrays was written to since its version was read.
         self.changed = self._lib.mxtrt_changed
+        #: Runs a node on the calling thread, see ``mxtrt_run`` in ``arrays.cc``.
+        self.run = self._lib.mxtrt_run
         atexit.register(self._shutdown)
 
     def take_error(self) -> str:
@@ -148,9 +168,7 @@ class Library:
 
     # -- nodes and sessions --------------------------------------------------------------
 
-    def create_node(
-        self, inputs: Sequence[np.dtype[Any]], outputs: Sequence[np.dtype[Any]]
-    ) -> int:
+    def create_node(self, inputs: Sequence[np.dtype[Any]], outputs: Sequence[np.dtype[Any]]) -> int:
         """A new engine node with these types; returns its key."""
         ins, outs = [type_flag(d) for d in inputs], [type_flag(d) for d in outputs]
         key: int = self._lib.mxtrt_node_create(

@@ -54,7 +54,11 @@ class Session {
 // One set of input shapes of a node.
 struct Variant {
   std::vector<Shape> inputs, outputs;
-  std::shared_ptr<Session> session;  // null until the engine is built
+  std::shared_ptr<Session> session;                // null until the engine is built
+  mutable std::atomic<int64_t> nanoseconds{-1};  // of the last run, -1 before the first
+
+  // Runs the session and notes how long it took.
+  void run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out) const;
 };
 
 // A node of a partitioned graph, found by the key in its `engine` attribute.
@@ -68,7 +72,7 @@ class Node {
   // The variant for these input shapes, or null.
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
   // Adds or replaces the variant for its input shapes.
-  void put(Variant variant);
+  void put(std::shared_ptr<const Variant> variant);
   // Changes whenever a variant is added or replaced, so that states know to look again.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 

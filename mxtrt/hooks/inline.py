@@ -1,0 +1,63 @@
+"""Short runs on the calling thread.
+
+MXNet hands every operator to a thread of its engine and wakes the caller when it is done.  For
+a graph that is one segment and takes less time than that, the two switches are most of the
+cost; such a graph runs on the calling thread.  The outputs are new arrays at every call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mxnet.base import NDArrayHandle
+from mxnet.ndarray import NDArray
+
+if TYPE_CHECKING:
+    from mxtrt.plan import Plan
+
+__all__ = ["InlineRun"]
+
+
+class InlineRun:
+    """Runs a plan of one engine node without MXNet's engine.
+
+    Args:
+        plan: A plan whose graph is one engine node.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        from mxtrt.node import library
+
+        self._run = library().run
+        node = plan.nodes[0]
+        self._key = node.key
+        self._num_inputs = len(node.inputs)
+        self._num_outputs = len(node.report.outputs)
+        self._nanoseconds = plan.options.inline_below * 1000
+        self._inputs = ctypes.c_void_p * self._num_inputs
+        self._outputs = ctypes.c_void_p * self._num_outputs
+
+    @classmethod
+    def of(cls, plan: Plan) -> InlineRun | None:
+        """The inline run of a plan, or None where it has to go through MXNet."""
+        return cls(plan) if plan.is_one_node and plan.options.inline_below else None
+
+    def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
+        """The outputs, computed; None when this run has to go through MXNet.
+
+        Args:
+            inputs: The node's inputs in order.
+        """
+        outputs = self._outputs()
+        done = self._run(
+            self._key,
+            self._inputs(*[array.handle for array in inputs]),
+            self._num_inputs,
+            outputs,
+            self._num_outputs,
+            self._nanoseconds,
+        )
+        # A failure is left to MXNet's path, which raises it with its own traceback.
+        return [NDArray(NDArrayHandle(handle)) for handle in outputs] if done == 1 else None
