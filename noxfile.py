@@ -48,7 +48,7 @@ def zoo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed, node overhead, partition time and memory against plain MXNet (minutes)."""
     session.install(".[dev]")
-    session.run("python", "-m", "pytest", "tests/bench", "--benchmark-only", *session.posargs)
+    session.run("pytest", "tests/bench", *session.posargs)
 
 
 @nox.session

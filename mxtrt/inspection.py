@@ -13,6 +13,7 @@ from mxtrt import config
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.errors import GraphError
 from mxtrt.graph import Graph, TensorType
+from mxtrt.models import mxnet_reason
 from mxtrt.partition import Partition
 from mxtrt.pipeline import analyse, describe
 from mxtrt.report import Report
@@ -54,8 +55,8 @@ def typed_graph(
         _, inferred, _ = internals.infer_shape_partial(**given)
         _, types, _ = internals.infer_type(**(numpy_types or dict.fromkeys(given, np.float32)))
     except MXNetError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise GraphError(f"the shapes {given} do not fit the symbol: {lines[-1]}") from error
+        reason = mxnet_reason(error)
+        raise GraphError(f"the shapes {given} do not fit the symbol: {reason}") from error
     known: list[list[TensorType]] = [[] for _ in graph.nodes]
     for place, head in enumerate(graph.heads):  # every output of every node, in order
         shape = tuple(inferred[place]) if inferred else ()

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 
 from mxtrt.node import library
@@ -24,6 +25,12 @@ __all__ = ["address_of", "page_out", "spill_directory"]
 
 #: Arrays below this size stay where they are: a mapping each costs more than they take.
 SMALLEST = 64 * 1024
+
+_PREFIX = "mxtrt-weights-"
+# Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
+# the page is present or swapped, and it is a page of a file.
+_IN_MEMORY = np.uint64(0b11 << 62)
+_OF_A_FILE = np.uint64(1 << 61)
 
 
 def address_of(array: Any) -> int:
@@ -55,41 +62,41 @@ def spill_directory(configured: str) -> Path:
 def page_out(arrays: Iterable[Any], directory: Path) -> int:
     """Page out the arrays' whole pages; returns the number of bytes.
 
-    Arrays that are small, already backed by a file or in shared memory stay as they are.
+    Arrays that are small, paged out already or in shared memory stay as they are.
 
     Raises:
         OSError: The file could not be written; every array is still intact.
     """
     from mxnet import cpu
 
-    regions = list(_anonymous_regions())
     page = mmap.PAGESIZE
-    released = 0
-    with _unlinked_file(directory) as file:
-        offset = 0
-        for array in arrays:
-            if array.context.device_type != cpu().device_type:
-                continue
+    spans = []
+    for array in arrays:
+        if array.context.device_type == cpu().device_type:
             begin = address_of(array)
-            end = begin + array.size * _itemsize(array)
-            begin, end = -(-begin // page) * page, end // page * page
+            end = begin + array.size * np.dtype(array.dtype).itemsize
+            spans.append((array, -(-begin // page) * page, end // page * page))
+    regions = list(_private_regions())  # now that every array has its memory
+    released = offset = 0
+    with _unlinked_file(directory) as file, open("/proc/self/pagemap", "rb") as pagemap:
+        for array, begin, end in spans:
             if end - begin < SMALLEST or not _covered(begin, end, regions):
+                continue
+            pagemap.seek(begin // page * 8)
+            entries = np.frombuffer(pagemap.read((end - begin) // page * 8), dtype=np.uint64)
+            in_memory = (entries & _IN_MEMORY) != 0
+            private = int(np.count_nonzero(in_memory & ((entries & _OF_A_FILE) == 0)))
+            if private * page < SMALLEST:
                 continue
             library().page_out(array, begin, end - begin, file, offset)
             offset += end - begin
-            released += end - begin
+            released += private * page
     return released
-
-
-def _itemsize(array: Any) -> int:
-    import numpy as np
-
-    return int(np.dtype(array.dtype).itemsize)
 
 
 @contextlib.contextmanager
 def _unlinked_file(directory: Path) -> Iterator[int]:
-    file, name = tempfile.mkstemp(prefix="weights-", dir=directory)
+    file, name = tempfile.mkstemp(prefix=_PREFIX, dir=directory)
     os.unlink(name)
     try:
         yield file
@@ -97,13 +104,17 @@ def _unlinked_file(directory: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _anonymous_regions() -> Iterator[tuple[int, int]]:
-    """Private writable memory that no file backs, adjacent regions joined."""
+def _private_regions() -> Iterator[tuple[int, int]]:
+    """Private writable memory, adjacent regions joined: no file backs it, or one of ours.
+
+    MXNet and the C library reuse memory that was paged out once, for other arrays.
+    """
     begin = end = 0
     with open("/proc/self/maps") as maps:
         for line in maps:
             fields = line.split(maxsplit=5)
-            if fields[1] != "rw-p" or fields[4] != "0":
+            ours = len(fields) == 6 and f"/{_PREFIX}" in fields[5] and "(deleted)" in fields[5]
+            if fields[1] != "rw-p" or (fields[4] != "0" and not ours):
                 continue
             low, high = (int(text, 16) for text in fields[0].split("-"))
             if low != end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Plain MXNet is the reference.  Its oneDNN subgraph pass keeps fused weights when parameters
 # are set again (see tests/hooks/test_executor.py), so it is off unless a test wants it.
@@ -24,6 +24,30 @@ import pytest
 
 from mxtrt import config
 from mxtrt.hooks import decision
+
+_tables: dict[str, list[dict[str, object]]] = {}
+
+
+@pytest.fixture
+def table() -> Callable[..., None]:
+    """Adds a row to a table that is printed after the tests."""
+
+    def add(name: str, **row: object) -> None:
+        _tables.setdefault(name, []).append(row)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables."""
+    for name, rows in _tables.items():
+        heads = list(rows[0])
+        lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+        terminalreporter.section(name)
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
 
 
 @pytest.fixture(autouse=True)

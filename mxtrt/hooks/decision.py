@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mxtrt import config
 from mxtrt.config import Options
 from mxtrt.errors import MxtrtWarning, OptionError
+from mxtrt.models import mxnet_reason
 from mxtrt.report import Report, publish
 
 __all__ = ["attempt", "in_forked_child", "leave_alone", "options_for", "wants_gradients"]
@@ -86,7 +87,7 @@ def attempt(body: Callable[[], _T], options: Options) -> _T | None:
         return body()
     except Exception as error:
         _log.debug("bind failed", exc_info=True)
-        leave_alone(str(error) or type(error).__name__)
+        leave_alone(mxnet_reason(error))
         return None
 
 

@@ -296,8 +296,12 @@ class Library:
     def _shutdown(self) -> None:
         import mxnet as mx
 
-        mx.nd.waitall()
-        self._lib.mxtrt_shutdown()
+        try:
+            mx.nd.waitall()
+        except mx.MXNetError:
+            pass  # an error that the program did not ask for is not asked for at exit either
+        finally:
+            self._lib.mxtrt_shutdown()
 
 
 def _first_line(error: Exception) -> str:

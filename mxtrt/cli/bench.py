@@ -1,0 +1,79 @@
+"""``mxtrt bench``: plain MXNet and mxtrt in turn, in one process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mxtrt.cli.arguments import (
+    DenyOps,
+    Engine,
+    Json,
+    Model,
+    Params,
+    Seconds,
+    Shapes,
+    chosen_options,
+)
+from mxtrt.cli.output import bytes_text, emit_json, show, table, task
+
+if TYPE_CHECKING:
+    from mxtrt.cli.compare import Comparison
+
+__all__ = ["bench_model", "show_comparison"]
+
+
+def bench_model(
+    model: Model,
+    params: Params = None,
+    shape: Shapes = None,
+    seconds: Seconds = 10.0,
+    engine: Engine = None,
+    deny_ops: DenyOps = None,
+    json: Json = False,
+) -> None:
+    """Measure a model as plain MXNet and with engines, in turn, in one process.
+
+    Inputs are random; without --params the weights are random too (MSRA).
+    """
+    options = chosen_options(engine, deny_ops)
+    with task("loading"):
+        from mxtrt.cli.compare import compare
+        from mxtrt.cli.model import load_model, random_inputs, random_params
+
+        loaded = load_model(model, params, shape or ())
+        weights = loaded.params if params is not None else random_params(loaded)
+        inputs = random_inputs(loaded)
+    with task("measuring") as progress:
+        found = compare(loaded.symbol, weights, inputs, options, seconds, progress)
+    if json:
+        head = {"model": str(model), "shapes": loaded.data, "random_weights": params is None}
+        emit_json({**head, **found.to_dict()})
+        return
+    if params is None:
+        show("No --params: the weights are random (MSRA).")
+    show_comparison(str(model), found)
+
+
+def show_comparison(title: str, found: Comparison) -> None:
+    """Print a comparison for people."""
+    latencies = table("", "", "median ms", "p90 ms", numbers=2)
+    for name, latency in (("plain MXNet", found.plain), (found.report.engine, found.mxtrt)):
+        latencies.add_row(name, f"{latency.median_ms:.3f}", f"{latency.p90_ms:.3f}")
+    report = found.report
+    show(
+        f"{title}:",
+        latencies,
+        f"Speed-up:     {found.ratio:.2f}x (99 % interval {found.low:.2f} to {found.high:.2f}, "
+        f"{found.pairs} pairs)",
+        f"Parity error: {found.parity_error:.1e} (largest difference / largest output)",
+        f"Nodes:        {report.nodes_in_engine} in {len(report.segments)} segments, "
+        f"{len(report.left)} left in MXNet",
+        f"Weights:      {bytes_text(report.weight_bytes)} moved to the engine, "
+        f"{bytes_text(report.released_bytes)} released from MXNet's memory",
+        f"Memory:       the process grew by {bytes_text(found.plain_growth)} for plain MXNet, "
+        f"then by {bytes_text(found.mxtrt_growth)} for mxtrt",
+    )
+    if not report.segments:
+        show("No node runs in an engine; mxtrt inspect says why.")
+    for note in report.notes:
+        show(f"Note: {note}")

@@ -1,0 +1,70 @@
+"""What commands print: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+__all__ = ["bytes_text", "emit_json", "say_error", "show", "table", "task"]
+
+
+def show(*items: Any) -> None:
+    """Print to stdout; strings are taken as they are, without markup."""
+    console = Console(highlight=False)
+    for item in items:
+        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+
+
+def emit_json(data: Any) -> None:
+    """Print data as JSON to stdout."""
+    json.dump(data, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def say_error(error: object) -> None:
+    """Print one sentence to stderr, on one line."""
+    print("mxtrt:", " ".join(str(error).split()), file=sys.stderr)
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes for people."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
+    while abs(size) >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def table(title: str, *columns: str, numbers: int = 0) -> Table:
+    """A table; its last ``numbers`` columns are aligned to the right."""
+    made = Table(title=title or None, title_justify="left", title_style="bold")
+    for place, column in enumerate(columns):
+        right = place >= len(columns) - numbers
+        made.add_column(column, justify="right" if right else "left", no_wrap=right)
+    return made
+
+
+@contextlib.contextmanager
+def task(label: str) -> Iterator[Callable[[float], None]]:
+    """Show on stderr that something is under way, for a person who watches.
+
+    Args:
+        label: What is under way.
+
+    Yields:
+        What to tell the part done, 0 to 1; until it is told, a spinner turns.
+    """
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        number = progress.add_task(label, total=None)
+        yield lambda part: progress.update(number, total=1.0, completed=part)

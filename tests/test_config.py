@@ -1,0 +1,91 @@
+"""Options: where they come from, and what a mistake says."""
+
+from __future__ import annotations
+
+import warnings
+
+import mxnet as mx
+import pytest
+from mxnet.executor import Executor
+from networks import classifier
+
+import mxtrt
+from mxtrt import config
+
+
+@pytest.fixture
+def _unscoped():
+    token = config._scoped.set(None)
+    yield
+    config._scoped.reset(token)
+
+
+@pytest.mark.usefixtures("_unscoped")
+def test_scope_beats_process_beats_environment(monkeypatch):
+    """With options(...) first, then enable(), then the environment, then the default."""
+    assert config.current().min_nodes == 1
+    assert not config.current().enabled
+    monkeypatch.setenv("MXTRT_MIN_NODES", "2")
+    monkeypatch.setenv("USE_TENSORRT", "1")
+    assert config.current().min_nodes == 2
+    mxtrt.enable(min_nodes=3)
+    assert config.current().min_nodes == 3
+    with mxtrt.options(min_nodes=4) as inner:
+        assert inner.min_nodes == 4
+        with mxtrt.options(enabled=False):
+            assert not config.current().enabled
+            assert config.current().min_nodes == 4
+    assert config.current().min_nodes == 3
+    mxtrt.disable()
+    assert not config.current().enabled
+
+
+@pytest.mark.usefixtures("_unscoped")
+def test_both_names_of_the_switch_are_read(monkeypatch):
+    """USE_TENSORRT of the proposal wins over MXNet's later MXNET_USE_TENSORRT."""
+    monkeypatch.setenv("MXNET_USE_TENSORRT", "1")
+    assert config.current().enabled
+    monkeypatch.setenv("USE_TENSORRT", "0")
+    assert not config.current().enabled
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("engine", "tensorflow", "option engine is 'tensorflow', expected one of auto, onnxrunt"),
+        ("threads", -1, "option threads is -1, expected a number of threads"),
+        ("threads", "two", "option threads is 'two', expected a number of threads"),
+        ("enabled", "maybe", "option enabled is 'maybe', expected 0 or 1"),
+        ("deny_ops", 3, "option deny_ops is 3, expected operator names"),
+        ("presicion", "fp16", "unknown option 'presicion', expected one of enabled, engine"),
+    ],
+)
+def test_a_mistake_names_the_option_the_value_and_the_choice(name, value, message):
+    """One sentence: seen, expected."""
+    with pytest.raises(mxtrt.OptionError, match=message), mxtrt.options(**{name: value}):
+        pass
+
+
+@pytest.mark.usefixtures("_unscoped")
+@pytest.mark.parametrize(
+    ("variable", "value"), [("USE_TENSORRT", "perhaps"), ("MXTRT_ENGINE", "cudnn")]
+)
+def test_a_mistake_in_the_environment_leaves_mxnet_working(monkeypatch, variable, value):
+    """A warning that names the variable, once; the bind is plain MXNet's."""
+    monkeypatch.setenv("USE_TENSORRT", "1")
+    monkeypatch.setenv(variable, value)
+    with pytest.warns(mxtrt.MxtrtWarning, match=f"{variable} is '{value}', expected"):
+        executor = classifier().simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 8, 8))
+    assert type(executor) is Executor
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier().simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 8, 8))
+
+
+def test_every_option_is_a_field_with_the_same_default():
+    """The table of options and the dataclass do not drift apart."""
+    defaults = config.Options()
+    assert {name: option.default for name, option in config.OPTIONS.items()} == {
+        name: getattr(defaults, name) for name in config.OPTIONS
+    }
+    assert set(config.Options.__dataclass_fields__) == set(config.OPTIONS)

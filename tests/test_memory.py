@@ -1,0 +1,104 @@
+"""Released weights: resident once, still the user's."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from networks import assert_close
+
+import mxtrt
+from mxtrt import memory
+
+
+def resident(array: mx.nd.NDArray) -> float:
+    """Share of an array's pages that are in this process's memory now."""
+    page = 4096
+    begin = memory.address_of(array)
+    end = begin + array.size * 4
+    first, last = -(-begin // page), end // page
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(first * 8)
+        entries = np.frombuffer(pagemap.read((last - first) * 8), dtype=np.uint64)
+    return float((entries >> np.uint64(63)).mean())
+
+
+def test_paged_out_arrays_keep_address_and_values(tmp_path):
+    """Reading brings pages back, writing is private, small arrays stay."""
+    big = mx.nd.random.uniform(shape=(300, 1000))
+    small = mx.nd.ones((10,))
+    values, address = big.asnumpy(), memory.address_of(big)
+    released = memory.page_out([big, small], tmp_path)
+    assert released % 4096 == 0
+    assert 0 < released <= big.size * 4
+    assert resident(big) == 0.0
+    assert memory.address_of(big) == address
+    assert np.array_equal(big.asnumpy(), values)
+    big[:] = big * 2
+    assert np.array_equal(big.asnumpy(), values * 2)
+    assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+def test_an_array_is_not_paged_out_twice(tmp_path):
+    """What a file backs already stays as it is."""
+    array = mx.nd.zeros((300, 1000))
+    assert memory.page_out([array], tmp_path) > 0
+    assert memory.page_out([array], tmp_path) == 0
+
+
+def test_arrays_in_shared_memory_stay_shared(tmp_path):
+    """cpu_shared arrays belong to other processes as well."""
+    array = mx.nd.zeros((300, 1000), ctx=mx.Context("cpu_shared", 0))
+    assert memory.page_out([array], tmp_path) == 0
+
+
+def test_weights_leave_resident_memory_after_a_bind_and_come_back_when_trained():
+    """The engine owns the bytes; the Parameter stays usable."""
+    net = mx.gluon.nn.Dense(512, in_units=1024, prefix="d_")
+    net.initialize(mx.init.Xavier())
+    weight = net.weight.data()
+    values = weight.asnumpy()
+    net.hybridize()
+    x = mx.nd.random.uniform(shape=(2, 1024))
+    with mxtrt.options():
+        ours = net(x)
+        ours.wait_to_read()
+    assert mxtrt.last_report().released_bytes > 0.95 * weight.size * 4
+    assert_close(ours, x.asnumpy() @ values.T)
+    assert np.array_equal(weight.asnumpy(), values)
+
+
+def test_a_retained_copy_is_caught(tmp_path):
+    """The measure that the other tests rely on sees a megabyte that stayed."""
+    array = mx.nd.ones((512, 512))
+    memory.page_out([array], tmp_path)
+    assert resident(array) == 0.0
+    array.asnumpy()
+    assert resident(array) == 1.0
+
+
+def test_without_room_for_the_file_weights_stay_and_the_report_says_so(tmp_path):
+    """A spill directory that cannot be written costs memory, not the answer."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    net = mx.gluon.nn.Dense(512, in_units=1024)
+    net.initialize()
+    net.hybridize()
+    x = mx.nd.ones((1, 1024))
+    with mxtrt.options(spill_dir=str(blocked / "sub")):
+        net(x).wait_to_read()
+    report = mxtrt.last_report()
+    assert report.released_bytes == 0
+    assert "no spill file could be written" in report.notes[0]
+    assert "set spill_dir" in report.notes[0]
+
+
+@pytest.mark.parametrize("release", [True, False])
+def test_release_can_be_switched_off(release):
+    """release_weights=False keeps MXNet's arrays resident."""
+    net = mx.gluon.nn.Dense(256, in_units=1024)
+    net.initialize()
+    net.hybridize()
+    with mxtrt.options(release_weights=release):
+        net(mx.nd.ones((1, 1024))).wait_to_read()
+    assert (mxtrt.last_report().released_bytes > 0) == release
