@@ -62,5 +62,5 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Types of the package."""
-    session.install("mypy", ".[dev]")
+    session.install("mypy", ".")
     session.run("mypy")
