@@ -1,8 +1,10 @@
 """Where MXNet binds: the calls that mxtrt wraps.
 
 ``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
-two binds return; ``gluon`` wraps ``HybridBlock``; ``freshness`` decides when engines follow
-weights that changed.  With the integration off every wrapper calls MXNet's own function.
+two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the graph pass and owns
+its engines; ``freshness`` decides when engines follow weights that changed; ``inline`` runs
+short graphs on the calling thread.  With the integration off every wrapper calls MXNet's own
+function.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ monitor, and weights that changed a moment ago run MXNet's.
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mxnet.executor import Executor
@@ -18,16 +17,12 @@ from mxtrt.config import Options
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
+from mxtrt.hooks.partitioned import EngineSymbol, originals, partition_symbol
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
-    from mxtrt.hooks.symbol import EngineSymbol
-
-__all__ = ["InferenceExecutor", "adopt", "originals"]
-
-#: MXNet's own functions, set when the wrappers are installed.
-originals = SimpleNamespace(optimize_for=None, bind=None)
+__all__ = ["InferenceExecutor", "adopt"]
 
 
 class _Binding:
@@ -156,7 +151,6 @@ def adopt(
         weights: Names of the arguments and auxiliary states that are weights.
         build: Build the engines now, from the present values; otherwise at the first forward.
     """
-    from mxtrt.hooks.symbol import partition_symbol
 
     def engines() -> None:
         arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)

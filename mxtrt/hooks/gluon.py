@@ -24,7 +24,7 @@ from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
-from mxtrt.hooks.symbol import BACKEND, partition_symbol
+from mxtrt.hooks.partitioned import BACKEND, partition_symbol
 
 __all__ = ["install"]
 
@@ -88,12 +88,12 @@ class _BlockBinding:
         return self._freshness is not None and self._freshness.settle()
 
     def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any]) -> None:
+        if is_np_array():
+            raise EngineError("it uses MXNet's NumPy interface (npx.set_np)")
         flat = [a for a in gluon_block._flatten(args, "input")[0] if a is not None]
         contexts = {str(array.context) for array in flat}
         if any(array.context.device_type != "cpu" for array in flat):
             raise EngineError(f"its inputs are on {', '.join(contexts)}; this engine runs on cpu")
-        if is_np_array():
-            raise EngineError("it uses MXNet's NumPy interface (npx.set_np)")
         if any(array.stype != "default" for array in (*arrays.values(), *flat)):
             raise EngineError("it has sparse parameters or inputs")
         places = {variable.name: i for i, variable in enumerate(self._data)}

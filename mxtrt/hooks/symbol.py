@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mxnet.executor import Executor
 from mxnet.symbol import Symbol
@@ -12,80 +12,11 @@ from mxnet.symbol import Symbol
 from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
-from mxtrt.hooks.executor import adopt, originals
-from mxtrt.report import publish
+from mxtrt.hooks.executor import adopt
+from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, originals, partition_symbol
 from mxtrt.weights import guess_weights
 
-if TYPE_CHECKING:
-    from mxtrt.plan import Plan
-
-__all__ = ["BACKEND", "EngineSymbol", "install", "installed", "partition_symbol"]
-
-#: Name of the backend in ``optimize_for`` and ``hybridize``.
-BACKEND = "TensorRT"
-
-
-class EngineSymbol(Symbol):  # type: ignore[misc]
-    """A partitioned symbol; its engines live as long as it, its copies and its executors."""
-
-    __slots__ = ("plan",)
-
-    def _with_plan(self, symbol: Symbol) -> EngineSymbol:
-        return as_engine_symbol(symbol, self.plan)
-
-    def __copy__(self) -> EngineSymbol:
-        return self.__deepcopy__(None)
-
-    def __deepcopy__(self, memo: Any) -> EngineSymbol:
-        return self._with_plan(Symbol.__deepcopy__(self, memo))
-
-    def __getitem__(self, index: Any) -> EngineSymbol:
-        return self._with_plan(Symbol.__getitem__(self, index))
-
-    def get_internals(self) -> EngineSymbol:
-        return self._with_plan(Symbol.get_internals(self))
-
-    def get_children(self) -> EngineSymbol | None:
-        children = Symbol.get_children(self)
-        return None if children is None else self._with_plan(children)
-
-
-def as_engine_symbol(symbol: Symbol, plan: Plan) -> EngineSymbol:
-    """Turn MXNet's symbol into one that owns a plan; the argument is used up."""
-    owner = EngineSymbol(symbol.handle)
-    symbol.handle = None
-    owner.plan = plan
-    return owner
-
-
-def partition_symbol(
-    symbol: Symbol,
-    args: dict[str, Any] | None,
-    aux: dict[str, Any] | None,
-    ctx: Any,
-    options: Options,
-    weights: frozenset[str],
-    **inference: Any,
-) -> EngineSymbol:
-    """Run the graph pass; engines are described but not built.
-
-    Args:
-        symbol: The symbol.
-        args: Arguments by name; MXNet removes the weights that left the symbol.
-        aux: Auxiliary states by name, likewise.
-        ctx: Context of the bind.
-        options: Options of the bind.
-        weights: Names of the arguments and auxiliary states that are weights.
-        inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
-    """
-    from mxtrt.pipeline import PassRequest, request_pass
-
-    request = PassRequest(options, weights)
-    with request_pass(request):
-        rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
-    assert request.plan is not None
-    publish(request.plan.report)
-    return as_engine_symbol(rewritten, request.plan)
+__all__ = ["install", "installed"]
 
 
 def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -175,6 +175,91 @@ def test_heads_keep_their_names_and_order():
         assert_close(seen, expected)
 
 
+@pytest.mark.parametrize("inline", [0, 10**6])
+def test_an_output_kept_from_before_shows_the_latest_result(inline):
+    """As with MXNet's executor, whose output arrays stay the same."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    executor = bound(symbol, inline_below=inline)
+    kept = executor.outputs[0]
+    executor.copy_params_from(args, aux)
+    for seed in range(4):
+        x = images(seed=seed)
+        executor.forward(data=x)
+        assert_close(kept, plain(symbol, args, aux, data=x)[0])
+        assert executor.output_dict["softmax_output"] is kept
+
+
+def test_results_of_a_reader_that_has_not_run_yet_are_not_overwritten():
+    """A copy asked for before the next forward holds the earlier result."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    executor = bound(symbol)
+    executor.copy_params_from(args, aux)
+    inputs = [images(seed=seed) for seed in range(20)]
+    copies = [executor.forward(data=x)[0].copy() for x in inputs]
+    for x, copy in zip(inputs, copies, strict=True):
+        assert_close(copy, plain(symbol, args, aux, data=x)[0])
+
+
+def test_duplicate_and_passed_through_heads_are_kept():
+    """A head listed twice, an input that is also an output, a weight that is an output."""
+    data = mx.sym.var("data")
+    dense = mx.sym.FullyConnected(mx.sym.Flatten(data), num_hidden=3, name="dense")
+    symbol = mx.sym.Group([dense, data, dense, dense.get_internals()["dense_bias"]])
+    args, aux = parameters(symbol, data=X.shape)
+    executor = bound(symbol)
+    executor.copy_params_from(args, aux)
+    for seen, expected in zip(
+        executor.forward(data=X), plain(symbol, args, aux, data=X), strict=True
+    ):
+        assert_close(seen, expected)
+    assert mxtrt.last_report().nodes_in_engine == 2
+
+
+def test_sparse_inputs_stay_in_mxnet():
+    """An engine takes dense arrays; a symbol bound with a CSR input runs as plain MXNet."""
+    symbol = mx.sym.dot(mx.sym.var("data", stype="csr"), mx.sym.var("w"))
+    with mxtrt.options():
+        executor = symbol.simple_bind(
+            mx.cpu(), grad_req="null", data=(2, 4), w=(4, 3), stype_dict={"data": "csr", "w": "default"}
+        )
+    executor.forward(data=mx.nd.ones((2, 4)).tostype("csr"), w=mx.nd.ones((4, 3)))
+    assert np.array_equal(executor.outputs[0].asnumpy(), np.full((2, 3), 4.0))
+
+
+def test_shared_weights_of_two_layers():
+    """One weight read by two convolutions is one weight of the engine."""
+    data, weight = mx.sym.var("data"), mx.sym.var("weight")
+    same = {"num_filter": 3, "kernel": (3, 3), "pad": (1, 1), "no_bias": True}
+    once = mx.sym.Convolution(data, weight, **same)
+    symbol = mx.sym.Convolution(mx.sym.relu(once), weight, **same)
+    args, aux = parameters(symbol, data=X.shape)
+    executor = bound(symbol)
+    executor.copy_params_from(args, aux)
+    assert_close(executor.forward(data=X)[0], plain(symbol, args, aux, data=X)[0])
+    assert mxtrt.last_report().weight_bytes == 3 * 3 * 9 * 4
+
+
+def test_a_weight_that_mxnet_reads_too_stays_mxnets():
+    """It is handed to the engine by pointer at every forward, and owned once."""
+    data, weight = mx.sym.var("data"), mx.sym.var("weight", shape=(4, 16))
+    dense = mx.sym.FullyConnected(data, weight, num_hidden=4, no_bias=True)
+    symbol = mx.sym.Group([mx.sym.relu(dense), mx.sym.sort(weight, axis=1)])
+    args, aux = parameters(symbol, data=(2, 16))
+    x = mx.nd.random.uniform(shape=(2, 16))
+    with mxtrt.options():
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=(2, 16))
+    executor.copy_params_from(args, aux)
+    for seen, expected in zip(
+        executor.forward(data=x), plain(symbol, args, aux, data=x), strict=True
+    ):
+        assert_close(seen, expected)
+    report = mxtrt.last_report()
+    assert report.weight_bytes == 0
+    assert report.segments[0].inputs[1] == "weight float32[4x16]"
+
+
 def test_module_binds_sets_parameters_and_predicts():
     """bind, set_params, forward, a batch change, predict with a partial batch, get_params."""
     symbol = classifier()

@@ -235,6 +235,46 @@ def test_inputs_that_do_not_fit_raise_mxnets_error_and_the_next_call_works():
         assert_close(net(X), expected)
 
 
+def test_mxnets_numpy_interface_is_left_alone():
+    """Networks under npx.set_np run as plain MXNet, and are told so."""
+    mx.npx.set_np()
+    try:
+        net = gluon.nn.Dense(3)
+        net.initialize()
+        net.hybridize()
+        with (
+            mxtrt.options(),
+            pytest.warns(mxtrt.MxtrtWarning, match="uses MXNet's NumPy interface"),
+        ):
+            assert net(mx.np.ones((2, 4))).shape == (2, 3)
+    finally:
+        mx.npx.reset_np()
+
+
+def test_threads_share_one_block():
+    """Eight threads call one hybridized block with inputs of their own."""
+    import threading
+
+    net = network()
+    net.hybridize()
+    inputs = [images(seed=seed) for seed in range(8)]
+    with mxtrt.options(inline_below=10**6):
+        expected = [net(x).asnumpy() for x in inputs]
+    failures = []
+
+    def work(place: int) -> None:
+        for _ in range(50):
+            if np.abs(net(inputs[place]).asnumpy() - expected[place]).max() > 1e-5:
+                failures.append(place)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
 def test_engines_go_with_their_network():
     """Nothing keeps an engine when its block is dropped or hybridized again."""
     import gc

@@ -1,0 +1,85 @@
+"""Partitioned symbols: running the graph pass, and who owns the engines."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from mxnet.symbol import Symbol
+
+from mxtrt.config import Options
+from mxtrt.report import publish
+
+if TYPE_CHECKING:
+    from mxtrt.plan import Plan
+
+__all__ = ["BACKEND", "EngineSymbol", "originals", "partition_symbol"]
+
+#: Name of the backend in ``optimize_for`` and ``hybridize``.
+BACKEND = "TensorRT"
+
+#: MXNet's own functions, set when the wrappers are installed.
+originals = SimpleNamespace(optimize_for=None, bind=None)
+
+
+class EngineSymbol(Symbol):  # type: ignore[misc]
+    """A partitioned symbol; its engines live as long as it, its copies and its executors."""
+
+    __slots__ = ("plan",)
+
+    def _with_plan(self, symbol: Symbol) -> EngineSymbol:
+        return _owner(symbol, self.plan)
+
+    def __copy__(self) -> EngineSymbol:
+        return self.__deepcopy__(None)
+
+    def __deepcopy__(self, memo: Any) -> EngineSymbol:
+        return self._with_plan(Symbol.__deepcopy__(self, memo))
+
+    def __getitem__(self, index: Any) -> EngineSymbol:
+        return self._with_plan(Symbol.__getitem__(self, index))
+
+    def get_internals(self) -> EngineSymbol:
+        return self._with_plan(Symbol.get_internals(self))
+
+    def get_children(self) -> EngineSymbol | None:
+        children = Symbol.get_children(self)
+        return None if children is None else self._with_plan(children)
+
+
+def _owner(symbol: Symbol, plan: Plan) -> EngineSymbol:
+    """Turn MXNet's symbol into one that owns a plan; the argument is used up."""
+    owner = EngineSymbol(symbol.handle)
+    symbol.handle = None
+    owner.plan = plan
+    return owner
+
+
+def partition_symbol(
+    symbol: Symbol,
+    args: dict[str, Any] | None,
+    aux: dict[str, Any] | None,
+    ctx: Any,
+    options: Options,
+    weights: frozenset[str],
+    **inference: Any,
+) -> EngineSymbol:
+    """Run the graph pass; engines are described but not built.
+
+    Args:
+        symbol: The symbol.
+        args: Arguments by name; MXNet removes the weights that left the symbol.
+        aux: Auxiliary states by name, likewise.
+        ctx: Context of the bind.
+        options: Options of the bind.
+        weights: Names of the arguments and auxiliary states that are weights.
+        inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
+    """
+    from mxtrt.pipeline import PassRequest, request_pass
+
+    request = PassRequest(options, weights)
+    with request_pass(request):
+        rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
+    assert request.plan is not None
+    publish(request.plan.report)
+    return _owner(rewritten, request.plan)
