@@ -222,7 +222,11 @@ def test_sparse_inputs_stay_in_mxnet():
     symbol = mx.sym.dot(mx.sym.var("data", stype="csr"), mx.sym.var("w"))
     with mxtrt.options():
         executor = symbol.simple_bind(
-            mx.cpu(), grad_req="null", data=(2, 4), w=(4, 3), stype_dict={"data": "csr", "w": "default"}
+            mx.cpu(),
+            grad_req="null",
+            data=(2, 4),
+            w=(4, 3),
+            stype_dict={"data": "csr", "w": "default"},
         )
     executor.forward(data=mx.nd.ones((2, 4)).tostype("csr"), w=mx.nd.ones((4, 3)))
     assert np.array_equal(executor.outputs[0].asnumpy(), np.full((2, 3), 4.0))
