@@ -27,6 +27,9 @@ _log = logging.getLogger("mxtrt")
 
 Shapes = tuple[tuple[int, ...], ...]
 
+#: A segment whose model differs at more input shapes than this runs the others in MXNet.
+_MOST_MODELS = 64
+
 
 class EngineNode:
     """One segment: its key in the engine node's library, its models and its sessions.
@@ -53,7 +56,7 @@ class EngineNode:
         self._graph = graph
         self._owned = weights
         self._engine = engine
-        self._options = options
+        self._limit = max(options.max_engines, 1)
         self._arrays: Mapping[str, Any] | None = None
         self._lock = threading.RLock()
         self._models: dict[str, OnnxSegment] = {}
@@ -87,9 +90,16 @@ class EngineNode:
         """
         with self._lock:
             self._arrays = {name: arrays[name] for name in self.weights}
-            self._drop_sessions()
-            for shapes in list(self._variants):
-                self._build(shapes)
+            # The old sessions go when the new ones have taken their place: other threads run.
+            old, kept = dict(self._sessions), list(self._sessions)[-self._limit :]
+            self._sessions.clear()
+            try:
+                for shapes, (_, digest) in list(self._variants.items()):
+                    if digest in kept or not kept:
+                        self._build(shapes)
+            finally:
+                for session in old.values():
+                    library().release(session)
 
     def infer(self, shapes: Shapes) -> None:
         """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
@@ -99,6 +109,10 @@ class EngineNode:
         """
         with self._lock:
             if shapes not in self._variants:
+                if len(self._models) >= _MOST_MODELS:
+                    raise EngineError(
+                        f"more than {_MOST_MODELS} input shapes need an engine of their own"
+                    )
                 given = dict(zip(self.inputs, shapes, strict=True))
                 graph = _with_shapes(self._graph, {**self._known, **given})
                 self._add(shapes, graph, to_onnx(graph, self._owned))
@@ -120,7 +134,7 @@ class EngineNode:
                 Weight(w, memory.address_of(self._arrays[w.name]), self._arrays[w.name])
                 for w in model.weights
             ]
-            while len(self._sessions) >= max(self._options.max_engines, 1):
+            while len(self._sessions) >= self._limit:
                 self._forget(next(iter(self._sessions)))
             self._sessions[digest] = self._engine.build(model, weights)
             self.report.build_seconds += time.perf_counter() - begin
@@ -134,10 +148,6 @@ class EngineNode:
             if other == digest:
                 library().put_variant(self.key, [*shapes, *outputs])
         library().release(self._sessions.pop(digest))
-
-    def _drop_sessions(self) -> None:
-        for digest in list(self._sessions):
-            self._forget(digest)
 
 
 def _release(lib: Any, key: int, sessions: dict[str, int]) -> None:
@@ -185,14 +195,13 @@ class Plan:
         self.report = report
         self.options = options
         self._lib = library()
-        self._arrays: list[Any] = []
-        self._handles: Any = None
-        self._versions: Any = None
+        # The weights' handles, their number, and the writes counted when engines were built.
+        self._built: tuple[Any, int, Any] | None = None
 
     @property
     def built(self) -> bool:
         """Whether the engines exist."""
-        return self._handles is not None
+        return self._built is not None
 
     def build(self, arrays: Mapping[str, Any]) -> None:
         """Build every engine from the weights' present values, then release the weights.
@@ -203,21 +212,21 @@ class Plan:
         Raises:
             EngineError: An engine refused its segment; nothing is released then.
         """
-        self._handles = None
-        self._arrays = [arrays[name] for name in sorted(self.weights)]
+        self._built = None
+        owned = [arrays[name] for name in sorted(self.weights)]
         for node in self.nodes:
             node.build(arrays)
         if self.options.release_weights:
-            self._release()
+            self._release(owned)
         self._lib.trim()
-        count = max(len(self._arrays), 1)
-        self._handles = (ctypes.c_void_p * count)(*(array.handle for array in self._arrays))
-        self.remember()
+        count = len(owned)
+        handles = (ctypes.c_void_p * max(count, 1))(*(array.handle for array in owned))
+        self._built = handles, count, self._lib.versions(handles, count)
 
-    def _release(self) -> None:
+    def _release(self, arrays: Sequence[Any]) -> None:
         try:
             directory = memory.spill_directory(self.options.spill_dir)
-            self.report.released_bytes += memory.page_out(self._arrays, directory)
+            self.report.released_bytes += memory.page_out(arrays, directory)
         except OSError as error:
             self.report.notes.append(
                 f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
@@ -226,8 +235,11 @@ class Plan:
             _log.warning(self.report.notes[-1])
 
     def changed(self) -> bool:
-        """Whether a weight was written to since the engines were built."""
-        state: int = self._lib.changed(self._handles, len(self._arrays), self._versions)
+        """Whether a weight was written to since the engines were built (or they are not)."""
+        built = self._built
+        if built is None:
+            return True
+        state: int = self._lib.changed(*built)
         if state < 0:
             from mxnet.base import check_call
 
@@ -236,7 +248,9 @@ class Plan:
 
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""
-        self._versions = self._lib.versions(self._handles, len(self._arrays))
+        if self._built is not None:
+            handles, count, _ = self._built
+            self._built = handles, count, self._lib.versions(handles, count)
 
 
 def _is_one_node(graph: Graph) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": path, **variables},
+        cwd=tempfile.gettempdir(),  # not a checkout, whose mxtrt/ would shadow the installed one
         capture_output=True,
         text=True,
         timeout=120,

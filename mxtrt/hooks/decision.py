@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from mxnet.base import MXNetError
+
 from mxtrt import config
 from mxtrt.config import Options
-from mxtrt.errors import MxtrtWarning, OptionError
+from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
 from mxtrt.models import mxnet_reason
 from mxtrt.report import Report, publish
 
@@ -87,8 +89,16 @@ def attempt(body: Callable[[], _T], options: Options) -> _T | None:
         return body()
     except Exception as error:
         _log.debug("bind failed", exc_info=True)
-        leave_alone(mxnet_reason(error))
+        leave_alone(_reason(error))
         return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MxtrtError):
+        return str(error)
+    if isinstance(error, MXNetError):
+        return mxnet_reason(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def wants_gradients(grad_req: Any) -> bool:

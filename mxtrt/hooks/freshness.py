@@ -10,6 +10,7 @@ steps do not build an engine each.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Freshness:
         self._waiting = 0
         self._served = 0
         self._pending = False
+        self._lock = threading.Lock()
 
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
@@ -65,6 +67,10 @@ class Freshness:
         """
         if in_forked_child():
             return False
+        with self._lock:
+            return self._settle()
+
+    def _settle(self) -> bool:
         if not self._plan.built:
             self._plan.build(self._arrays)
         elif self._plan.changed():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,7 @@ class _BlockBinding:
         self._inputs: list[tuple[bool, Any]] = []
         self._epoch = -1
         self._failed = False
+        self._lock = threading.RLock()
 
     def ready(self, args: tuple[Any, ...]) -> bool:
         """Whether the engines may answer a call with these arguments; builds them if need be."""
@@ -71,9 +73,10 @@ class _BlockBinding:
             return False
         if self._epoch == _Epoch.now and self._freshness is not None and self._freshness.current():
             return True
-        outcome = decision.attempt(lambda: self._settle(args), self._options)
-        if outcome is None:
-            self._failed = True
+        with self._lock:
+            outcome = decision.attempt(lambda: self._settle(args), self._options)
+            if outcome is None:
+                self._failed = True
         return bool(outcome)
 
     def _settle(self, args: tuple[Any, ...]) -> bool:

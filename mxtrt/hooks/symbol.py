@@ -41,21 +41,35 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         }
         if backend != BACKEND:
             return original(self, backend, args, aux, ctx, **inference, **kwargs)
+        kwargs.pop("dedup_subgraph", None)  # MXNet's, for backends that share subgraphs
         options = decision.options_for(kwargs)
         assert options is not None
-        given = {**(args or {}), **(aux or {})}
+        arrays = {**(args or {}), **(aux or {})}
+        # MXNet removes weights from the dictionaries: from copies, until the engines exist.
+        kept_args = None if args is None else dict(args)
+        kept_aux = None if aux is None else dict(aux)
 
         def engines() -> EngineSymbol:
             guessed = guess_weights(Graph.from_json(self.tojson()), options.data_names)
             symbol = partition_symbol(
-                self, args, aux, ctx, options, guessed.intersection(given), **inference
+                self,
+                kept_args,
+                kept_aux,
+                ctx,
+                options,
+                guessed.intersection(arrays),
+                **inference,
             )
-            symbol.plan.build(given)
+            symbol.plan.build(arrays)
             return symbol
 
         symbol = decision.attempt(engines, options)
         if symbol is None:  # MXNet's own copy, as optimize_for returns a new symbol
             return self.__copy__()
+        for given, kept in ((args, kept_args), (aux, kept_aux)):
+            if given is not None and kept is not None:
+                for name in given.keys() - kept.keys():
+                    del given[name]
         return symbol
 
     return optimize_for

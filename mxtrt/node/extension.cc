@@ -153,10 +153,8 @@ size_t bytes(const Tensor& tensor) {
 
 std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& variant : variants_) {
-    if (variant->inputs == inputs) return variant;
-  }
-  return nullptr;
+  auto found = variants_.find(inputs);
+  return found == variants_.end() ? nullptr : found->second;
 }
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
@@ -170,13 +168,7 @@ void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
 void Node::put(std::shared_ptr<const Variant> added) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    auto old = std::find_if(variants_.begin(), variants_.end(),
-                            [&](const auto& v) { return v->inputs == added->inputs; });
-    if (old == variants_.end()) {
-      variants_.push_back(added);
-    } else {
-      *old = added;
-    }
+    variants_[added->inputs] = added;
   }
   generation_.fetch_add(1, std::memory_order_release);
 }

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -78,7 +79,7 @@ class Node {
 
  private:
   mutable std::mutex mutex_;
-  std::vector<std::shared_ptr<const Variant>> variants_;
+  std::map<std::vector<Shape>, std::shared_ptr<const Variant>> variants_;
   std::atomic<uint64_t> generation_{0};
 };
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import mxtrt
 from mxtrt.cli import main
 from mxtrt.models import import_mxnet
 
@@ -66,12 +68,12 @@ def python() -> Callable[..., Result]:
 
     def run(arguments: Sequence[object], cwd: Path | None = None, **variables: str) -> Result:
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("MXTRT_", "USE_"))}
-        root = str(Path(__file__).parents[2])
+        root = str(Path(mxtrt.__file__).parents[1])  # the installed one, not a checkout's
         path = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, *map(str, arguments)],
             env={**inherited, "PYTHONPATH": path, **variables},
-            cwd=cwd,
+            cwd=cwd or tempfile.gettempdir(),
             capture_output=True,
             text=True,
             timeout=120,
