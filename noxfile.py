@@ -38,6 +38,13 @@ def tests_all(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu_tests(session: nox.Session) -> None:
+    """TensorRT on this machine's GPU; skipped with one sentence where there is none."""
+    session.install(".[gpu,test]")
+    session.run("pytest", "tests/gpu", *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """All 34 networks of the model zoo against plain MXNet, as one table (minutes)."""
     session.install(".[dev]")

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from mxtrt.errors import OptionError
 __all__ = [
     "ENGINES",
     "OPTIONS",
+    "PRECISIONS",
     "Option",
     "Options",
     "current",
@@ -29,7 +31,10 @@ __all__ = [
 ]
 
 #: Engines by name; ``auto`` takes the first that this machine can run.
-ENGINES = ("auto", "onnxruntime")
+ENGINES = ("auto", "onnxruntime", "tensorrt")
+
+#: Precisions by name: ``tf32`` lets an NVIDIA GPU round the factors of products to 10 bits.
+PRECISIONS = ("fp32", "tf32")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -56,6 +61,21 @@ def _engine(value: Any) -> str:
     if value not in ENGINES:
         raise ValueError
     return str(value)
+
+
+def _precision(value: Any) -> str:
+    if value not in PRECISIONS:
+        raise ValueError
+    return str(value)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError
+    match = re.fullmatch(r"\s*(\d+)\s*(?:([KMG])iB)?\s*", str(value))
+    if match is None:
+        raise ValueError
+    return int(match[1]) << {None: 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -114,8 +134,41 @@ OPTIONS: Mapping[str, Option] = {
             "auto",
             ("MXTRT_ENGINE",),
             "one of " + ", ".join(ENGINES),
-            "Which engine runs the segments.",
+            "Which engine runs the segments; auto takes TensorRT where it is installed and a GPU "
+            "answers, else ONNX Runtime.",
             _engine,
+        ),
+        Option(
+            "precision",
+            "fp32",
+            ("MXTRT_PRECISION",),
+            "one of " + ", ".join(PRECISIONS),
+            "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only.",
+            _precision,
+        ),
+        Option(
+            "workspace",
+            0,
+            ("MXTRT_WORKSPACE",),
+            'bytes, or a size such as "512MiB"; 0 for no limit',
+            "Most scratch memory that TensorRT may use for one engine; it reserves what it needs.",
+            _size,
+        ),
+        Option(
+            "cache_dir",
+            "",
+            ("MXTRT_CACHE_DIR",),
+            "a directory",
+            "Where built TensorRT engines are kept; by default the user's cache directory.",
+            _path,
+        ),
+        Option(
+            "cache_size",
+            4 << 30,
+            ("MXTRT_CACHE_SIZE",),
+            'bytes, or a size such as "4GiB"; 0 for no cache',
+            "Bytes of built engines that are kept; the least recently used go first.",
+            _size,
         ),
         Option(
             "threads",
@@ -205,6 +258,10 @@ class Options:
 
     enabled: bool = False
     engine: str = "auto"
+    precision: str = "fp32"
+    workspace: int = 0
+    cache_dir: str = ""
+    cache_size: int = 4 << 30
     threads: int = 0
     spin: bool = True
     min_nodes: int = 1

@@ -34,8 +34,8 @@ _MOST_MODELS = 64
 class EngineNode:
     """One segment: its key in the engine node's library, its models and its sessions.
 
-    Input shapes that give the same ONNX model share a session; others get one of their own,
-    at most ``options.max_engines`` of them.
+    Input shapes that give the same ONNX model share a session if the engine can do that;
+    others get one of their own, at most ``options.max_engines`` of them.
 
     Args:
         graph: The segment cut out as a graph, with shapes and dtypes.
@@ -56,6 +56,7 @@ class EngineNode:
         self._graph = graph
         self._owned = weights
         self._engine = engine
+        self._options = options
         self._limit = max(options.max_engines, 1)
         self._arrays: Mapping[str, Any] | None = None
         self._lock = threading.RLock()
@@ -120,9 +121,11 @@ class EngineNode:
                 self._build(shapes)
 
     def _add(self, shapes: Shapes, graph: Graph, model: OnnxSegment) -> None:
-        self._models[model.digest] = model
+        # What a session can serve: all shapes of one model, or one set of shapes.
+        digest = f"{model.digest}{shapes}" if self._engine.static_shapes else model.digest
+        self._models[digest] = model
         outputs = tuple(_shape(graph.type_of(head)) for head in graph.heads)
-        self._variants[shapes] = (outputs, model.digest)
+        self._variants[shapes] = (outputs, digest)
         library().put_variant(self.key, [*shapes, *outputs])
 
     def _build(self, shapes: Shapes) -> None:
@@ -136,7 +139,9 @@ class EngineNode:
             ]
             while len(self._sessions) >= self._limit:
                 self._forget(next(iter(self._sessions)))
-            self._sessions[digest] = self._engine.build(model, weights)
+            self._sessions[digest] = self._engine.build(
+                model, weights, shapes, outputs, self._options
+            )
             self.report.build_seconds += time.perf_counter() - begin
             self.report.built = True
             _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)

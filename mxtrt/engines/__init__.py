@@ -1,6 +1,7 @@
 """Engines: what turns a segment's ONNX model into something that runs.
 
-``base`` says what every engine offers; ``onnxruntime`` runs on any CPU.
+``base`` says what every engine offers; ``onnxruntime`` runs on any CPU, ``tensorrt`` on NVIDIA
+GPUs; ``select`` chooses.
 """
 
 from mxtrt.engines.base import Engine, Weight

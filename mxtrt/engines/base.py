@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, WeightType
 
 __all__ = ["Engine", "Weight"]
@@ -37,10 +38,26 @@ class Engine(Protocol):
     def version(self) -> str:
         """Version of the engine's library."""
 
-    def build(self, segment: OnnxSegment, weights: Sequence[Weight]) -> int:
+    @property
+    def static_shapes(self) -> bool:
+        """Whether a session serves one set of input shapes only."""
+
+    def build(
+        self,
+        segment: OnnxSegment,
+        weights: Sequence[Weight],
+        inputs: Sequence[Sequence[int]],
+        outputs: Sequence[Sequence[int]],
+        options: Options,
+    ) -> int:
         """Build a session and return its handle in the engine node's library.
 
-        The weights' memory must outlive the session.
+        Args:
+            segment: The model.
+            weights: Its weights; their memory must outlive the session.
+            inputs: Input shapes that the session will see first.
+            outputs: Output shapes at these.
+            options: Options of the bind.
 
         Raises:
             EngineError: The engine refused the model; the message is the engine's own.

@@ -54,6 +54,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    static_shapes = False
 
     def __init__(self, threads: int, spin: bool) -> None:
         path = shared_library()
@@ -62,7 +63,14 @@ class OnnxRuntime:
         except NodeError as error:
             raise EngineError(f"ONNX Runtime does not load: {error}") from error
 
-    def build(self, segment: OnnxSegment, weights: Sequence[Weight]) -> int:
+    def build(
+        self,
+        segment: OnnxSegment,
+        weights: Sequence[Weight],
+        inputs: Sequence[Sequence[int]],
+        outputs: Sequence[Sequence[int]],
+        options: Options,
+    ) -> int:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
         try:
             return library().create_session(

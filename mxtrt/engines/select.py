@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
+
 from mxtrt.config import Options
 from mxtrt.engines.base import Engine
+from mxtrt.errors import EngineError
 
 __all__ = ["select"]
 
+_log = logging.getLogger("mxtrt")
+
 
 def select(options: Options) -> Engine:
-    """The engine that the options ask for; ``auto`` takes the best that this machine runs.
+    """The engine that the options ask for.
+
+    ``auto`` takes TensorRT where it is installed and a GPU answers, else ONNX Runtime.
 
     Raises:
         EngineError: The engine is missing or does not load; the message says how to get it.
@@ -17,4 +26,23 @@ def select(options: Options) -> Engine:
     """
     from mxtrt.engines.onnxruntime import onnxruntime
 
+    if options.engine == "tensorrt" or (options.engine == "auto" and _tensorrt_answers()):
+        from mxtrt.engines.tensorrt import tensorrt
+
+        return tensorrt()
     return onnxruntime(options)
+
+
+@functools.lru_cache(maxsize=1)
+def _tensorrt_answers() -> bool:
+    """Whether TensorRT is installed and has a GPU; said once in the log if it is not usable."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return False
+    from mxtrt.engines.tensorrt import tensorrt
+
+    try:
+        tensorrt()
+    except EngineError as error:
+        _log.warning("ONNX Runtime takes the place of TensorRT: %s", error)
+        return False
+    return True

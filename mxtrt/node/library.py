@@ -8,17 +8,18 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mxtrt.errors import NodeError
 from mxtrt.graph import DTYPES
 
-__all__ = ["OPERATOR", "Library", "library", "type_flag"]
+__all__ = ["OPERATOR", "CudaDevice", "Library", "library", "type_flag"]
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
@@ -42,6 +43,14 @@ _SHAPE = ctypes.CFUNCTYPE(
 
 PassFunction = Callable[[str, dict[str, str]], str]
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
+
+
+class CudaDevice(NamedTuple):
+    """A GPU: its name, compute capability and bytes of memory."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
 
 
 def type_flag(dtype: np.dtype[Any]) -> int:
@@ -120,6 +129,12 @@ class Library:
             ctypes.c_int,
             ctypes.c_int64,
         ]
+        self._lib.mxtrt_cuda_session.restype = ctypes.c_int64
+        self._lib.mxtrt_cuda_record.argtypes = [ctypes.c_int64, ctypes.c_int]
+        self._lib.mxtrt_cuda_wait.argtypes = [ctypes.c_int64]
+        self._owned: dict[int, Any] = {}
+        self._owned_released: Any = None
+        self._tokens = itertools.count(1)
         self._check_versions()
         self._callbacks: tuple[Any, ...] = ()
         #: Whether any of these arrays was written to since its version was read.
@@ -249,6 +264,85 @@ class Library:
         if not handle:
             raise NodeError(self.take_error())
         return handle
+
+    # -- CUDA ----------------------------------------------------------------------------
+
+    def cuda_device(self, ordinal: int = 0) -> CudaDevice:
+        """A GPU, through the NVIDIA driver.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        count, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
+        answered = self._lib.mxtrt_cuda_device(
+            ordinal,
+            ctypes.byref(count),
+            name,
+            len(name),
+            ctypes.byref(major),
+            ctypes.byref(minor),
+            ctypes.byref(memory),
+        )
+        if not answered:
+            raise NodeError(self.take_error())
+        return CudaDevice(name.value.decode(), (major.value, minor.value), memory.value)
+
+    def create_cuda_session(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        enqueue: Callable[[Sequence[int], int], None],
+        owned: Any,
+    ) -> int:
+        """A session that copies in, runs what ``enqueue`` puts on a stream, and copies out.
+
+        Args:
+            inputs: Size of every input in bytes.
+            outputs: Size of every output in bytes.
+            enqueue: Is given the device addresses of inputs and outputs and a stream; what it
+                puts there is run once and then recorded as a CUDA graph.
+            owned: Kept alive as long as the session.
+
+        Returns:
+            The session's handle.
+
+        Raises:
+            NodeError: CUDA failed; nothing of the session is left.
+        """
+        if not self._owned_released:
+            self._owned_released = ctypes.CFUNCTYPE(None, ctypes.c_int64)(
+                lambda token: self._owned.pop(token, None) and None
+            )
+            self._lib.mxtrt_cuda_on_release(self._owned_released)
+        token, count = next(self._tokens), len(inputs) + len(outputs)
+        addresses, stream = (ctypes.c_uint64 * count)(), ctypes.c_uint64()
+        handle: int = self._lib.mxtrt_cuda_session(
+            0,
+            _array(ctypes.c_size_t, [*inputs, *outputs]),
+            len(inputs),
+            len(outputs),
+            ctypes.c_int64(token),
+            addresses,
+            ctypes.byref(stream),
+        )
+        if not handle:
+            raise NodeError(self.take_error())
+        self._owned[token] = owned
+        try:
+            enqueue(list(addresses), stream.value)  # what is initialized lazily is, by this run
+            self._checked(self._lib.mxtrt_cuda_wait(handle))
+            self._checked(self._lib.mxtrt_cuda_record(handle, 1))
+            enqueue(list(addresses), stream.value)
+            self._checked(self._lib.mxtrt_cuda_record(handle, 0))
+        except BaseException:
+            self.release(handle)
+            raise
+        return handle
+
+    def _checked(self, status: int) -> None:
+        if not status:
+            raise NodeError(self.take_error())
 
     # -- arrays --------------------------------------------------------------------------
 

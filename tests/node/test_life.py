@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import threading
 
 import mxnet as mx
@@ -14,7 +16,7 @@ import mxtrt
 from mxtrt import engines
 from mxtrt.engines import onnxruntime as engine_module
 from mxtrt.errors import EngineError, NodeError
-from mxtrt.node.library import Library
+from mxtrt.node.library import Library, library
 
 SETUP = """
     import mxtrt, mxnet as mx, sys
@@ -115,7 +117,7 @@ def test_an_engine_that_does_not_build_leaves_the_graph_to_mxnet(monkeypatch):
     symbol, x = classifier(), images()
     args, aux = parameters(symbol, data=x.shape)
 
-    def refuse(self, segment, weights):
+    def refuse(self, *args):
         raise EngineError("ONNX Runtime: no kernel for this")
 
     monkeypatch.setattr(engine_module.OnnxRuntime, "build", refuse)
@@ -179,11 +181,23 @@ def test_an_error_while_running_is_raised_and_the_next_forward_works(monkeypatch
 
 
 def test_engines_are_chosen_by_name():
-    """Auto and onnxruntime are the same engine on a machine without a GPU."""
+    """Asked for by name, an engine is used or refused with the reason, never replaced."""
     from mxtrt.config import Options
 
-    assert engines.select(Options()).name == "onnxruntime"
+    assert engines.select(Options(engine="onnxruntime")).name == "onnxruntime"
     assert engines.select(Options(engine="onnxruntime")).version.startswith("1.")
+    if importlib.util.find_spec("tensorrt") is None:
+        with pytest.raises(EngineError, match="TensorRT is not installed; install NVIDIA's"):
+            engines.select(Options(engine="tensorrt"))
+        assert engines.select(Options()).name == "onnxruntime"
+
+
+def test_a_machine_without_an_nvidia_driver_says_so():
+    """One sentence in place of a missing library."""
+    if ctypes.util.find_library("cuda") is not None:
+        pytest.skip("this machine has an NVIDIA driver")
+    with pytest.raises(NodeError, match=r"no NVIDIA driver \(libcuda.so.1\) on this machine"):
+        library().cuda_device()
 
 
 def test_bounded_engines_per_segment_keep_answering():

@@ -1,0 +1,127 @@
+"""Built engines on disk.
+
+An entry is one file, named after the content it was built from: a header with a checksum,
+then the engine.  It is written under a temporary name and renamed, so that a reader sees a
+whole entry or none; a damaged or foreign entry is removed and built again.  Two processes
+that want the same entry wait for each other.  TensorRT engines are executable code: the
+directory belongs to the user and nobody else may write to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+__all__ = ["EngineCache"]
+
+_log = logging.getLogger("mxtrt")
+
+_MAGIC = b"mxtrt engine 1\n"
+_SUFFIX = ".engine"
+
+
+class EngineCache:
+    """A directory of built engines.
+
+    Args:
+        directory: The option ``cache_dir``; empty for the user's cache directory.
+        limit: Bytes that are kept, 0 to keep nothing; the least recently used entries go first.
+    """
+
+    def __init__(self, directory: str, limit: int) -> None:
+        self._path = Path(directory or platformdirs.user_cache_dir("mxtrt")) / "engines"
+        self._limit = limit
+
+    def get_or_build(self, key: str, build: Callable[[], bytes]) -> bytes:
+        """The entry of a key, built and kept if it is not there.
+
+        Args:
+            key: Content hash of everything that the engine depends on, hexadecimal.
+            build: Builds the engine; what it raises is passed on and nothing is kept.
+        """
+        if not self._limit:
+            return build()
+        try:
+            self._prepare()
+        except OSError as error:
+            _log.warning("no engine cache: %s", error)
+            return build()
+        with FileLock(self._path / f"{key}.lock"):
+            data = self._read(key)
+            if data is None:
+                data = build()
+                self._write(key, data)
+        return data
+
+    def _prepare(self) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self._path.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise PermissionError(
+                f"{self._path} belongs to another user or others may write to it; "
+                "engines are code, so give a cache_dir that only you can write to"
+            )
+
+    def _read(self, key: str) -> bytes | None:
+        entry = self._path / (key + _SUFFIX)
+        try:
+            content = entry.read_bytes()
+        except OSError:
+            return None
+        head, data = content[: len(_MAGIC) + 32], content[len(_MAGIC) + 32 :]
+        if head != _MAGIC + hashlib.sha256(data).digest():
+            _log.warning("the cached engine %s is damaged and is built again", entry)
+            with contextlib.suppress(OSError):
+                entry.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(entry)  # used just now
+        return data
+
+    def _write(self, key: str, data: bytes) -> None:
+        try:
+            file, name = tempfile.mkstemp(dir=self._path, suffix=".tmp")
+            try:
+                with os.fdopen(file, "wb") as out:
+                    out.write(_MAGIC + hashlib.sha256(data).digest() + data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.replace(name, self._path / (key + _SUFFIX))
+            except BaseException:
+                os.unlink(name)
+                raise
+            self._make_room()
+        except OSError as error:
+            _log.warning("the engine is not kept: %s", error)
+
+    def _make_room(self) -> None:
+        """Remove the least recently used entries, and temporary files of writers that died."""
+        entries = []
+        for path in self._path.iterdir():
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if path.suffix == _SUFFIX:
+                    entries.append((status.st_mtime_ns, status.st_size, path))
+                elif path.suffix == ".tmp" and not _younger_than_an_hour(status.st_mtime):
+                    path.unlink()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries)[:-1]:
+            if total <= self._limit:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+
+def _younger_than_an_hour(modified: float) -> bool:
+    import time
+
+    return time.time() - modified < 3600

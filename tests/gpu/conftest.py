@@ -1,0 +1,23 @@
+"""What the GPU tests need, or one sentence why they are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import mxtrt
+from mxtrt.engines.tensorrt import tensorrt
+from mxtrt.errors import MxtrtError
+
+
+@pytest.fixture(autouse=True)
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """TensorRT on a GPU, with an engine cache that lasts for the run."""
+    try:
+        tensorrt()
+    except MxtrtError as reason:
+        pytest.skip(str(reason))
+    cache = tmp_path_factory.getbasetemp() / "engines"
+    with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=str(cache)):
+        yield
