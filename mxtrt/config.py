@@ -228,8 +228,8 @@ OPTIONS: Mapping[str, Option] = {
             4,
             ("MXTRT_MAX_ENGINES",),
             "a number of engines",
-            "Engines kept per segment for input shapes that need one of their own; the least "
-            "recently built goes first.",
+            "Engines kept per segment for input shapes that need one of their own, beside those "
+            "that live executors are bound to; the oldest goes first.",
             _count,
         ),
         Option(

@@ -35,7 +35,8 @@ class EngineNode:
     """One segment: its key in the engine node's library, its models and its sessions.
 
     Input shapes that give the same ONNX model share a session if the engine can do that;
-    others get one of their own, at most ``options.max_engines`` of them.
+    others get one of their own: at most ``options.max_engines`` of them, or as many as live
+    executors are bound to.
 
     Args:
         graph: The segment cut out as a graph, with shapes and dtypes.
@@ -92,11 +93,11 @@ class EngineNode:
         with self._lock:
             self._arrays = {name: arrays[name] for name in self.weights}
             # The old sessions go when the new ones have taken their place: other threads run.
-            old, kept = dict(self._sessions), list(self._sessions)[-self._limit :]
+            old = dict(self._sessions)
             self._sessions.clear()
             try:
                 for shapes, (_, digest) in list(self._variants.items()):
-                    if digest in kept or not kept:
+                    if digest in old or not old or library().users(self.key, shapes):
                         self._build(shapes)
             finally:
                 for session in old.values():
@@ -137,8 +138,7 @@ class EngineNode:
                 Weight(w, memory.address_of(self._arrays[w.name]), self._arrays[w.name])
                 for w in model.weights
             ]
-            while len(self._sessions) >= self._limit:
-                self._forget(next(iter(self._sessions)))
+            self._make_room()
             self._sessions[digest] = self._engine.build(
                 model, weights, shapes, outputs, self._options
             )
@@ -147,8 +147,20 @@ class EngineNode:
             _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
         library().put_variant(self.key, [*shapes, *outputs], self._sessions[digest])
 
+    def _make_room(self) -> None:
+        """Give up the oldest sessions beyond the limit that no executor is bound to."""
+        used = {
+            digest
+            for shapes, (_, digest) in self._variants.items()
+            if library().users(self.key, shapes)
+        }
+        for digest in list(self._sessions):
+            if len(self._sessions) < self._limit:
+                break
+            if digest not in used:
+                self._forget(digest)
+
     def _forget(self, digest: str) -> None:
-        """Give up a session; an executor that is bound to it keeps it while it lives."""
         for shapes, (outputs, other) in list(self._variants.items()):
             if other == digest:
                 library().put_variant(self.key, [*shapes, *outputs])

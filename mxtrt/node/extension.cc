@@ -40,10 +40,15 @@ ShapeCallback g_shape = nullptr;
 
 // Begins like mxnet::ext::CustomStatefulOp, which MXNet reads `created` from.
 struct State {
-  virtual ~State() = default;
+  State(std::shared_ptr<Node> of, std::vector<Shape> inputs)
+      : node(std::move(of)), bound(std::move(inputs)) {
+    node->enter(bound);
+  }
+  virtual ~State() { node->leave(bound); }
   bool ignore_warn = true;
   bool created = true;
-  std::shared_ptr<Node> node;
+  const std::shared_ptr<Node> node;
+  const std::vector<Shape> bound;  // input shapes of the bind
   uint64_t generation = ~uint64_t{0};
   std::shared_ptr<const Variant> variant;
   std::unique_ptr<Bindings> bindings;
@@ -130,13 +135,15 @@ void forward(State* state) {
     std::vector<Shape> shapes;
     for (const auto& t : state->inputs) shapes.emplace_back(t.shape, t.shape + t.ndim);
     auto variant = state->node->find(shapes);
-    if (!variant || !variant->session) {
+    if (variant && variant->session) {
+      if (!state->variant || variant->session != state->variant->session) {
+        state->bindings = variant->session->bindings();
+      }
+      state->variant = std::move(variant);
+    } else if (!state->variant || state->variant->inputs != shapes) {
+      // A session that was given up stays with the states that already run it.
       throw std::runtime_error("the engine is not built for the shapes of this forward");
     }
-    if (!state->variant || variant->session != state->variant->session) {
-      state->bindings = variant->session->bindings();
-    }
-    state->variant = std::move(variant);
     state->generation = generation;
   }
   state->variant->run(state->bindings.get(), state->inputs, state->outputs);
@@ -155,6 +162,22 @@ std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) cons
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = variants_.find(inputs);
   return found == variants_.end() ? nullptr : found->second;
+}
+
+void Node::enter(const std::vector<Shape>& inputs) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++users_[inputs];
+}
+
+void Node::leave(const std::vector<Shape>& inputs) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (--users_[inputs] == 0) users_.erase(inputs);
+}
+
+int Node::users(const std::vector<Shape>& inputs) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = users_.find(inputs);
+  return found == users_.end() ? 0 : found->second;
 }
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
@@ -243,6 +266,18 @@ MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndi
     }
     node->put(std::move(variant));
   });
+}
+
+// How many operator states were made for these input shapes of a node.
+MXTRT_EXPORT int mxtrt_node_users(int64_t key, const int64_t* dims, const int* ndims) {
+  auto node = find_node(key);
+  if (!node) return 0;
+  std::vector<Shape> inputs;
+  for (size_t i = 0; i < node->input_types.size(); ++i) {
+    inputs.emplace_back(dims, dims + ndims[i]);
+    dims += ndims[i];
+  }
+  return node->users(inputs);
 }
 
 // Forgets a node or a session; what is running keeps its own reference.
@@ -371,12 +406,12 @@ MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* cons
 }
 
 MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char* const* values,
-                                      int num, const char*, int, unsigned**, int*, int, const int*,
-                                      void** state) {
+                                      int num, const char*, int, unsigned** in_dims,
+                                      int* in_ndims, int num_inputs, const int*, void** state) {
   return guarded([&] {
-    auto created = std::make_unique<State>();
-    created->node = node_of(keys, values, num);
-    *state = created.release();
+    std::vector<Shape> inputs;
+    for (int i = 0; i < num_inputs; ++i) inputs.emplace_back(in_dims[i], in_dims[i] + in_ndims[i]);
+    *state = new State(node_of(keys, values, num), std::move(inputs));
   });
 }
 

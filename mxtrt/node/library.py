@@ -204,6 +204,14 @@ class Library:
         if not self._lib.mxtrt_node_put(key, dims, ndims, session):
             raise NodeError(self.take_error())
 
+    def users(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
+        """How many operators are bound to a node at these input shapes."""
+        dims = _array(ctypes.c_int64, [d for shape in inputs for d in shape])
+        count: int = self._lib.mxtrt_node_users(
+            ctypes.c_int64(key), dims, _array(ctypes.c_int, [len(shape) for shape in inputs])
+        )
+        return count
+
     def release(self, key: int) -> None:
         """Forget a node or a session; what is running finishes."""
         self._lib.mxtrt_release(key)

@@ -74,12 +74,17 @@ class Node {
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
   // Adds or replaces the variant for its input shapes.
   void put(std::shared_ptr<const Variant> variant);
+  // Operator states that were made for these input shapes: their engine must not be given up.
+  void enter(const std::vector<Shape>& inputs);
+  void leave(const std::vector<Shape>& inputs);
+  int users(const std::vector<Shape>& inputs) const;
   // Changes whenever a variant is added or replaced, so that states know to look again.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
  private:
   mutable std::mutex mutex_;
   std::map<std::vector<Shape>, std::shared_ptr<const Variant>> variants_;
+  std::map<std::vector<Shape>, int> users_;
   std::atomic<uint64_t> generation_{0};
 };
 

@@ -200,6 +200,33 @@ def test_a_machine_without_an_nvidia_driver_says_so():
         library().cuda_device()
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_live_executors_keep_their_engines_beyond_the_limit(used):
+    """max_engines=1 and two executors whose shapes need an engine each: both go on answering."""
+    symbol = mx.sym.Pooling(
+        mx.sym.relu(mx.sym.var("data")),
+        kernel=(3, 3),
+        stride=(2, 2),
+        pool_type="avg",
+        pooling_convention="full",
+    )
+    small, large = images(size=8), images(size=9)
+    with mxtrt.options(max_engines=1, inline_below=0):
+        one = symbol.simple_bind(mx.cpu(), grad_req="null", data=small.shape)
+        if used:
+            one.forward(data=small)
+        two = one.reshape(allow_up_sizing=True, data=large.shape)
+    for _ in range(3):
+        assert_close(two.forward(data=large)[0], plain(symbol, {}, {}, data=large)[0])
+        assert_close(one.forward(data=small)[0], plain(symbol, {}, {}, data=small)[0])
+    node = one._mxtrt.symbol.plan.nodes[0]
+    assert len(node._sessions) == 2
+    del two
+    for size in (10, 11):
+        one.reshape(allow_up_sizing=True, data=(2, 3, size, size))
+    assert len(node._sessions) <= 2
+
+
 def test_bounded_engines_per_segment_keep_answering():
     """max_engines=1: shapes that need an engine of their own push each other out, never fail."""
     data = mx.sym.var("data")
