@@ -7,6 +7,8 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+import mxtrt
+
 
 def classifier() -> mx.sym.Symbol:
     """Convolution, BatchNorm, relu, pooling, dense and SoftmaxOutput: a Module-style network."""
@@ -52,7 +54,9 @@ def images(batch: int = 2, seed: int = 1, size: int = 16) -> mx.nd.NDArray:
 def plain(symbol: mx.sym.Symbol, args: dict, aux: dict, **data: mx.nd.NDArray) -> list[np.ndarray]:
     """Outputs of a symbol in plain MXNet, from a fresh executor."""
     shapes = {name: array.shape for name, array in data.items()}
-    executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)
+    with mxtrt.options(enabled=False):  # whatever the caller has switched on
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)
+    assert type(executor) is mx.executor.Executor
     executor.copy_params_from(args, aux, allow_extra_params=True)
     return [out.asnumpy() for out in executor.forward(is_train=False, **data)]
 

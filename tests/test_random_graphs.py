@@ -46,7 +46,8 @@ class Pool:
             for value in self.values
             if like is None or all(value[1][axis] == like[axis] for axis in axes)
         ]
-        return self.draw(st.sampled_from(fitting))
+        # The latest values more often: deep graphs rather than wide ones.
+        return self.draw(st.sampled_from(fitting[-2:] if self.draw(st.booleans()) else fitting))
 
     def grow(self) -> None:
         """Apply one operator."""
@@ -126,9 +127,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     pool = Pool(draw, shape)
     for _ in range(draw(st.integers(1, 9))):
         pool.grow()
-    heads = draw(st.lists(st.sampled_from(range(len(pool.values))), min_size=1, max_size=3))
-    if heads == [0]:
-        heads = [len(pool.values) - 1]
+    last = len(pool.values) - 1
+    heads = [last, *draw(st.lists(st.integers(0, last), max_size=2))]
     return {
         "symbol": mx.sym.Group([pool.values[head][0] for head in heads]),
         "shape": shape,

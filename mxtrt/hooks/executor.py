@@ -122,8 +122,10 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def __del__(self) -> None:
         # MXNet deletes an executor's operators behind everything that uses their arrays,
         # which counts as a write to the weights.
+        if sys is None or sys.is_finalizing():  # modules are being taken apart
+            return
         binding = self.__dict__.pop("_mxtrt", None)
-        if binding is None or sys.is_finalizing():
+        if binding is None:
             Executor.__del__(self)
             return
         with binding.freshness.preserving():
