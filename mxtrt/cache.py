@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _log = logging.getLogger("mxtrt")
 
 _MAGIC = b"mxtrt engine 1\n"
 _SUFFIX = ".engine"
+# Seconds after which a temporary file is one whose writer died.
+_ABANDONED = 3600
 
 
 class EngineCache:
@@ -110,7 +113,7 @@ class EngineCache:
                 status = path.stat()
                 if path.suffix == _SUFFIX:
                     entries.append((status.st_mtime_ns, status.st_size, path))
-                elif path.suffix == ".tmp" and not _younger_than_an_hour(status.st_mtime):
+                elif path.suffix == ".tmp" and time.time() - status.st_mtime > _ABANDONED:
                     path.unlink()
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries)[:-1]:
@@ -119,9 +122,3 @@ class EngineCache:
             with contextlib.suppress(OSError):
                 path.unlink()
                 total -= size
-
-
-def _younger_than_an_hour(modified: float) -> bool:
-    import time
-
-    return time.time() - modified < 3600

@@ -185,17 +185,6 @@ class CudaSession : public Session {
   std::mutex mutex_;
 };
 
-template <typename Body>
-int guarded(Body body) {
-  try {
-    body();
-    return 1;
-  } catch (const std::exception& error) {
-    set_error(error.what());
-    return 0;
-  }
-}
-
 }  // namespace
 }  // namespace mxtrt
 

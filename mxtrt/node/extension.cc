@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -73,20 +72,6 @@ std::shared_ptr<Node> node_of(const char* const* keys, const char* const* values
         "its engine); partition the original symbol again");
   }
   return node;
-}
-
-// Runs a body, turning an exception into MXNet's status and message.
-template <typename Body>
-int guarded(Body body) {
-  try {
-    body();
-    return 1;
-  } catch (const std::exception& error) {
-    set_error(error.what());
-  } catch (...) {
-    set_error("unknown C++ exception");
-  }
-  return 0;
 }
 
 template <typename T>

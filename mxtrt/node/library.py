@@ -201,8 +201,7 @@ class Library:
         """
         dims = _array(ctypes.c_int64, [d for shape in shapes for d in shape])
         ndims = _array(ctypes.c_int, [len(shape) for shape in shapes])
-        if not self._lib.mxtrt_node_put(key, dims, ndims, session):
-            raise NodeError(self.take_error())
+        self._checked(self._lib.mxtrt_node_put(key, dims, ndims, session))
 
     def users(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
         """How many operators are bound to a node at these input shapes."""

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -104,5 +105,19 @@ bool shutting_down();
 
 // The message of the last failure on this thread; MXNet fetches it once.
 void set_error(const std::string& message);
+
+// Runs a body for a C caller: 1, or 0 after keeping the message of what it threw.
+template <typename Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 1;
+  } catch (const std::exception& error) {
+    set_error(error.what());
+  } catch (...) {
+    set_error("unknown C++ exception");
+  }
+  return 0;
+}
 
 }  // namespace mxtrt

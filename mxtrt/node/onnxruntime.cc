@@ -218,13 +218,10 @@ using namespace mxtrt;
 // or null after setting the error.
 MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin) {
   std::lock_guard<std::mutex> lock(g_open_mutex);
-  try {
+  const int opened = guarded([&] {
     if (!g_env) open_library(path, threads, spin);
-    return g_version.c_str();
-  } catch (const std::exception& error) {
-    set_error(error.what());
-    return nullptr;
-  }
+  });
+  return opened ? g_version.c_str() : nullptr;
 }
 
 // Builds a session.  Weights stay where they are and must outlive the session; returns its
@@ -235,7 +232,8 @@ MXTRT_EXPORT int64_t mxtrt_ort_session(const void* model, size_t size, const cha
                                        const int64_t* weight_dims, const int* weight_ndims,
                                        const int* weight_types, int num_weights,
                                        const char* const* config, int num_config) {
-  try {
+  int64_t handle = 0;
+  guarded([&] {
     Owned options(kReleaseSessionOptions);
     check(call(kCreateSessionOptions, options.slot()));
     check(call(kDisablePerSessionThreads, options.get()));
@@ -260,9 +258,7 @@ MXTRT_EXPORT int64_t mxtrt_ort_session(const void* model, size_t size, const cha
         std::vector<std::string>(outputs, outputs + num_outputs));
     check(call(kCreateSessionFromArray, static_cast<const void*>(g_env), model, size,
                static_cast<const void*>(options.get()), session->slot()));
-    return add_session(std::move(session));
-  } catch (const std::exception& error) {
-    set_error(error.what());
-    return 0;
-  }
+    handle = add_session(std::move(session));
+  });
+  return handle;
 }
