@@ -15,7 +15,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from mxtrt.graph import Node, TensorType
 from mxtrt.onnx_builder import OnnxBuilder
 
 __all__ = ["Call", "Converter", "OpEntry", "convert", "converter", "registry"]
+
+_T = TypeVar("_T")
 
 
 class Call:
@@ -83,12 +85,8 @@ class Call:
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string or enum attribute; missing and ``None`` give the default."""
-        value = self.node.attrs.get(key, "None")
-        if value == "None":
-            if default is None:
-                raise Unsupported(f"attribute {key} is missing")
-            return default
-        return value
+        value = self._given(key)
+        return _default(key, default) if value is None else value
 
     def integer(self, key: str, default: int | None = None) -> int:
         """An integer attribute (``uint32_t``, ``int``, ``dmlc::optional<int>``)."""
@@ -104,11 +102,9 @@ class Call:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A float attribute, read as float32 or double exactly as MXNet prints it."""
-        value = self.node.attrs.get(key, "None")
-        if value == "None":
-            if default is None:
-                raise Unsupported(f"attribute {key} is missing")
-            return default
+        value = self._given(key)
+        if value is None:
+            return _default(key, default)
         try:
             return float(value)
         except ValueError:
@@ -116,8 +112,8 @@ class Call:
 
     def flag(self, key: str, default: bool = False) -> bool:
         """A boolean attribute: True/False, true/false or 1/0; ``None`` gives the default."""
-        value = self.node.attrs.get(key, "None")
-        if value == "None":
+        value = self._given(key)
+        if value is None:
             return default
         if value.lower() not in ("1", "true", "0", "false"):
             raise Unsupported(f"attribute {key}={value!r} is not a boolean")
@@ -134,16 +130,19 @@ class Call:
         items = self._items(key, default)
         return tuple(None if value is None else _integer(key, value) for value in items)
 
+    def _given(self, key: str) -> str | None:
+        """The attribute's text; MXNet writes an optional that is not set as ``None``."""
+        value = self.node.attrs.get(key, "None")
+        return None if value == "None" else value
+
     def _items(self, key: str, default: Any) -> Sequence[Any]:
         value = self._literal(key, default)
         return value if isinstance(value, (tuple, list)) else (value,)
 
     def _literal(self, key: str, default: Any) -> Any:
-        value = self.node.attrs.get(key, "None")
-        if value == "None":
-            if default is None:
-                raise Unsupported(f"attribute {key} is missing")
-            return default
+        value = self._given(key)
+        if value is None:
+            return _default(key, default)
         try:
             # Symbols saved under Python 2 hold long integers: (3L, 3L).
             return ast.literal_eval(re.sub(r"(?<=\d)L\b", "", value))
@@ -210,6 +209,12 @@ class Call:
     def indices(self, values: Sequence[int]) -> str:
         """Name of a small int64 initializer: the shape or axes that an ONNX operator reads."""
         return self.constant(values, np.int64)
+
+
+def _default(key: str, default: _T | None) -> _T:
+    if default is None:
+        raise Unsupported(f"attribute {key} is missing")
+    return default
 
 
 def _integer(key: str, value: Any) -> int:
