@@ -53,9 +53,16 @@ def zoo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed, node overhead, partition time and memory against plain MXNet (minutes)."""
-    session.install(".[dev]")
-    session.run("pytest", "tests/bench", *session.posargs)
+    """Speed, node overhead, partition time and memory against plain MXNet (minutes).
+
+    With ``-- --gpu``: on this machine's GPU, beside bare TensorRT.
+    """
+    if "--gpu" in session.posargs:
+        session.install(".[gpu,test]")
+        session.run("pytest", "tests/bench/test_gpu_speed.py", *session.posargs)
+    else:
+        session.install(".[dev]")
+        session.run("pytest", "tests/bench", *session.posargs)
 
 
 @nox.session

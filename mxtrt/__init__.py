@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         OptionError,
     )
     from mxtrt.inspection import inspect
+    from mxtrt.ledger import Ledger, memory
     from mxtrt.report import Report, last_report
 
 __version__ = "0.1.0"
@@ -40,6 +41,8 @@ __all__ = [
     "inspect",
     "last_report",
     "Report",
+    "memory",
+    "Ledger",
     # what it raises
     "EngineError",
     "GraphError",
@@ -59,6 +62,7 @@ _HOME = {
         "OptionError",
     ),
     "mxtrt.inspection": ("inspect",),
+    "mxtrt.ledger": ("Ledger", "memory"),
     "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),
     "mxtrt.report": ("Report", "last_report"),
 }

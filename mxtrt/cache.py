@@ -43,26 +43,41 @@ class EngineCache:
         self._path = Path(directory or platformdirs.user_cache_dir("mxtrt")) / "engines"
         self._limit = limit
 
-    def get_or_build(self, key: str, build: Callable[[], bytes]) -> bytes:
+    def get_or_build(self, key: str, build: Callable[[], bytes]) -> bytes | memoryview:
         """The entry of a key, built and kept if it is not there.
 
         Args:
             key: Content hash of everything that the engine depends on, hexadecimal.
             build: Builds the engine; what it raises is passed on and nothing is kept.
         """
-        if not self._limit:
-            return build()
-        try:
-            self._prepare()
-        except OSError as error:
-            _log.warning("no engine cache: %s", error)
+        if not self._usable():
             return build()
         with FileLock(self._path / f"{key}.lock"):
             data = self._read(key)
             if data is None:
-                data = build()
-                self._write(key, data)
+                built = build()
+                self._write(key, built)
+                return built
         return data
+
+    def load(self, key: str) -> bytes | memoryview | None:
+        """The entry of a key, or None."""
+        return self._read(key) if self._usable() else None
+
+    def store(self, key: str, data: bytes) -> None:
+        """Keep an entry in place of an older one."""
+        if self._usable():
+            self._write(key, data)
+
+    def _usable(self) -> bool:
+        if not self._limit:
+            return False
+        try:
+            self._prepare()
+        except OSError as error:
+            _log.warning("no engine cache: %s", error)
+            return False
+        return True
 
     def _prepare(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,14 +88,14 @@ class EngineCache:
                 "engines are code, so give a cache_dir that only you can write to"
             )
 
-    def _read(self, key: str) -> bytes | None:
+    def _read(self, key: str) -> memoryview | None:
         entry = self._path / (key + _SUFFIX)
         try:
-            content = entry.read_bytes()
+            content = memoryview(entry.read_bytes())  # slices without copies
         except OSError:
             return None
         head, data = content[: len(_MAGIC) + 32], content[len(_MAGIC) + 32 :]
-        if head != _MAGIC + hashlib.sha256(data).digest():
+        if bytes(head) != _MAGIC + hashlib.sha256(data).digest():
             _log.warning("the cached engine %s is damaged and is built again", entry)
             with contextlib.suppress(OSError):
                 entry.unlink()
@@ -94,7 +109,8 @@ class EngineCache:
             file, name = tempfile.mkstemp(dir=self._path, suffix=".tmp")
             try:
                 with os.fdopen(file, "wb") as out:
-                    out.write(_MAGIC + hashlib.sha256(data).digest() + data)
+                    out.write(_MAGIC + hashlib.sha256(data).digest())
+                    out.write(data)
                     out.flush()
                     os.fsync(out.fileno())
                 os.replace(name, self._path / (key + _SUFFIX))

@@ -85,6 +85,14 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def _batches(value: Any) -> tuple[int, ...]:
+    items = value.split(",") if isinstance(value, str) else list(value)
+    sizes = tuple(_count(item) for item in items if str(item).strip())
+    if sizes and (len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]):
+        raise ValueError
+    return sizes
+
+
 def _path(value: Any) -> str:
     return str(os.fspath(value))
 
@@ -155,6 +163,15 @@ OPTIONS: Mapping[str, Option] = {
             _size,
         ),
         Option(
+            "batch_profile",
+            (),
+            ("MXTRT_BATCH_PROFILE",),
+            "three batch sizes in ascending order, such as 1,8,32",
+            "Smallest, usual and largest size of axis 0 of the data: TensorRT builds one engine "
+            "for all of them, and other sizes run in MXNet; empty for an engine per shape.",
+            _batches,
+        ),
+        Option(
             "cache_dir",
             "",
             ("MXTRT_CACHE_DIR",),
@@ -218,9 +235,9 @@ OPTIONS: Mapping[str, Option] = {
             200,
             ("MXTRT_INLINE_BELOW",),
             "a time in microseconds",
-            "A graph that is one segment runs on the calling thread where its last run took less "
-            "than this many microseconds, because handing it to MXNet's engine thread and back "
-            "would cost more than it hides; 0 always hands it over.",
+            "A graph in host memory that is one segment runs on the calling thread where its last "
+            "run took less than this many microseconds, because handing it to MXNet's engine "
+            "thread and back would cost more than it hides; 0 always hands it over, on GPUs too.",
             _count,
         ),
         Option(
@@ -260,6 +277,7 @@ class Options:
     engine: str = "auto"
     precision: str = "fp32"
     workspace: int = 0
+    batch_profile: tuple[int, ...] = ()
     cache_dir: str = ""
     cache_size: int = 4 << 30
     threads: int = 0

@@ -44,12 +44,14 @@ class OnnxSegment:
         inputs: Names of the inputs that the model reads, in the segment's order.
         outputs: Names of the outputs, in the segment's order.
         weights: The external initializers: the weights that the model reads.
+        sources: For every ONNX node the name of the MXNet node that it comes from.
     """
 
     model: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: tuple[WeightType, ...]
+    sources: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -100,11 +102,14 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     Raises:
         Unsupported: A node cannot be converted (at these shapes).
     """
+    named = [node.name for node in graph.nodes]
     graph = _unique_names(graph)
     builder = OnnxBuilder()
-    for node in graph.nodes:
+    sources: list[str] = []
+    for name, node in zip(named, graph.nodes, strict=True):
         if not node.is_variable:
             _convert(graph, node, weights, builder)
+            sources += [name] * (len(builder.nodes) - len(sources))
     read = {name for node in builder.nodes for name in node.input}
     inputs, owned = [], []
     for node in graph.nodes:
@@ -132,6 +137,7 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         tuple(value[0] for value in inputs),
         tuple(value[0] for value in outputs),
         tuple(owned),
+        tuple(sources),
     )
 
 

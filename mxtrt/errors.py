@@ -5,6 +5,8 @@ Messages are one sentence: what was seen, what was expected, how to fix it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "EngineError",
     "GraphError",
@@ -12,6 +14,7 @@ __all__ = [
     "MxtrtWarning",
     "NodeError",
     "OptionError",
+    "RefusedNodesError",
     "Unsupported",
 ]
 
@@ -30,6 +33,18 @@ class GraphError(MxtrtError, ValueError):
 
 class EngineError(MxtrtError, RuntimeError):
     """An engine is missing, or failed to build or to run."""
+
+
+class RefusedNodesError(EngineError):
+    """An engine refused nodes of a segment.
+
+    Attributes:
+        reasons: The engine's own words, by name of the MXNet node.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {why}" for name, why in reasons.items()))
+        self.reasons = dict(reasons)
 
 
 class NodeError(MxtrtError, RuntimeError):

@@ -55,9 +55,16 @@ def import_mxnet() -> ModuleType:
     return module
 
 
+_ERROR_NAMES = re.compile(r"^(?:\w+Error: )+")
+
+
 def mxnet_reason(error: BaseException) -> str:
     """The meaningful line of MXNet's message, without C++ stack traces and source lines."""
     lines = [line.strip() for line in str(error).splitlines()]
+    for place, line in enumerate(lines):  # what an extension raised says more than what MXNet adds
+        if line.startswith("[0] ") and "Extension Traceback:" in lines[:place]:
+            lines = [_ERROR_NAMES.sub("", line[4:]), *lines[place + 1 :]]
+            break
     telling = [x for x in lines if x and not x.startswith(("Traceback (", 'File "', "[bt]"))]
     if not telling:
         return type(error).__name__

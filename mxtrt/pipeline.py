@@ -10,8 +10,9 @@ import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mxtrt.config import Options
 from mxtrt.convert import refusals
@@ -35,11 +36,15 @@ class PassRequest:
     Attributes:
         options: The options of the bind.
         weights: Names of the weights.
+        gpu: The GPU that the graph's arrays are on, None for host memory.
+        refused: Nodes that the engine refused before, with its words.
         plan: Set by the pass: the engines of the partitioned symbol.
     """
 
     options: Options
     weights: frozenset[str]
+    gpu: int | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = field(default=None, init=False)
 
 
@@ -56,15 +61,26 @@ def request_pass(request: PassRequest) -> Iterator[None]:
         _requests.current = None
 
 
-def prepare(options: Options) -> Engine:
+def prepare(options: Options, context: Any = None) -> Engine:
     """Load the engine node and the engine.
 
+    Args:
+        options: The options of the bind.
+        context: The MXNet context of the bind, if it is known.
+
     Raises:
-        EngineError: The engine is missing or does not load.
+        EngineError: The engine is missing, does not load, or runs no graphs of this context.
         NodeError: The engine node is missing or does not fit this MXNet.
     """
     _connect()
-    return select(options)
+    engine = select(options)
+    if context is not None and context.device_type not in engine.contexts:
+        raise EngineError(
+            f"its context is {context} and {engine.name} runs graphs on "
+            f"{' and '.join(engine.contexts)} only"
+            + ("; TensorRT runs graphs on gpu" if "gpu" not in engine.contexts else "")
+        )
+    return engine
 
 
 @functools.lru_cache(maxsize=1)
@@ -72,14 +88,24 @@ def _connect() -> None:
     library().set_callbacks(_graph_pass, infer_shapes)
 
 
-def analyse(graph: Graph, weights: Collection[str], options: Options) -> Partition:
+def analyse(
+    graph: Graph,
+    weights: Collection[str],
+    options: Options,
+    refused: Mapping[str, str] | None = None,
+) -> Partition:
     """Partition a symbol with shapes and dtypes; nothing is built.
 
     Args:
         graph: The symbol as MXNet hands it to a graph pass.
         weights: Names of the variables whose values are known when engines are built.
         options: The options of the bind.
+        refused: Reasons why further nodes stay in MXNet, by name.
     """
+    reasons = refusals(graph, weights, options.deny_ops)
+    for index, node in enumerate(graph.nodes):
+        if refused and node.name in refused and not node.is_variable:
+            reasons.setdefault(index, refused[node.name])
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
@@ -87,7 +113,7 @@ def analyse(graph: Graph, weights: Collection[str], options: Options) -> Partiti
     )
     return partition(
         graph,
-        refusals(graph, weights, options.deny_ops),
+        reasons,
         frozenset(weights),
         min_nodes=options.min_nodes,
         movers=movers,
@@ -105,13 +131,13 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     begin = time.perf_counter()
     graph = Graph.from_json(text)
     engine = select(request.options)
-    found = analyse(graph, request.weights, request.options)
+    found = analyse(graph, request.weights, request.options, request.refused)
     report = describe(graph, found, f"{engine.name} {engine.version}")
     nodes, segments = [], []
     for segment in found.segments:
         part, outside = graph.subgraph(segment.nodes, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
-        node = EngineNode(part, owned, engine, request.options)
+        node = EngineNode(part, owned, engine, request.options, request.gpu)
         # What no ONNX node reads (a label at inference) is no input of the engine node.
         variables = part.nodes[: len(outside)]
         read = [e for e, v in zip(outside, variables, strict=True) if v.name in node.inputs]

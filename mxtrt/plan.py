@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import logging
 import threading
@@ -11,17 +10,18 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mxtrt import memory
+from mxtrt import paging
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
-from mxtrt.engines import Engine, Weight
-from mxtrt.errors import EngineError
+from mxtrt.engines import BuildRequest, Engine, Session, Weight
+from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph import Entry, Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
+from mxtrt.node.watch import Watch
 from mxtrt.report import Report
 
-__all__ = ["EngineNode", "Plan", "infer_shapes"]
+__all__ = ["EngineNode", "Plan", "infer_shapes", "live_plans"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -43,18 +43,26 @@ class EngineNode:
         weights: Names of its variables that become initializers.
         engine: What builds sessions.
         options: The options of the bind.
+        gpu: The GPU that its arrays are on, None for host memory.
 
     Attributes:
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
         weights: Names of the weights that the engine holds.
+        gpu: The GPU that its arrays are on, None for host memory.
         report: What a person is told of it.
     """
 
     def __init__(
-        self, graph: Graph, weights: frozenset[str], engine: Engine, options: Options
+        self,
+        graph: Graph,
+        weights: frozenset[str],
+        engine: Engine,
+        options: Options,
+        gpu: int | None = None,
     ) -> None:
         self._graph = graph
+        self.gpu = gpu
         self._owned = weights
         self._engine = engine
         self._options = options
@@ -62,7 +70,7 @@ class EngineNode:
         self._arrays: Mapping[str, Any] | None = None
         self._lock = threading.RLock()
         self._models: dict[str, OnnxSegment] = {}
-        self._sessions: dict[str, int] = {}
+        self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
 
         model = to_onnx(graph, weights)
@@ -70,11 +78,11 @@ class EngineNode:
         self.inputs = model.inputs
         self.weights = tuple(weight.name for weight in model.weights)
         self._known = {name: _shape(types[name]) for name in (*self.inputs, *self.weights)}
-        heads = [graph.type_of(head) for head in graph.heads]
+        self._input_types = [_dtype(types[name]) for name in self.inputs]
+        self._output_types = [_dtype(graph.type_of(head)) for head in graph.heads]
+        self._batches = self._profile(model)
         lib = library()
-        self.key = lib.create_node(
-            [_dtype(types[name]) for name in self.inputs], [_dtype(head) for head in heads]
-        )
+        self.key = lib.create_node(self._input_types, self._output_types, gpu)
         self._finalizer = weakref.finalize(self, _release, lib, self.key, self._sessions)
         self._finalizer.atexit = False
         _nodes[self.key] = self
@@ -101,7 +109,17 @@ class EngineNode:
                         self._build(shapes)
             finally:
                 for session in old.values():
-                    library().release(session)
+                    library().release(session.handle)
+
+    def sessions(self) -> list[Session]:
+        """Its sessions."""
+        with self._lock:
+            return list(self._sessions.values())
+
+    def weight_arrays(self) -> list[Any]:
+        """The NDArrays of its weights; empty before the first build."""
+        with self._lock:
+            return list((self._arrays or {}).values())
 
     def infer(self, shapes: Shapes) -> None:
         """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
@@ -111,15 +129,56 @@ class EngineNode:
         """
         with self._lock:
             if shapes not in self._variants:
+                self._check_profile(shapes)
                 if len(self._models) >= _MOST_MODELS:
                     raise EngineError(
                         f"more than {_MOST_MODELS} input shapes need an engine of their own"
                     )
-                given = dict(zip(self.inputs, shapes, strict=True))
-                graph = _with_shapes(self._graph, {**self._known, **given})
-                self._add(shapes, graph, to_onnx(graph, self._owned))
+                graph, model = self._at(shapes)
+                self._add(shapes, graph, model)
             if self._arrays is not None:
                 self._build(shapes)
+
+    def _at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
+        """The segment at other input shapes."""
+        given = dict(zip(self.inputs, shapes, strict=True))
+        graph = _with_shapes(self._graph, {**self._known, **given})
+        return graph, to_onnx(graph, self._owned)
+
+    def _profile(self, model: OnnxSegment) -> tuple[int, int, int] | None:
+        """The batch sizes of ``batch_profile``, if one model serves all of them.
+
+        Raises:
+            EngineError: The segment's own batch size is outside the profile.
+        """
+        wanted = self._options.batch_profile
+        shapes = tuple(self._known[name] for name in self.inputs)
+        if not wanted or not self._engine.static_shapes or not shapes:
+            return None
+        smallest, usual, largest = wanted
+        if not all(shape and shape[0] == shapes[0][0] for shape in shapes):
+            return None
+        for batch in {smallest, largest} - {shapes[0][0]}:
+            try:
+                _, other = self._at(tuple((batch, *shape[1:]) for shape in shapes))
+            except (EngineError, Unsupported):
+                return None
+            if other.digest != model.digest:
+                return None
+        self._batches = smallest, usual, largest
+        self._check_profile(shapes)
+        return self._batches
+
+    def _check_profile(self, shapes: Shapes) -> None:
+        if self._batches is None:
+            return
+        smallest, _, largest = self._batches
+        batch = shapes[0][0] if shapes[0] else 0
+        if not smallest <= batch <= largest:
+            raise EngineError(
+                f"batch size {batch} is outside batch_profile {smallest} to {largest}; "
+                "widen the option to run it in the engine"
+            )
 
     def _add(self, shapes: Shapes, graph: Graph, model: OnnxSegment) -> None:
         # What a session can serve: all shapes of one model, or one set of shapes.
@@ -135,17 +194,26 @@ class EngineNode:
             assert self._arrays is not None
             model, begin = self._models[digest], time.perf_counter()
             weights = [
-                Weight(w, memory.address_of(self._arrays[w.name]), self._arrays[w.name])
-                for w in model.weights
+                Weight(w, *paging.in_host_memory(self._arrays[w.name])) for w in model.weights
             ]
             self._make_room()
-            self._sessions[digest] = self._engine.build(
-                model, weights, shapes, outputs, self._options
+            session = self._engine.build(
+                BuildRequest(
+                    model,
+                    weights,
+                    _tensors(shapes, self._input_types),
+                    _tensors(outputs, self._output_types),
+                    self._options,
+                    self.gpu,
+                    self._batches,
+                )
             )
+            self._sessions[digest] = session
+            self.report.notes += [n for n in session.notes if n not in self.report.notes]
             self.report.build_seconds += time.perf_counter() - begin
             self.report.built = True
             _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
-        library().put_variant(self.key, [*shapes, *outputs], self._sessions[digest])
+        library().put_variant(self.key, [*shapes, *outputs], self._sessions[digest].handle)
 
     def _make_room(self) -> None:
         """Give up the oldest sessions beyond the limit that no executor is bound to."""
@@ -164,13 +232,13 @@ class EngineNode:
         for shapes, (outputs, other) in list(self._variants.items()):
             if other == digest:
                 library().put_variant(self.key, [*shapes, *outputs])
-        library().release(self._sessions.pop(digest))
+        library().release(self._sessions.pop(digest).handle)
 
 
-def _release(lib: Any, key: int, sessions: dict[str, int]) -> None:
+def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:
     lib.release(key)
     for session in sessions.values():
-        lib.release(session)
+        lib.release(session.handle)
     sessions.clear()
 
 
@@ -187,6 +255,14 @@ def infer_shapes(key: int, shapes: Shapes) -> None:
     if node is None:
         raise EngineError(f"engine {key} was released; partition the symbol again")
     node.infer(shapes)
+
+
+_plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+
+
+def live_plans() -> list[Plan]:
+    """The plans of all that is bound with engines now."""
+    return list(_plans)
 
 
 class Plan:
@@ -212,13 +288,13 @@ class Plan:
         self.report = report
         self.options = options
         self._lib = library()
-        # The weights' handles, their number, and the writes counted when engines were built.
-        self._built: tuple[Any, int, Any] | None = None
+        _plans.add(self)
+        self._watch: Watch | None = None  # of the weights, since the engines were built
 
     @property
     def built(self) -> bool:
         """Whether the engines exist."""
-        return self._built is not None
+        return self._watch is not None
 
     def build(self, arrays: Mapping[str, Any]) -> None:
         """Build every engine from the weights' present values, then release the weights.
@@ -229,45 +305,43 @@ class Plan:
         Raises:
             EngineError: An engine refused its segment; nothing is released then.
         """
-        self._built = None
+        self._watch = None
         owned = [arrays[name] for name in sorted(self.weights)]
+        paging.empty_pools(owned)
         for node in self.nodes:
             node.build(arrays)
         if self.options.release_weights:
             self._release(owned)
         self._lib.trim()
-        count = len(owned)
-        handles = (ctypes.c_void_p * max(count, 1))(*(array.handle for array in owned))
-        self._built = handles, count, self._lib.versions(handles, count)
+        self._watch = self._lib.watch(owned)
 
     def _release(self, arrays: Sequence[Any]) -> None:
+        on_host, on_gpu = paging.by_place(arrays)
         try:
-            directory = memory.spill_directory(self.options.spill_dir)
-            self.report.released_bytes += memory.page_out(arrays, directory)
+            directory = paging.spill_directory(self.options.spill_dir)
+            self.report.released_bytes += paging.page_out(on_host, directory)
         except OSError as error:
-            self.report.notes.append(
+            self._note(
                 f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
                 "set spill_dir to a directory with room"
             )
-            _log.warning(self.report.notes[-1])
+        try:
+            self.report.released_bytes += paging.evict(on_gpu)
+        except OSError as error:
+            self._note(f"weights stay in GPU memory twice: they could not be moved ({error})")
+
+    def _note(self, text: str) -> None:
+        self.report.notes.append(text)
+        _log.warning(text)
 
     def changed(self) -> bool:
         """Whether a weight was written to since the engines were built (or they are not)."""
-        built = self._built
-        if built is None:
-            return True
-        state: int = self._lib.changed(*built)
-        if state < 0:
-            from mxnet.base import check_call
-
-            check_call(state)
-        return state != 0
+        return self._watch is None or self._watch.changed()
 
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""
-        if self._built is not None:
-            handles, count, _ = self._built
-            self._built = handles, count, self._lib.versions(handles, count)
+        if self._watch is not None:
+            self._watch.remember()
 
 
 def _is_one_node(graph: Graph) -> bool:
@@ -289,6 +363,10 @@ def _shape(tensor: TensorType) -> tuple[int, ...]:
 def _dtype(tensor: TensorType) -> Any:
     assert tensor.dtype is not None
     return tensor.dtype
+
+
+def _tensors(shapes: Shapes, dtypes: Sequence[Any]) -> list[TensorType]:
+    return [TensorType(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 
 def _with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:

@@ -22,6 +22,7 @@ class SegmentReport:
         weight_bytes: Bytes of the weights that the engine owns.
         build_seconds: Time of its engine builds so far, 0.0 while none is built.
         built: Whether the engine exists.
+        notes: What a person should know of the engine.
     """
 
     name: str
@@ -31,6 +32,7 @@ class SegmentReport:
     weight_bytes: int
     build_seconds: float = 0.0
     built: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Report:
         segments: The segments, in the order in which they run.
         left: Operator nodes that stay in MXNet.
         partition_seconds: Time to partition and convert.
-        released_bytes: Bytes of weights that were paged out of MXNet's memory.
+        released_bytes: Bytes of weights that left MXNet's memory: paged out, or moved off the GPU.
         notes: Whatever else a person should know.
     """
 
@@ -99,6 +101,7 @@ class Report:
         ]
         reasons = Counter((node.op, node.reason) for node in self.left)
         lines += [f"  {n} x {op}: {reason}" for (op, reason), n in sorted(reasons.items())]
+        lines += [f"  note: {s.name}: {note}" for s in self.segments for note in s.notes]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 

@@ -25,6 +25,12 @@ import pytest
 from mxtrt import config
 from mxtrt.hooks import decision
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The benches of a GPU are asked for."""
+    parser.addoption("--gpu", action="store_true", help="run the benches of this machine's GPU")
+
+
 _tables: dict[str, list[dict[str, object]]] = {}
 
 
@@ -55,7 +61,7 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Every test starts with the integration off, no warning given and a fixed seed."""
     config._process.clear()
     decision._warned.clear()
-    mx.random.seed(7)
+    mx.random.seed(7, ctx=mx.cpu())
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()

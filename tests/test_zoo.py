@@ -34,7 +34,7 @@ def network(name: str, x: mx.nd.NDArray) -> gluon.HybridBlock:
 
     He weights, and the BatchNorm statistics of one forward in training mode.
     """
-    mx.random.seed(1)
+    mx.random.seed(1, ctx=mx.cpu())
     np.random.seed(1)
     net = vision.get_model(name)
     net.collect_params().setattr("grad_req", "null")

@@ -4,7 +4,7 @@
 GPUs; ``select`` chooses.
 """
 
-from mxtrt.engines.base import Engine, Weight
+from mxtrt.engines.base import BuildRequest, Engine, MemoryTally, Session, Weight
 from mxtrt.engines.select import select
 
-__all__ = ["Engine", "Weight", "select"]
+__all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight", "select"]

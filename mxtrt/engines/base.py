@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, WeightType
+from mxtrt.graph import TensorType
 
-__all__ = ["Engine", "Weight"]
+__all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,65 @@ class Weight:
 
     Attributes:
         type: Name, shape and dtype.
-        address: Address of its first byte, C-contiguous.
+        address: Address of its first byte in host memory, C-contiguous.
         array: Whatever has to stay alive for the address to be valid.
     """
 
     type: WeightType
     address: int
     array: Any
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """A session to build.
+
+    Attributes:
+        segment: The model.
+        weights: Its weights; their memory must outlive the session if ``engine.reads_weights``.
+        inputs: Types of the inputs that the session will see, shapes and dtypes known.
+        outputs: Types of the outputs at these.
+        options: Options of the bind.
+        gpu: The GPU that inputs and outputs are on, None for host memory.
+        batches: Smallest, usual and largest size of axis 0 of all inputs that sessions of this
+            model will be asked for; None when every session is built for its own shapes.
+    """
+
+    segment: OnnxSegment
+    weights: Sequence[Weight]
+    inputs: Sequence[TensorType]
+    outputs: Sequence[TensorType]
+    options: Options
+    gpu: int | None = None
+    batches: tuple[int, int, int] | None = None
+
+
+class MemoryTally:
+    """GPU memory that an engine holds, shared by the sessions of that engine.
+
+    Attributes:
+        bytes: How much it is now.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A built session.
+
+    Attributes:
+        handle: Its handle in the engine node's library.
+        gpu_memory: What its engine holds on a GPU; None for an engine in host memory.
+        gpu: That GPU.
+        notes: What a person should know of it.
+    """
+
+    handle: int
+    gpu_memory: MemoryTally | None = None
+    gpu: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -39,26 +92,17 @@ class Engine(Protocol):
         """Version of the engine's library."""
 
     @property
+    def contexts(self) -> tuple[str, ...]:
+        """Device types of the MXNet contexts whose graphs it runs."""
+
+    @property
     def static_shapes(self) -> bool:
         """Whether a session serves one set of input shapes only."""
 
-    def build(
-        self,
-        segment: OnnxSegment,
-        weights: Sequence[Weight],
-        inputs: Sequence[Sequence[int]],
-        outputs: Sequence[Sequence[int]],
-        options: Options,
-    ) -> int:
-        """Build a session and return its handle in the engine node's library.
-
-        Args:
-            segment: The model.
-            weights: Its weights; their memory must outlive the session.
-            inputs: Input shapes that the session will see first.
-            outputs: Output shapes at these.
-            options: Options of the bind.
+    def build(self, request: BuildRequest) -> Session:
+        """Build a session.
 
         Raises:
+            RefusedNodesError: The engine refused nodes; without them it may take the rest.
             EngineError: The engine refused the model; the message is the engine's own.
         """

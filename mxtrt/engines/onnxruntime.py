@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 from mxtrt.config import Options
-from mxtrt.convert import OnnxSegment
-from mxtrt.engines.base import Weight
+from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 
@@ -54,6 +52,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    contexts = ("cpu",)
     static_shapes = False
 
     def __init__(self, threads: int, spin: bool) -> None:
@@ -63,25 +62,20 @@ class OnnxRuntime:
         except NodeError as error:
             raise EngineError(f"ONNX Runtime does not load: {error}") from error
 
-    def build(
-        self,
-        segment: OnnxSegment,
-        weights: Sequence[Weight],
-        inputs: Sequence[Sequence[int]],
-        outputs: Sequence[Sequence[int]],
-        options: Options,
-    ) -> int:
+    def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
+        segment = request.segment
         try:
-            return library().create_session(
+            handle = library().create_session(
                 segment.model,
                 segment.inputs,
                 segment.outputs,
-                [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in weights],
+                [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in request.weights],
                 _CONFIG,
             )
         except NodeError as error:
             raise EngineError(str(error)) from error
+        return Session(handle)
 
 
 @functools.lru_cache(maxsize=1)

@@ -36,13 +36,15 @@ def select(options: Options) -> Engine:
 @functools.lru_cache(maxsize=1)
 def _tensorrt_answers() -> bool:
     """Whether TensorRT is installed and has a GPU; said once in the log if it is not usable."""
-    if importlib.util.find_spec("tensorrt") is None:
-        return False
     from mxtrt.engines.tensorrt import tensorrt
+    from mxtrt.engines.tensorrt.api import PACKAGES
+
+    if all(importlib.util.find_spec(package) is None for package in PACKAGES):
+        return False
 
     try:
         tensorrt()
     except EngineError as error:
-        _log.warning("ONNX Runtime takes the place of TensorRT: %s", error)
+        _log.info("ONNX Runtime takes the place of TensorRT: %s", error)
         return False
     return True

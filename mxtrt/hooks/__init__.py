@@ -3,8 +3,8 @@
 ``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
 two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the graph pass and owns
 its engines; ``freshness`` decides when engines follow weights that changed; ``inline`` runs
-short graphs on the calling thread.  With the integration off every wrapper calls MXNet's own
-function.
+graphs that are one segment from the calling thread; ``waiting`` waits for those on a GPU.  With
+the integration off every wrapper calls MXNet's own function.
 """
 
 from __future__ import annotations

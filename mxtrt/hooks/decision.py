@@ -77,15 +77,21 @@ def leave_alone(reason: str, *, quiet: bool = False) -> None:
         warnings.warn(f"the graph runs as plain MXNet: {reason}", MxtrtWarning, stacklevel=4)
 
 
-def attempt(body: Callable[[], _T], options: Options) -> _T | None:
-    """Run the engine side of a bind; whatever fails leaves the graph to MXNet, with a warning."""
+def attempt(body: Callable[[], _T], options: Options, context: Any = None) -> _T | None:
+    """Run the engine side of a bind; whatever fails leaves the graph to MXNet, with a warning.
+
+    Args:
+        body: The engine side.
+        options: Options of the bind.
+        context: The MXNet context of the bind, if it is known.
+    """
     if in_forked_child():
         leave_alone("this process was forked, and an engine's threads do not survive a fork")
         return None
     try:
         from mxtrt import pipeline  # imports ONNX: not before the first bind that wants an engine
 
-        pipeline.prepare(options)
+        pipeline.prepare(options, context)
         return body()
     except Exception as error:
         _log.debug("bind failed", exc_info=True)

@@ -8,16 +8,24 @@ monitor, and weights that changed a moment ago run MXNet's.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
+from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
-from mxtrt.hooks.partitioned import EngineSymbol, originals, partition_symbol
+from mxtrt.hooks.partitioned import (
+    EngineSymbol,
+    originals,
+    partition_symbol,
+    until_accepted,
+)
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -25,14 +33,47 @@ if TYPE_CHECKING:
 __all__ = ["InferenceExecutor", "adopt"]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What an executor was bound from."""
+
+    symbol: Symbol
+    options: Options
+    weights: frozenset[str]
+
+    def give_engines(
+        self, executor: Executor, *, build: bool, refused: Mapping[str, str] | None = None
+    ) -> None:
+        """Partition the symbol and attach its engines to an executor, if it gets any.
+
+        Raises:
+            EngineError: The engine refused the symbol.
+        """
+        until_accepted(lambda known: self._try(executor, build, known), refused)
+
+    def _try(self, executor: Executor, build: bool, refused: Mapping[str, str]) -> None:
+        arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
+        arrays = {**arguments, **states}
+        weights = self.weights & arrays.keys()
+        partitioned = partition_symbol(
+            self.symbol, arguments, states, executor._ctx, self.options, weights, refused
+        )
+        if not partitioned.plan.nodes:
+            return
+        if build:
+            partitioned.plan.build(arrays)
+        freshness = Freshness(partitioned.plan, arrays)
+        _attach(executor, _Binding(executor, partitioned, freshness, self))
+
+
 class _Binding:
     """What an executor knows of its engines."""
 
     def __init__(
-        self, executor: Executor, symbol: EngineSymbol, options: Options, freshness: Freshness
+        self, executor: Executor, symbol: EngineSymbol, freshness: Freshness, source: _Source
     ) -> None:
         self.symbol = symbol
-        self.options = options
+        self.source = source
         self.freshness = freshness
         self.inline = InlineRun.of(symbol.plan)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
@@ -45,6 +86,10 @@ class _Binding:
             "null",
             [states[name] for name in symbol.list_auxiliary_states()],
         )
+
+    def on(self, executor: Executor) -> _Binding:
+        """The same engines on another executor of the symbol."""
+        return _Binding(executor, self.symbol, self.freshness, self.source)
 
 
 class InferenceExecutor(Executor):  # type: ignore[misc]
@@ -67,7 +112,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             or is_train
             or self._monitor_callback is not None
             or not binding.symbol.plan.weights.isdisjoint(kwargs)
-            or not self._ready(binding)
+            or (binding := self._ready(binding)) is None
         ):
             outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
         else:
@@ -116,7 +161,9 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             return Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
         with binding.freshness.preserving():
             executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
-            _attach(executor, binding.symbol, binding.options, binding.freshness)
+            decision.attempt(
+                lambda: _attach(executor, binding.on(executor)), binding.source.options
+            )
         return executor
 
     def __del__(self) -> None:
@@ -132,13 +179,22 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             Executor.__del__(self)
             binding.executor = None
 
-    def _ready(self, binding: _Binding) -> bool:
+    def _ready(self, binding: _Binding) -> _Binding | None:
+        """The binding that may answer now, after building its engines when it is time to."""
         if binding.freshness.current():
-            return True
-        ready = decision.attempt(binding.freshness.settle, binding.options)
+            return binding
+        ready = decision.attempt(lambda: self._settle(binding), binding.source.options)
         if ready is None:  # the build failed: from now on this executor is MXNet's
             self._mxtrt = None
-        return bool(ready)
+        return self._mxtrt if ready else None
+
+    def _settle(self, binding: _Binding) -> bool:
+        try:
+            return binding.freshness.settle()
+        except RefusedNodesError as refusal:
+            self._mxtrt = None
+            binding.source.give_engines(self, build=True, refused=refusal.reasons)
+            return self._mxtrt is not None
 
 
 def adopt(
@@ -153,29 +209,10 @@ def adopt(
         weights: Names of the arguments and auxiliary states that are weights.
         build: Build the engines now, from the present values; otherwise at the first forward.
     """
-
-    def engines() -> None:
-        arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
-        arrays = {**arguments, **states}
-        partitioned = partition_symbol(
-            symbol, arguments, states, executor._ctx, options, weights & arrays.keys()
-        )
-        if not partitioned.plan.nodes:
-            return
-        if build:
-            partitioned.plan.build(arrays)
-        freshness = Freshness(partitioned.plan, arrays)
-        _attach(executor, partitioned, options, freshness)
-
-    decision.attempt(engines, options)
+    source = _Source(symbol, options, weights)
+    decision.attempt(lambda: source.give_engines(executor, build=build), options, executor._ctx)
 
 
-def _attach(
-    executor: Executor, symbol: EngineSymbol, options: Options, freshness: Freshness
-) -> None:
-    def bind() -> None:
-        binding = _Binding(executor, symbol, options, freshness)
-        executor.__class__ = InferenceExecutor
-        executor._mxtrt = binding
-
-    decision.attempt(bind, options)
+def _attach(executor: Executor, binding: _Binding) -> None:
+    executor.__class__ = InferenceExecutor
+    executor._mxtrt = binding

@@ -7,10 +7,11 @@ which answers calls outside ``autograd.record`` and ``autograd.train_mode``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mxnet import autograd
@@ -25,7 +26,7 @@ from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
-from mxtrt.hooks.partitioned import BACKEND, partition_symbol
+from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
 
 __all__ = ["install"]
 
@@ -65,6 +66,8 @@ class _BlockBinding:
         self._inputs: list[tuple[bool, Any]] = []
         self._epoch = -1
         self._failed = False
+        self._refused: dict[str, str] = {}
+        self._context: Any = None
         self._lock = threading.RLock()
 
     def ready(self, args: tuple[Any, ...]) -> bool:
@@ -74,29 +77,37 @@ class _BlockBinding:
         if self._epoch == _Epoch.now and self._freshness is not None and self._freshness.current():
             return True
         with self._lock:
-            outcome = decision.attempt(lambda: self._settle(args), self._options)
+            outcome = decision.attempt(
+                lambda: until_accepted(lambda known: self._settle(args, known), self._refused),
+                self._options,
+                self._context or _inputs(args)[0].ctx,
+            )
             if outcome is None:
                 self._failed = True
         return bool(outcome)
 
-    def _settle(self, args: tuple[Any, ...]) -> bool:
+    def _settle(self, args: tuple[Any, ...], refused: Mapping[str, str]) -> bool:
         epoch = _Epoch.now
-        if self._epoch != epoch:
-            arrays = {name: parameter.data() for name, parameter in self._parameters.items()}
-            if self._freshness is None or any(
-                self._arrays[name] is not array for name, array in arrays.items()
+        if self._epoch != epoch or self._refused != refused:
+            context = self._context or _inputs(args)[0].ctx
+            arrays = {name: p.data(context) for name, p in self._parameters.items()}
+            if (
+                self._freshness is None
+                or self._refused != refused
+                or any(self._arrays[name] is not array for name, array in arrays.items())
             ):
-                self._bind(args, arrays)
+                self._refused = dict(refused)
+                self._bind(args, arrays, context)
             self._epoch = epoch
         return self._freshness is not None and self._freshness.settle()
 
-    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any]) -> None:
+    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> None:
         if is_np_array():
             raise EngineError("it uses MXNet's NumPy interface (npx.set_np)")
-        flat = [a for a in gluon_block._flatten(args, "input")[0] if a is not None]
-        contexts = {str(array.context) for array in flat}
-        if any(array.context.device_type != "cpu" for array in flat):
-            raise EngineError(f"its inputs are on {', '.join(contexts)}; this engine runs on cpu")
+        flat = _inputs(args)
+        contexts = {str(array.ctx) for array in flat}
+        if len(contexts) > 1:
+            raise EngineError(f"its inputs are on {' and '.join(sorted(contexts))}")
         if any(array.stype != "default" for array in (*arrays.values(), *flat)):
             raise EngineError("it has sparse parameters or inputs")
         places = {variable.name: i for i, variable in enumerate(self._data)}
@@ -104,7 +115,13 @@ class _BlockBinding:
         states = {name: arrays[name] for name in self._graph.list_auxiliary_states()}
         arguments = {name: given[name] for name in self._graph.list_arguments()}
         symbol = partition_symbol(
-            self._graph, arguments, states, flat[0].context, self._options, frozenset(arrays)
+            self._graph,
+            arguments,
+            states,
+            context,
+            self._options,
+            frozenset(arrays),
+            self._refused,
         )
         if not symbol.plan.nodes:
             self._freshness = None
@@ -120,6 +137,7 @@ class _BlockBinding:
         flags = [("data_indices", data), ("param_indices", parameters), *self._flags]
         self._op = CachedOp(symbol, flags)
         self._arrays = arrays
+        self._context = context
         self._inline = InlineRun.of(symbol.plan)
         self._freshness = Freshness(symbol.plan, arrays)
 
@@ -133,13 +151,41 @@ class _BlockBinding:
         if form != block._in_format:
             raise MXNetError("the structure of the arguments is not the one of the bind")
         flat = [array for array in flat if array is not None]
-        inputs = [flat[i] if is_data else i.data() for is_data, i in self._inputs]
+        context = self._context
+        inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
         outputs = self._inline(inputs) if self._inline is not None else None
         if outputs is None:
             outputs = self._op(*inputs)
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
         return gluon_block._regroup(outputs, block._out_format)
+
+
+class _Bindings:
+    """The bindings of one hybridized block: one for every context that its parameters are on."""
+
+    def __init__(self, block: Any, options: Options) -> None:
+        self._new = functools.partial(_BlockBinding, block, options)
+        contexts: set[Any] = set()
+        with contextlib.suppress(RuntimeError):  # not initialized: MXNet says so
+            for parameter in block.collect_params().values():
+                contexts.update(parameter.list_ctx())
+        self._one = self._new() if len(contexts) <= 1 else None
+        self._several: dict[Any, _BlockBinding] = {}
+
+    def find(self, args: tuple[Any, ...]) -> _BlockBinding:
+        """The binding for a call with these arguments."""
+        if self._one is not None:
+            return self._one
+        context = _inputs(args)[0].ctx
+        if context not in self._several:
+            self._several[context] = self._new()
+        return self._several[context]
+
+
+def _inputs(args: tuple[Any, ...]) -> list[Any]:
+    """The arrays among the arguments of a call, in order."""
+    return [array for array in gluon_block._flatten(args, "input")[0] if array is not None]
 
 
 def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
@@ -157,11 +203,9 @@ def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
             original(self, *args)
         finally:
             self._backend = backend
-        binding = _BlockBinding(self, options)
-        self.__dict__[_BINDING] = binding
-        given = (a for a in gluon_block._flatten(args, "input")[0] if a is not None)
-        if all(isinstance(a, NDArray) for a in given):
-            binding.ready(args)
+        bindings = self.__dict__[_BINDING] = _Bindings(self, options)
+        if all(isinstance(array, NDArray) for array in _inputs(args)):
+            bindings.find(args).ready(args)
 
     return _build_cache
 
@@ -171,15 +215,17 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
     def _call_cached_op(self: Any, *args: Any) -> Any:
         if self._cached_op is None:
             self._build_cache(*args)
-        binding = self.__dict__.get(_BINDING)
-        if binding is not None and self._callback is None and binding.ready(args):
-            try:
-                return binding(self, args)
-            except MXNetError as error:
-                # MXNet's own operators say whether the inputs or the engines are at fault.
-                outputs = original(self, *args)
-                _log.warning("a call ran as plain MXNet: %s", error)
-                return outputs
+        bindings = self.__dict__.get(_BINDING)
+        if bindings is not None and self._callback is None:
+            binding = bindings.find(args)
+            if binding.ready(args):
+                try:
+                    return binding(self, args)
+                except MXNetError as error:
+                    # MXNet's own operators say whether the inputs or the engines are at fault.
+                    outputs = original(self, *args)
+                    _log.warning("a call ran as plain MXNet: %s", error)
+                    return outputs
         return original(self, *args)
 
     return _call_cached_op

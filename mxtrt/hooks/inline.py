@@ -1,8 +1,9 @@
-"""Short runs on the calling thread.
+"""Graphs that are one segment, from the calling thread.
 
-MXNet hands every operator to a thread of its engine and wakes the caller when it is done.  For
-a graph that is one segment and takes less time than that, the two switches are most of the
-cost; such a graph runs on the calling thread.  The outputs are new arrays at every call.
+MXNet hands every operator to a thread of its engine and wakes the caller when it is done.  In
+host memory, for a graph that takes less time than that, the two switches are most of the cost;
+such a graph runs on the calling thread.  On a GPU the calling thread puts the run on a stream and
+goes on.  The outputs are arrays that nobody else holds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mxnet.base import NDArrayHandle
 from mxnet.ndarray import NDArray
+
+from mxtrt.hooks import waiting
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
@@ -32,6 +35,8 @@ class InlineRun:
 
         self._run = library().run
         node = plan.nodes[0]
+        if node.gpu is not None:
+            waiting.install()
         self._key = node.key
         self._num_inputs = len(node.inputs)
         self._num_outputs = len(node.report.outputs)
@@ -45,7 +50,7 @@ class InlineRun:
         return cls(plan) if plan.is_one_node and plan.options.inline_below else None
 
     def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
-        """The outputs, computed; None when this run has to go through MXNet.
+        """The outputs, there or on their way; None when this run has to go through MXNet.
 
         Args:
             inputs: The node's inputs in order.

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
+from mxtrt.errors import RefusedNodesError
 from mxtrt.report import publish
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
 
-__all__ = ["BACKEND", "EngineSymbol", "originals", "partition_symbol"]
+__all__ = ["BACKEND", "EngineSymbol", "originals", "partition_symbol", "until_accepted"]
+
+_log = logging.getLogger("mxtrt")
+_T = TypeVar("_T")
 
 #: Name of the backend in ``optimize_for`` and ``hybridize``.
 BACKEND = "TensorRT"
@@ -62,6 +68,7 @@ def partition_symbol(
     ctx: Any,
     options: Options,
     weights: frozenset[str],
+    refused: Mapping[str, str] | None = None,
     **inference: Any,
 ) -> EngineSymbol:
     """Run the graph pass; engines are described but not built.
@@ -73,13 +80,39 @@ def partition_symbol(
         ctx: Context of the bind.
         options: Options of the bind.
         weights: Names of the arguments and auxiliary states that are weights.
+        refused: Reasons why further nodes stay in MXNet, by name.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
     """
+    from mxtrt.paging import gpu_of
     from mxtrt.pipeline import PassRequest, request_pass
 
-    request = PassRequest(options, weights)
+    gpu = None if ctx is None else gpu_of(ctx)
+    request = PassRequest(options, weights, gpu, refused or {})
     with request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None
     publish(request.plan.report)
     return _owner(rewritten, request.plan)
+
+
+def until_accepted(
+    body: Callable[[Mapping[str, str]], _T], refused: Mapping[str, str] | None = None
+) -> _T:
+    """Partition and build around the nodes that the engine refuses.
+
+    Args:
+        body: Partitions and builds; is given the reasons of the nodes refused so far, by name.
+        refused: What is refused already.
+
+    Raises:
+        RefusedNodesError: The engine refuses nodes that it was not given.
+    """
+    known = dict(refused or {})
+    while True:
+        try:
+            return body(known)
+        except RefusedNodesError as error:
+            if known.keys() >= error.reasons.keys():
+                raise
+            _log.info("the engine refused nodes, which stay in MXNet: %s", error)
+            known.update(error.reasons)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mxnet.executor import Executor
@@ -13,7 +13,13 @@ from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
 from mxtrt.hooks.executor import adopt
-from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, originals, partition_symbol
+from mxtrt.hooks.partitioned import (
+    BACKEND,
+    EngineSymbol,
+    originals,
+    partition_symbol,
+    until_accepted,
+)
 from mxtrt.weights import guess_weights
 
 __all__ = ["install", "installed"]
@@ -45,11 +51,11 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         options = decision.options_for(kwargs)
         assert options is not None
         arrays = {**(args or {}), **(aux or {})}
-        # MXNet removes weights from the dictionaries: from copies, until the engines exist.
-        kept_args = None if args is None else dict(args)
-        kept_aux = None if aux is None else dict(aux)
 
-        def engines() -> EngineSymbol:
+        def engines(refused: Mapping[str, str]) -> tuple[EngineSymbol, Any, Any]:
+            # MXNet removes weights from the dictionaries: from copies, until the engines exist.
+            kept_args = None if args is None else dict(args)
+            kept_aux = None if aux is None else dict(aux)
             guessed = guess_weights(Graph.from_json(self.tojson()), options.data_names)
             symbol = partition_symbol(
                 self,
@@ -58,14 +64,16 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
                 ctx,
                 options,
                 guessed.intersection(arrays),
+                refused,
                 **inference,
             )
             symbol.plan.build(arrays)
-            return symbol
+            return symbol, kept_args, kept_aux
 
-        symbol = decision.attempt(engines, options)
-        if symbol is None:  # MXNet's own copy, as optimize_for returns a new symbol
+        done = decision.attempt(lambda: until_accepted(engines), options, ctx)
+        if done is None:  # MXNet's own copy, as optimize_for returns a new symbol
             return self.__copy__()
+        symbol, kept_args, kept_aux = done
         for given, kept in ((args, kept_args), (aux, kept_aux)):
             if given is not None and kept is not None:
                 for name in given.keys() - kept.keys():
@@ -84,8 +92,6 @@ def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Opti
         decision.leave_alone("it is bound for gradients (grad_req is not 'null')", quiet=True)
     elif group2ctx:
         decision.leave_alone("it is spread over devices (group2ctx)")
-    elif ctx.device_type != "cpu":
-        decision.leave_alone(f"its context is {ctx}, and this engine runs on the CPU only")
     else:
         return options
     return None

@@ -1,67 +1,42 @@
-// MXNet arrays from outside: whether they were written to, paging their bytes out, and running
-// an engine on them without MXNet's engine threads.
+// MXNet arrays from outside: whether they were written to, and moving their bytes out of memory.
 #include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 
+#include "arrays.h"
+#include "device.h"
 #include "node.h"
 
 namespace mxtrt {
+
+MXNet g_mxnet;
+
 namespace {
 
-// MXNet's own C API, handed over by Python (the wheel's library is loaded privately).
-using WaitToRead = int (*)(void* array);
-using PushSync = int (*)(void (*function)(void*, void*), void* parameter, void (*deleter)(void*),
-                         void* context, void** const_arrays, int num_const, void** mutable_arrays,
-                         int num_mutable, void* property, int priority, const char* name);
-using GetShape = int (*)(void* array, int* ndim, const int64_t** shape);
-using GetType = int (*)(void* array, int* type);
-using GetData = int (*)(void* array, void** data);
-using Create = int (*)(const int64_t* shape, int ndim, int device_type, int device_id,
-                       int delay_alloc, int type, void** array);
-using Free = int (*)(void* array);
+// Arrays and how often each was written to.
+struct Watch {
+  std::vector<void*> arrays;
+  std::vector<uint64_t> versions;
 
-struct MXNet {
-  WaitToRead wait_to_read;
-  PushSync push_sync;
-  GetShape get_shape;
-  GetType get_type;
-  GetData get_data;
-  Create create;
-  Free free;
-} g_mxnet;
+  ~Watch() {
+    for (void* array : arrays) g_mxnet.free(array);
+  }
 
-// The beginning of mxnet::NDArray, its chunk and mxnet::engine::Var in MXNet 1.9
-// (include/mxnet/ndarray.h, storage.h, engine.h).  A var counts the writes to its array.
-// Python checks at load that the count follows the writes.
-struct Var {
-  void* vtable;
-  uint64_t version;
+  bool remember() {
+    versions.clear();
+    for (void* array : arrays) {
+      if (g_mxnet.wait_to_read(array)) return false;
+      versions.push_back(version(array));
+    }
+    return true;
+  }
 };
-struct Context {
-  int device_type, device_id;
-};
-struct StorageHandle {
-  void* data;
-  size_t size;
-  Context context;
-  int shared_pid, shared_id;
-};
-struct Chunk {
-  StorageHandle storage;
-  StorageHandle *aux_begin, *aux_end, *aux_capacity;
-  void *mkldnn, *mkldnn_count;
-  Var* var;
-};
-struct Array {
-  Chunk* chunk;
-};
-
-uint64_t version(void* array) { return static_cast<Array*>(array)->chunk->var->version; }
 
 struct PageOut {
   char* data;
@@ -90,6 +65,56 @@ void page_out(void*, void* parameter) {
   if (mapped == MAP_FAILED) task->error = std::strerror(errno);
 }
 
+constexpr int kIsManaged = 8;                 // CU_POINTER_ATTRIBUTE_IS_MANAGED
+constexpr int kConcurrentManagedAccess = 89;  // CU_DEVICE_ATTRIBUTE_...
+constexpr unsigned kAttachGlobal = 1;  // CU_MEM_ATTACH_GLOBAL
+constexpr int kHost = -1;            // CU_DEVICE_CPU
+
+bool is_managed(const void* data) {
+  unsigned managed = 0;
+  check(g_cuda.pointer_attribute(&managed, kIsManaged, reinterpret_cast<DevicePointer>(data)));
+  return managed;
+}
+
+struct Evict {
+  void* array;
+  void* carrier;  // an array without memory, which takes the old memory to MXNet's pool
+  Device* device;
+  DevicePointer managed;
+  std::string error;
+};
+
+// Runs inside MXNet's engine with exclusive access to the array.
+void evict(void*, void* parameter) {
+  auto* task = static_cast<Evict*>(parameter);
+  try {
+    auto& storage = chunk(task->array).storage;
+    auto old = reinterpret_cast<DevicePointer>(storage.data);
+    void* stream = task->device->stream();
+    task->device->make_current();
+    if (!task->managed) {
+      check(g_cuda.prefetch(old, storage.size, kHost, stream));
+      check(g_cuda.stream_wait(stream));
+      return;
+    }
+    // By way of host memory: what a GPU touches of managed memory keeps a place there.
+    std::vector<char> part(std::min<size_t>(storage.size, size_t{4} << 20));
+    for (size_t done = 0; done < storage.size; done += part.size()) {
+      const size_t bytes = std::min(part.size(), storage.size - done);
+      check(g_cuda.copy_out(part.data(), old + done, bytes, stream));
+      check(g_cuda.stream_wait(stream));
+      std::memcpy(reinterpret_cast<char*>(task->managed) + done, part.data(), bytes);
+    }
+    auto& carrier = chunk(task->carrier);
+    carrier.storage = storage;
+    carrier.delay_alloc = false;
+    storage.data = reinterpret_cast<void*>(task->managed);
+    task->managed = 0;  // MXNet's now
+  } catch (const std::exception& error) {
+    task->error = error.what();
+  }
+}
+
 }  // namespace
 }  // namespace mxtrt
 
@@ -97,27 +122,36 @@ using namespace mxtrt;
 
 // Functions of MXNet's C API in the order of struct MXNet.
 MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
-  static_assert(sizeof(MXNet) == 7 * sizeof(void*), "only function pointers");
+  static_assert(sizeof(MXNet) == 9 * sizeof(void*), "only function pointers");
   std::memcpy(&g_mxnet, functions, sizeof(MXNet));
 }
 
-// Waits for pending writes, then reads how often each array was written to.
-MXTRT_EXPORT int mxtrt_versions(void* const* arrays, int count, uint64_t* versions) {
+// Watches arrays for writes, from now on; null when a pending write failed (the error is MXNet's).
+// The watch has handles of its own: it works whatever becomes of the caller's.
+MXTRT_EXPORT Watch* mxtrt_watch(void* const* arrays, int count) {
+  auto watch = std::make_unique<Watch>();
   for (int i = 0; i < count; ++i) {
-    if (g_mxnet.wait_to_read(arrays[i])) return 0;
-    versions[i] = version(arrays[i]);
+    void* copy;
+    if (g_mxnet.shallow_copy(arrays[i], &copy)) return nullptr;
+    watch->arrays.push_back(copy);
   }
-  return 1;
+  return watch->remember() ? watch.release() : nullptr;
 }
 
-// Whether any array was written to since its version was read: 1, 0, or -1 when waiting for
-// a pending write failed (the error is MXNet's).
-MXTRT_EXPORT int mxtrt_changed(void* const* arrays, int count, const uint64_t* versions) {
-  for (int i = 0; i < count; ++i) {
-    if (g_mxnet.wait_to_read(arrays[i])) return -1;
-    if (version(arrays[i]) != versions[i]) return 1;
+// Whether any array was written to since: 1, 0, or -1 when a pending write failed.
+MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
+  for (size_t i = 0; i < watch->arrays.size(); ++i) {
+    if (g_mxnet.wait_to_read(watch->arrays[i])) return -1;
+    if (version(watch->arrays[i]) != watch->versions[i]) return 1;
   }
   return 0;
+}
+
+// Watches from now on.
+MXTRT_EXPORT int mxtrt_watch_remember(Watch* watch) { return watch->remember(); }
+
+MXTRT_EXPORT void mxtrt_watch_free(Watch* watch) {
+  if (!shutting_down() && !forked()) delete watch;
 }
 
 // Writes the pages from `data` (page-aligned, `size` a multiple of the page size, inside the
@@ -125,7 +159,7 @@ MXTRT_EXPORT int mxtrt_changed(void* const* arrays, int count, const uint64_t* v
 // and contents, can be written to (privately), and need no memory until they are touched.
 MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset) {
   PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset), {}};
-  Context cpu{1, 0};
+  Context cpu{kCpu, 0};
   if (g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
                   "mxtrt_page_out") ||
       g_mxnet.wait_to_read(array)) {
@@ -139,57 +173,69 @@ MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, 
   return 1;
 }
 
-// Runs a node on the calling thread: reads the inputs once they are written, allocates the
-// outputs and computes them before it returns.  Worth it where the run is shorter than handing
-// it to MXNet's engine thread and back.  Returns 1 when done, 0 after setting the error, and -1
-// when the run has to go through MXNet: unknown shapes, no engine, or a last run at these shapes
-// that took longer than `limit` nanoseconds.
-MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
-                           int num_outputs, int64_t limit) {
-  auto node = find_node(key);
-  if (!node || node->input_types.size() != static_cast<size_t>(num_inputs) ||
-      node->output_types.size() != static_cast<size_t>(num_outputs)) {
-    return -1;
-  }
-  int allocated = 0;
-  try {
-    std::vector<Shape> shapes(num_inputs);
-    for (int i = 0; i < num_inputs; ++i) {
-      int type, ndim;
-      const int64_t* shape;
-      if (g_mxnet.get_type(inputs[i], &type) || g_mxnet.get_shape(inputs[i], &ndim, &shape) ||
-          type != node->input_types[i] || ndim < 0) {
-        return -1;
-      }
-      shapes[i].assign(shape, shape + ndim);
+// What mxnet::NDArray's chunk says of its memory: 1 not from MXNet's storage, 2 not allocated yet.
+MXTRT_EXPORT int mxtrt_memory_flags(void* array) {
+  return chunk(array).static_data | chunk(array).delay_alloc << 1;
+}
+
+// Whether mxtrt_evict has moved an array: 1, 0, or -1 after setting the error.
+MXTRT_EXPORT int mxtrt_is_evicted(void* array) {
+  int evicted = -1;
+  guarded([&] {
+    open_driver();
+    evicted = is_managed(chunk(array).storage.data);
+  });
+  return evicted;
+}
+
+// How many arrays share this one's memory.
+MXTRT_EXPORT int mxtrt_owners(void* array) { return static_cast<Array*>(array)->owners->count; }
+
+// Moves an array on a GPU to managed memory that lives on the host until somebody touches it on
+// the GPU.  The old memory goes back to MXNet's pool.  MXNet frees managed memory like any other
+// (cudaFree takes both).  Returns its bytes, 0 when it was managed before (or not MXNet's), or -1
+// after setting the error.
+MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal) {
+  int64_t moved = -1;
+  guarded([&] {
+    if (g_mxnet.wait_to_read(array)) throw std::runtime_error("the array is not readable");
+    const size_t size = chunk(array).storage.size;
+    if (mxtrt_memory_flags(array) || !chunk(array).storage.data || !size) {
+      moved = 0;
+      return;
     }
-    auto variant = node->find(shapes);
-    if (!variant || !variant->session) return -1;
-    const int64_t last = variant->nanoseconds.load(std::memory_order_relaxed);
-    if (last < 0 || last > limit) return -1;
-    std::vector<Tensor> in(num_inputs), out(num_outputs);
-    for (int i = 0; i < num_inputs; ++i) {
-      const auto& shape = variant->inputs[i];
-      in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
-      if (g_mxnet.wait_to_read(inputs[i]) || g_mxnet.get_data(inputs[i], &in[i].data)) return -1;
+    auto& device = Device::get(ordinal);
+    device.make_current();
+    Evict task{array, nullptr, &device, 0, {}};
+    const bool managed = is_managed(chunk(array).storage.data);
+    if (!managed) {
+      int concurrent = 0;
+      check(g_cuda.device_attribute(&concurrent, kConcurrentManagedAccess, device.handle()));
+      if (!concurrent) throw std::runtime_error("this GPU does not share managed memory");
+      // MXNet's pools round sizes up, to a power of two at most, and hand the whole block out
+      // again; pages that nobody touches take no memory.
+      size_t rounded = size_t{2} << 20;
+      while (rounded < size) rounded *= 2;
+      check(g_cuda.allocate_managed(&task.managed, rounded, kAttachGlobal));
     }
-    for (; allocated < num_outputs; ++allocated) {
-      const auto& shape = variant->outputs[allocated];
-      const int type = node->output_types[allocated], ndim = static_cast<int>(shape.size());
-      if (g_mxnet.create(shape.data(), ndim, 1, 0, 0, type, &outputs[allocated])) {
-        throw std::runtime_error("MXNet could not allocate an output");
-      }
-      out[allocated] = {nullptr, shape.data(), ndim, type};
-      g_mxnet.get_data(outputs[allocated], &out[allocated].data);
+    const Context& context = chunk(array).storage.context;
+    const int64_t shape = static_cast<int64_t>(size);
+    const int type = static_cast<int>(MXType::kUint8);
+    bool pushed = !g_mxnet.create(&shape, 1, context.device_type, context.device_id, 1, type,
+                                  &task.carrier);
+    if (pushed) {
+      Context cpu{kCpu, 0};
+      pushed = !g_mxnet.push_sync(evict, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
+                                  "mxtrt_evict") &&
+               !g_mxnet.wait_to_read(array);
+      g_mxnet.free(task.carrier);
     }
-    auto bindings = variant->session->bindings();
-    variant->run(bindings.get(), in, out);
-    return 1;
-  } catch (const std::exception& error) {
-    while (allocated > 0) g_mxnet.free(outputs[--allocated]);
-    set_error(error.what());
-    return 0;
-  }
+    if (task.managed) g_cuda.free(task.managed);
+    if (!pushed) throw std::runtime_error("MXNet's engine refused to move an array");
+    if (!task.error.empty()) throw std::runtime_error(task.error);
+    moved = managed ? 0 : static_cast<int64_t>(size);
+  });
+  return moved;
 }
 
 // Gives memory that a build freed back to the system.

@@ -1,205 +1,346 @@
-// Sessions on an NVIDIA GPU for graphs whose arrays are in host memory.
+// Sessions on an NVIDIA GPU.
 //
-// Python builds the engine and records one run of it, between mxtrt_cuda_record(begin) and
-// (end), as a CUDA graph together with the copies in and out.  A forward is then a memcpy into
-// pinned memory, one graph launch, one synchronization and a memcpy out, all through the
-// driver API (libcuda.so.1, which comes with the driver and fits every CUDA version).
-#include <dlfcn.h>
-
+// Python builds the engine; what a run puts on a stream is recorded as a CUDA graph, and a
+// forward launches the graph from here.  For graphs in host memory the record holds the copies in
+// and out too, between pinned memory and device memory of the session's own.  For graphs on the
+// GPU the engine reads and writes MXNet's arrays where they are: one record for every set of
+// addresses, the least recently used go first.
+#include <algorithm>
 #include <cstring>
+#include <list>
 #include <stdexcept>
 
+#include "device.h"
 #include "node.h"
 
 namespace mxtrt {
 namespace {
 
-using DevicePointer = unsigned long long;
 constexpr int kCaptureRelaxed = 2, kComputeMajor = 75, kComputeMinor = 76;
+constexpr size_t kMostRecords = 32;
+constexpr uint64_t kMostPatience = 1 << 20;
 
-// The driver's functions (cuda.h), looked up by name.
-struct Driver {
-  int (*init)(unsigned flags);
-  int (*get_error)(int code, const char** text);
-  int (*device_count)(int* count);
-  int (*device_get)(int* device, int ordinal);
-  int (*device_name)(char* name, int size, int device);
-  int (*device_attribute)(int* value, int attribute, int device);
-  int (*device_memory)(size_t* bytes, int device);
-  int (*retain_context)(void** context, int device);
-  int (*set_context)(void* context);
-  int (*memory_info)(size_t* free, size_t* total);
-  int (*allocate)(DevicePointer* pointer, size_t bytes);
-  int (*free)(DevicePointer pointer);
-  int (*allocate_host)(void** pointer, size_t bytes);
-  int (*free_host)(void* pointer);
-  int (*copy_in)(DevicePointer to, const void* from, size_t bytes, void* stream);
-  int (*copy_out)(void* to, DevicePointer from, size_t bytes, void* stream);
-  int (*stream_create)(void** stream, unsigned flags);
-  int (*stream_destroy)(void* stream);
-  int (*stream_wait)(void* stream);
-  int (*begin_capture)(void* stream, int mode);
-  int (*end_capture)(void* stream, void** graph);
-  int (*instantiate)(void** executable, void* graph, unsigned long long flags);
-  int (*launch)(void* executable, void* stream);
-  int (*destroy_graph)(void* graph);
-  int (*destroy_executable)(void* executable);
-} g_cuda;
-bool g_open = false;
-std::mutex g_cuda_mutex;
+using Addresses = std::vector<DevicePointer>;
 
-void (*g_released)(int64_t token) = nullptr;
+// Python: puts a run of an engine on a stream, with its tensors and its scratch memory at these
+// addresses.  Returns 1, or 0 after mxtrt_set_error.
+using EnqueueCallback = int (*)(int64_t token, const DevicePointer* addresses, int count,
+                                DevicePointer scratch, void* stream);
+// Python: nothing uses the engine with this token any more.
+using ReleaseCallback = void (*)(int64_t token);
+EnqueueCallback g_enqueue = nullptr;
+ReleaseCallback g_release = nullptr;
 
-void check(int code) {
-  if (!code) return;
-  const char* text = nullptr;
-  g_cuda.get_error(code, &text);
-  throw std::runtime_error(std::string("CUDA: ") + (text ? text : "unknown error"));
-}
-
-void open_driver() {
-  std::lock_guard<std::mutex> lock(g_cuda_mutex);
-  if (g_open) return;
-  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (!library) throw std::runtime_error("no NVIDIA driver (libcuda.so.1) on this machine");
-  auto find = [&](auto* function, const char* name) {
-    *function = reinterpret_cast<std::remove_pointer_t<decltype(function)>>(dlsym(library, name));
-    if (!*function) throw std::runtime_error(std::string("the NVIDIA driver has no ") + name);
-  };
-  find(&g_cuda.init, "cuInit");
-  find(&g_cuda.get_error, "cuGetErrorString");
-  find(&g_cuda.device_count, "cuDeviceGetCount");
-  find(&g_cuda.device_get, "cuDeviceGet");
-  find(&g_cuda.device_name, "cuDeviceGetName");
-  find(&g_cuda.device_attribute, "cuDeviceGetAttribute");
-  find(&g_cuda.device_memory, "cuDeviceTotalMem_v2");
-  find(&g_cuda.retain_context, "cuDevicePrimaryCtxRetain");
-  find(&g_cuda.set_context, "cuCtxSetCurrent");
-  find(&g_cuda.memory_info, "cuMemGetInfo_v2");
-  find(&g_cuda.allocate, "cuMemAlloc_v2");
-  find(&g_cuda.free, "cuMemFree_v2");
-  find(&g_cuda.allocate_host, "cuMemAllocHost_v2");
-  find(&g_cuda.free_host, "cuMemFreeHost");
-  find(&g_cuda.copy_in, "cuMemcpyHtoDAsync_v2");
-  find(&g_cuda.copy_out, "cuMemcpyDtoHAsync_v2");
-  find(&g_cuda.stream_create, "cuStreamCreate");
-  find(&g_cuda.stream_destroy, "cuStreamDestroy_v2");
-  find(&g_cuda.stream_wait, "cuStreamSynchronize");
-  find(&g_cuda.begin_capture, "cuStreamBeginCapture_v2");
-  find(&g_cuda.end_capture, "cuStreamEndCapture");
-  find(&g_cuda.instantiate, "cuGraphInstantiateWithFlags");
-  find(&g_cuda.launch, "cuGraphLaunch");
-  find(&g_cuda.destroy_graph, "cuGraphDestroy");
-  find(&g_cuda.destroy_executable, "cuGraphExecDestroy");
-  check(g_cuda.init(0));
-  g_open = true;
-}
-
-// One input or output: pinned host memory, device memory, and their size in bytes.
+// One input or output: memory of the session's own, and its size in bytes.
 struct Buffer {
   void* host = nullptr;
   DevicePointer device = 0;
   size_t bytes = 0;
 };
 
+// A CUDA graph of one run.
+class Record {
+ public:
+  Record(Addresses addresses, uint64_t generation, void* graph)
+      : addresses(std::move(addresses)), generation(generation) {
+    const int code = g_cuda.instantiate(&executable_, graph, 0);
+    g_cuda.destroy_graph(graph);
+    check(code);
+  }
+  Record(const Record&) = delete;
+  ~Record() { g_cuda.destroy_executable(executable_); }
+  void launch(void* stream) const { check(g_cuda.launch(executable_, stream)); }
+
+  const Addresses addresses;
+  const uint64_t generation;  // of the scratch memory
+
+ private:
+  void* executable_ = nullptr;
+};
+
 class CudaSession : public Session {
  public:
-  CudaSession(int device, const size_t* sizes, int num_inputs, int num_outputs, int64_t token)
-      : token_(token), num_inputs_(num_inputs), buffers_(num_inputs + num_outputs) {
+  CudaSession(Device& device, int64_t token, const size_t* sizes, int num_inputs, int num_outputs,
+              size_t scratch, bool on_device)
+      : device_(device),
+        token_(token),
+        num_inputs_(num_inputs),
+        scratch_(scratch),
+        on_device_(on_device),
+        buffers_(num_inputs + num_outputs) {
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].bytes = sizes[i];
-    check(g_cuda.retain_context(&context_, device));
-  }
-
-  // Apart from the constructor, so that a failure half-way is cleaned up.
-  void allocate() {
-    check(g_cuda.set_context(context_));
-    check(g_cuda.stream_create(&stream_, 1));
-    for (auto& buffer : buffers_) {
-      check(g_cuda.allocate_host(&buffer.host, buffer.bytes));
-      check(g_cuda.allocate(&buffer.device, buffer.bytes));
-    }
+    if (scratch_) device_.reserve(scratch_);
   }
 
   ~CudaSession() override {
     if (shutting_down() || forked()) return;
-    g_cuda.set_context(context_);
-    if (stream_) g_cuda.stream_wait(stream_);
-    if (executable_) g_cuda.destroy_executable(executable_);
-    for (auto& buffer : buffers_) {
-      if (buffer.host) g_cuda.free_host(buffer.host);
-      if (buffer.device) g_cuda.free(buffer.device);
+    try {
+      device_.settle();
+    } catch (const std::exception&) {  // a GPU in error: what is freed below is lost anyway
     }
-    if (stream_) g_cuda.stream_destroy(stream_);
-    // The graph used the engine's memory: Python may let it go only now.
-    if (g_released) g_released(token_);
+    own_.reset();
+    records_.clear();
+    free_buffers();
+    if (scratch_) device_.give_back(scratch_);
+    // The records used the engine's memory: Python may let it go only now.
+    if (g_release) g_release(token_);
   }
 
-  void* stream() const { return stream_; }
-  DevicePointer device(size_t index) const { return buffers_[index].device; }
-
-  // Everything that is put on the stream between begin and end becomes the graph.
-  void begin_recording() {
-    check(g_cuda.set_context(context_));
-    check(g_cuda.stream_wait(stream_));
-    check(g_cuda.begin_capture(stream_, kCaptureRelaxed));
-    for (int i = 0; i < num_inputs_; ++i) {
-      check(g_cuda.copy_in(buffers_[i].device, buffers_[i].host, buffers_[i].bytes, stream_));
+  // Runs the engine once, records it and runs the record: whatever fails does so before the first
+  // forward.
+  void prepare(bool record) {
+    device_.make_current();
+    allocate_buffers();
+    once([&](const Turn& turn) {
+      enqueue(own_addresses(), turn, turn.stream);  // what is initialized lazily is, by this
+    });
+    if (!record) {
+      unrecordable_ = "recording is switched off";
+      return;
+    }
+    try {
+      once([&](const Turn& turn) { own_record(turn).launch(turn.stream); });
+    } catch (const std::exception& error) {
+      unrecordable_ = error.what();
+    }
+    if (on_device_) {
+      own_.reset();
+      free_buffers();
     }
   }
 
-  void end_recording() {
-    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
-      check(g_cuda.copy_out(buffers_[i].host, buffers_[i].device, buffers_[i].bytes, stream_));
-    }
-    void* graph = nullptr;
-    check(g_cuda.end_capture(stream_, &graph));
-    int code = g_cuda.instantiate(&executable_, graph, 0);
-    g_cuda.destroy_graph(graph);
-    check(code);
-  }
-
+  const std::string& unrecordable() const { return unrecordable_; }
+  Device* device() override { return on_device_ ? &device_ : nullptr; }
   std::unique_ptr<Bindings> bindings() override { return nullptr; }
 
-  void run(Bindings*, const std::vector<Tensor>& inputs,
-           const std::vector<Tensor>& outputs) override {
+  // How many records there are, and bytes of pinned and device memory of the session's own.
+  void usage(int64_t* records, size_t* host, size_t* device) {
     std::lock_guard<std::mutex> lock(mutex_);
-    check(g_cuda.set_context(context_));
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      std::memcpy(buffers_[i].host, inputs[i].data, buffers_[i].bytes);
+    *records = static_cast<int64_t>(records_.size()) + (own_ != nullptr);
+    *host = *device = 0;
+    for (const auto& buffer : buffers_) {
+      if (buffer.host) *host += buffer.bytes;
+      if (buffer.device) *device += buffer.bytes;
     }
-    check(g_cuda.launch(executable_, stream_));
-    check(g_cuda.stream_wait(stream_));
-    for (size_t i = 0; i < outputs.size(); ++i) {
+  }
+
+  bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+           void* stream) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (on_device_ && stream) {
+      run_in_place(inputs, outputs, stream);
+      return false;
+    }
+    stream = device_.stream();
+    on_device_ ? run_in_place(inputs, outputs, stream) : run_from_host(inputs, stream);
+    check(g_cuda.stream_wait(stream));
+    for (size_t i = 0; i < outputs.size() && !on_device_; ++i) {
       const auto& buffer = buffers_[inputs.size() + i];
       std::memcpy(outputs[i].data, buffer.host, buffer.bytes);
     }
+    return true;
   }
 
  private:
+  template <typename Body>
+  void once(Body body) {
+    Turn turn(device_, device_.stream());
+    body(turn);
+    check(g_cuda.stream_wait(turn.stream));
+  }
+
+  void allocate_buffers() {
+    for (auto& buffer : buffers_) {
+      const size_t bytes = std::max<size_t>(buffer.bytes, 1);
+      if (!on_device_ && !buffer.host) check(g_cuda.allocate_host(&buffer.host, bytes));
+      if (!buffer.device) check(g_cuda.allocate(&buffer.device, bytes));
+    }
+  }
+
+  void free_buffers() {
+    for (auto& buffer : buffers_) {
+      if (buffer.host) g_cuda.free_host(buffer.host);
+      if (buffer.device) g_cuda.free(buffer.device);
+      buffer.host = nullptr;
+      buffer.device = 0;
+    }
+  }
+
+  Addresses own_addresses() const {
+    Addresses addresses;
+    for (const auto& buffer : buffers_) addresses.push_back(buffer.device);
+    return addresses;
+  }
+
+  void enqueue(const Addresses& addresses, const Turn& turn, void* stream) {
+    if (turn.scratch_bytes < scratch_) {
+      throw std::runtime_error("the GPU had no memory left for the engine's scratch");
+    }
+    if (!g_enqueue || !g_enqueue(token_, addresses.data(), static_cast<int>(addresses.size()),
+                                 turn.scratch, stream)) {
+      throw std::runtime_error(take_error("the engine did not run"));
+    }
+  }
+
+  // Everything that `body` puts on the recording stream, as a record.
+  template <typename Body>
+  std::unique_ptr<Record> recorded(Addresses addresses, const Turn& turn, Body body) {
+    void* stream = device_.recording_stream();
+    void* graph = nullptr;
+    check(g_cuda.begin_capture(stream, kCaptureRelaxed));
+    try {
+      body(stream);
+    } catch (...) {
+      g_cuda.end_capture(stream, &graph);
+      if (graph) g_cuda.destroy_graph(graph);
+      throw;
+    }
+    check(g_cuda.end_capture(stream, &graph));
+    return std::make_unique<Record>(std::move(addresses), turn.generation, graph);
+  }
+
+  void copy_inputs_in(void* stream) {
+    for (size_t i = 0; i < num_inputs_; ++i) {
+      check(g_cuda.copy_in(buffers_[i].device, buffers_[i].host, buffers_[i].bytes, stream));
+    }
+  }
+
+  void copy_outputs_out(void* stream) {
+    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
+      check(g_cuda.copy_out(buffers_[i].host, buffers_[i].device, buffers_[i].bytes, stream));
+    }
+  }
+
+  // What a run on the session's own buffers puts on a stream.
+  void enqueue_own(const Turn& turn, void* stream) {
+    if (!on_device_) copy_inputs_in(stream);
+    enqueue(own_addresses(), turn, stream);
+    if (!on_device_) copy_outputs_out(stream);
+  }
+
+  // The record of a run on the session's own buffers.
+  const Record& own_record(const Turn& turn) {
+    if (!own_ || own_->generation != turn.generation) {
+      own_.reset();
+      own_ = recorded(own_addresses(), turn, [&](void* stream) { enqueue_own(turn, stream); });
+    }
+    return *own_;
+  }
+
+  // The record for these addresses; null when it is not worth recording.  Recording takes
+  // longer than a run: once all records are in use, each that pushes another out doubles the
+  // number of runs before the next may, so that addresses that never repeat do not record forever.
+  const Record* record_of(const Addresses& addresses, const Turn& turn) {
+    auto found = std::find_if(records_.begin(), records_.end(),
+                              [&](const auto& record) { return record->addresses == addresses; });
+    if (found != records_.end()) {
+      if ((*found)->generation == turn.generation) {
+        records_.splice(records_.begin(), records_, found);
+        return records_.front().get();
+      }
+      records_.erase(found);
+    }
+    if (records_.size() >= kMostRecords) {
+      if (runs_ < next_push_) return nullptr;
+      next_push_ = runs_ + patience_;
+      patience_ = std::min(2 * patience_, kMostPatience);
+      check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
+      records_.pop_back();
+    }
+    records_.push_front(recorded(
+        addresses, turn, [&](void* stream) { enqueue(addresses, turn, stream); }));
+    return records_.front().get();
+  }
+
+  // Calls `find` for a record; a failure to record is kept, and runs go through Python from then.
+  template <typename Find>
+  const Record* unless_unrecordable(Find find) {
+    if (!unrecordable_.empty()) return nullptr;
+    try {
+      return find();
+    } catch (const std::exception& error) {
+      unrecordable_ = error.what();
+      return nullptr;
+    }
+  }
+
+  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                    void* stream) {
+    Addresses addresses;
+    addresses.reserve(buffers_.size());
+    for (const auto* tensors : {&inputs, &outputs}) {
+      for (const auto& tensor : *tensors) {
+        addresses.push_back(reinterpret_cast<DevicePointer>(tensor.data));
+      }
+    }
+    Turn turn(device_, stream);
+    ++runs_;
+    if (auto* record = unless_unrecordable([&] { return record_of(addresses, turn); })) {
+      record->launch(stream);
+      return;
+    }
+    auto* staged = unless_unrecordable([&] {
+      allocate_buffers();
+      return &own_record(turn);
+    });
+    if (!staged) {
+      enqueue(addresses, turn, stream);
+      return;
+    }
+    for (size_t i = 0; i < num_inputs_; ++i) {
+      check(g_cuda.copy_across(buffers_[i].device, addresses[i], buffers_[i].bytes, stream));
+    }
+    staged->launch(stream);
+    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
+      check(g_cuda.copy_across(addresses[i], buffers_[i].device, buffers_[i].bytes, stream));
+    }
+  }
+
+  void run_from_host(const std::vector<Tensor>& inputs, void* stream) {
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      std::memcpy(buffers_[i].host, inputs[i].data, buffers_[i].bytes);
+    }
+    Turn turn(device_, stream);
+    if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
+      record->launch(stream);
+    } else {
+      enqueue_own(turn, stream);
+    }
+  }
+
+  Device& device_;
   const int64_t token_;
-  const int num_inputs_;
+  const size_t num_inputs_, scratch_;
+  const bool on_device_;
   std::vector<Buffer> buffers_;
-  void* context_ = nullptr;
-  void* stream_ = nullptr;
-  void* executable_ = nullptr;
+  std::unique_ptr<Record> own_;
+  std::list<std::unique_ptr<Record>> records_;  // most recently used first
+  std::string unrecordable_;  // why runs go through Python; empty if they do not
+  uint64_t runs_ = 0, next_push_ = 0, patience_ = kMostRecords;
   std::mutex mutex_;
 };
+
+std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
+  auto session = std::dynamic_pointer_cast<CudaSession>(find_session(handle));
+  if (!session) throw std::runtime_error("no such session");
+  return session;
+}
 
 }  // namespace
 }  // namespace mxtrt
 
 using namespace mxtrt;
 
-// Opens the driver; gives the number of GPUs and, of one of them, its name, compute capability
-// and memory.  Returns 1, or 0 after setting the error.
-MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, int* count, char* name, int name_size, int* major,
-                                   int* minor, size_t* memory) {
+MXTRT_EXPORT void mxtrt_cuda_callbacks(EnqueueCallback enqueue, ReleaseCallback release) {
+  g_enqueue = enqueue;
+  g_release = release;
+}
+
+// Opens a GPU; gives its name, compute capability and memory.
+MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, char* name, int name_size, int* major, int* minor,
+                                   size_t* memory) {
   return guarded([&] {
-    open_driver();
-    check(g_cuda.device_count(count));
-    if (ordinal >= *count) throw std::runtime_error("no such GPU");
-    int device;
-    check(g_cuda.device_get(&device, ordinal));
+    const int device = Device::get(ordinal).handle();
     check(g_cuda.device_name(name, name_size, device));
     check(g_cuda.device_attribute(major, kComputeMajor, device));
     check(g_cuda.device_attribute(minor, kComputeMinor, device));
@@ -207,50 +348,63 @@ MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, int* count, char* name, int name
   });
 }
 
-// Free and total bytes of the current GPU's memory.
-MXTRT_EXPORT int mxtrt_cuda_memory(size_t* free, size_t* total) {
+// Makes a GPU the current one of this thread, for TensorRT's own calls.
+MXTRT_EXPORT int mxtrt_cuda_make_current(int ordinal) {
+  return guarded([&] { Device::get(ordinal).make_current(); });
+}
+
+// The stream of a GPU's engines; 0 after setting the error.
+MXTRT_EXPORT uint64_t mxtrt_cuda_stream(int ordinal) {
+  void* stream = nullptr;
+  guarded([&] { stream = Device::get(ordinal).stream(); });
+  return reinterpret_cast<uint64_t>(stream);
+}
+
+// Bytes of a GPU's memory that are free, all of them, and the scratch memory of its engines.
+MXTRT_EXPORT int mxtrt_cuda_memory(int ordinal, size_t* free, size_t* total, size_t* scratch) {
   return guarded([&] {
-    open_driver();
+    auto& device = Device::get(ordinal);
+    device.make_current();
     check(g_cuda.memory_info(free, total));
+    *scratch = device.scratch_bytes();
   });
 }
 
-// Called with a session's token when nothing uses it any more.
-MXTRT_EXPORT void mxtrt_cuda_on_release(void (*released)(int64_t token)) { g_released = released; }
+// Memory for an engine, on the GPU that is current; 0 when there is none left.
+MXTRT_EXPORT uint64_t mxtrt_cuda_allocate(size_t bytes) {
+  DevicePointer pointer = 0;
+  return g_cuda.allocate(&pointer, bytes) ? 0 : pointer;
+}
 
-// A session with buffers of these sizes (inputs, then outputs) and no graph yet; gives their
-// device addresses and the stream to record on.  Returns its handle, or 0.
-MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, const size_t* sizes, int num_inputs,
-                                        int num_outputs, int64_t token, uint64_t* addresses,
-                                        uint64_t* stream) {
+MXTRT_EXPORT void mxtrt_cuda_free(uint64_t pointer) {
+  if (!shutting_down() && !forked()) g_cuda.free(pointer);
+}
+
+// A session of an engine: sizes of its inputs, then outputs, in bytes; whether these are in GPU
+// memory at a forward; and its scratch memory.  The engine runs once.  Returns the session's
+// handle, or 0 after setting the error.
+MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t* sizes,
+                                        int num_inputs, int num_outputs, size_t scratch,
+                                        int on_device, int record) {
   int64_t handle = 0;
   guarded([&] {
-    open_driver();
-    int device;
-    check(g_cuda.device_get(&device, ordinal));
-    auto session = std::make_shared<CudaSession>(device, sizes, num_inputs, num_outputs, token);
-    session->allocate();
-    for (int i = 0; i < num_inputs + num_outputs; ++i) addresses[i] = session->device(i);
-    *stream = reinterpret_cast<uint64_t>(session->stream());
+    auto session = std::make_shared<CudaSession>(Device::get(ordinal), token, sizes, num_inputs,
+                                                 num_outputs, scratch, on_device != 0);
+    session->prepare(record != 0);
     handle = add_session(std::move(session));
   });
   return handle;
 }
 
-// Begins (1) or ends (0) recording what is put on the session's stream as its graph.
-MXTRT_EXPORT int mxtrt_cuda_record(int64_t handle, int begin) {
-  return guarded([&] {
-    auto session = std::dynamic_pointer_cast<CudaSession>(find_session(handle));
-    if (!session) throw std::runtime_error("no such session");
-    begin ? session->begin_recording() : session->end_recording();
-  });
+// Why runs of a session go through Python: empty, as they should not.
+MXTRT_EXPORT const char* mxtrt_cuda_unrecordable(int64_t handle) {
+  static thread_local std::string text;
+  text.clear();
+  guarded([&] { text = cuda_session(handle)->unrecordable(); });
+  return text.c_str();
 }
 
-// Waits for the session's stream: errors of what was put there show here.
-MXTRT_EXPORT int mxtrt_cuda_wait(int64_t handle) {
-  return guarded([&] {
-    auto session = std::dynamic_pointer_cast<CudaSession>(find_session(handle));
-    if (!session) throw std::runtime_error("no such session");
-    check(g_cuda.stream_wait(session->stream()));
-  });
+// The CUDA graphs of a session, and bytes of pinned and GPU memory of its own.
+MXTRT_EXPORT int mxtrt_cuda_usage(int64_t handle, int64_t* records, size_t* host, size_t* device) {
+  return guarded([&] { cuda_session(handle)->usage(records, host, device); });
 }

@@ -109,7 +109,7 @@ void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, con
   for (int i = 0; i < count; ++i) (*tensors)[i] = {data[i], shapes[i], ndims[i], types[i]};
 }
 
-void forward(State* state) {
+void forward(State* state, void* stream) {
   if (forked()) {
     throw std::runtime_error(
         "this engine was built before the process forked and its threads are gone; "
@@ -131,7 +131,7 @@ void forward(State* state) {
     }
     state->generation = generation;
   }
-  state->variant->run(state->bindings.get(), state->inputs, state->outputs);
+  state->variant->run(state->bindings.get(), state->inputs, state->outputs, stream);
 }
 
 }  // namespace
@@ -166,11 +166,12 @@ int Node::users(const std::vector<Shape>& inputs) const {
 }
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
-                  const std::vector<Tensor>& out) const {
+                  const std::vector<Tensor>& out, void* stream) const {
   const auto begin = std::chrono::steady_clock::now();
-  session->run(bindings, in, out);
-  nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
-                    std::memory_order_relaxed);
+  if (session->run(bindings, in, out, stream)) {
+    nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
+                      std::memory_order_relaxed);
+  }
 }
 
 void Node::put(std::shared_ptr<const Variant> added) {
@@ -203,6 +204,12 @@ bool forked() { return getpid() != g_process; }
 bool shutting_down() { return g_shutting_down; }
 void set_error(const std::string& message) { t_error = message; }
 
+std::string take_error(const char* otherwise) {
+  std::string message;
+  message.swap(t_error);
+  return message.empty() ? otherwise : message;
+}
+
 }  // namespace mxtrt
 
 using namespace mxtrt;
@@ -224,10 +231,12 @@ MXTRT_EXPORT const char* mxtrt_take_error() {
   return t_error_shown.c_str();
 }
 
+// A node with these types; `gpu` is the GPU that its tensors are on, -1 for host memory.
 MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, int num_outputs,
-                                       const int* output_types) {
-  auto node = std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
-                                     std::vector<int>(output_types, output_types + num_outputs));
+                                       const int* output_types, int gpu) {
+  auto node =
+      std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
+                             std::vector<int>(output_types, output_types + num_outputs), gpu);
   std::lock_guard<std::mutex> lock(g_mutex);
   g_nodes[g_next] = std::move(node);
   return g_next++;
@@ -314,8 +323,9 @@ MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const c
                             void*** backward, int* backward_count, const char*** create_ctx,
                             void*** create, int* create_count, void** parse, void** type,
                             void** stype, void** shape, void** mutate) {
-  static const char* contexts[] = {"cpu"};
-  static void* marker[] = {reinterpret_cast<void*>(&find_node)};
+  static const char* contexts[] = {"cpu", "gpu"};
+  static void* marker[] = {reinterpret_cast<void*>(&find_node),
+                           reinterpret_cast<void*>(&find_node)};
   *name = kOperator;
   *is_subgraph_op = 0;
   *forward_ctx = *backward_ctx = nullptr;
@@ -323,7 +333,7 @@ MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const c
   *forward_count = *backward_count = 0;
   *create_ctx = contexts;
   *create = marker;
-  *create_count = 1;
+  *create_count = 2;
   *parse = *type = *shape = marker[0];
   *stype = *mutate = nullptr;
 }
@@ -353,7 +363,7 @@ MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* c
     if (!variant || !variant->session) {
       const int64_t key = std::strtoll(attribute(keys, values, num, "engine"), nullptr, 10);
       if (!g_shape || !g_shape(key, flat.data(), in_ndims, num_inputs)) {
-        throw std::runtime_error(t_error.empty() ? "the engine refused these shapes" : t_error);
+        throw std::runtime_error(take_error("the engine refused these shapes"));
       }
       variant = node->find(inputs);
       if (!variant) throw std::runtime_error("the engine has no variant for these shapes");
@@ -391,12 +401,21 @@ MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* cons
 }
 
 MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char* const* values,
-                                      int num, const char*, int, unsigned** in_dims,
-                                      int* in_ndims, int num_inputs, const int*, void** state) {
+                                      int num, const char* context, int ordinal,
+                                      unsigned** in_dims, int* in_ndims, int num_inputs,
+                                      const int*, void** state) {
   return guarded([&] {
+    auto node = node_of(keys, values, num);
+    if (node->gpu != (std::strcmp(context, "gpu") ? -1 : ordinal)) {
+      throw std::runtime_error(
+          "the engine was built for " +
+          (node->gpu < 0 ? std::string("the CPU") : "GPU " + std::to_string(node->gpu)) +
+          " and is bound on " + context + "(" + std::to_string(ordinal) +
+          "); partition the original symbol for that context");
+    }
     std::vector<Shape> inputs;
     for (int i = 0; i < num_inputs; ++i) inputs.emplace_back(in_dims[i], in_dims[i] + in_ndims[i]);
-    *state = new State(node_of(keys, values, num), std::move(inputs));
+    *state = new State(std::move(node), std::move(inputs));
   });
 }
 
@@ -408,8 +427,8 @@ MXTRT_EXPORT int _opCallFStatefulCompute(
     int is_forward, void* state_op, const int64_t** in_shapes, int* in_ndims, void** in_data,
     int* in_types, size_t*, const char**, int*, int num_inputs, const int64_t** out_shapes,
     int* out_ndims, void** out_data, int* out_types, size_t*, const char**, int*, int num_outputs,
-    void*, void*, void*, void*, void*, void*, void*, int*, int*, void**, void**, void**, void**,
-    int64_t*, int64_t*, int64_t*, int64_t*, void*, void*) {
+    void*, void*, void*, void*, void* stream, void*, void*, int*, int*, void**, void**, void**,
+    void**, int64_t*, int64_t*, int64_t*, int64_t*, void*, void*) {
   return guarded([&] {
     if (!is_forward) {
       throw std::runtime_error(
@@ -419,7 +438,7 @@ MXTRT_EXPORT int _opCallFStatefulCompute(
     auto* state = static_cast<State*>(state_op);
     fill(&state->inputs, in_data, in_shapes, in_ndims, in_types, num_inputs);
     fill(&state->outputs, out_data, out_shapes, out_ndims, out_types, num_outputs);
-    forward(state);
+    forward(state, state->node->gpu < 0 ? nullptr : stream);
   });
 }
 
@@ -440,7 +459,7 @@ MXTRT_EXPORT int _passCallGraphPass(void*, const char* graph, char** out_graph,
                                     const int*, void*, const void*) {
   return guarded([&] {
     if (!g_pass || !g_pass(graph, keys, values, num_options)) {
-      throw std::runtime_error(t_error.empty() ? "the TensorRT pass failed" : t_error);
+      throw std::runtime_error(take_error("the TensorRT pass failed"));
     }
     *out_graph = allocate<char>(t_pass_result.size() + 1);
     std::memcpy(*out_graph, t_pass_result.c_str(), t_pass_result.size() + 1);

@@ -8,18 +8,19 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mxtrt.errors import NodeError
 from mxtrt.graph import DTYPES
+from mxtrt.node.cuda import Cuda
+from mxtrt.node.watch import Watch
 
-__all__ = ["OPERATOR", "CudaDevice", "Library", "library", "type_flag"]
+__all__ = ["OPERATOR", "Library", "library", "type_flag"]
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
@@ -43,14 +44,6 @@ _SHAPE = ctypes.CFUNCTYPE(
 
 PassFunction = Callable[[str, dict[str, str]], str]
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
-
-
-class CudaDevice(NamedTuple):
-    """A GPU: its name, compute capability and bytes of memory."""
-
-    name: str
-    capability: tuple[int, int]
-    memory: int
 
 
 def type_flag(dtype: np.dtype[Any]) -> int:
@@ -92,8 +85,6 @@ class Library:
         self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_release.restype = None
-        self._lib.mxtrt_changed.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        self._lib.mxtrt_versions.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self._lib.mxtrt_page_out.argtypes = [
             ctypes.c_void_p,
             ctypes.c_void_p,
@@ -115,6 +106,8 @@ class Library:
             _LIB.MXNDArrayGetData,
             _LIB.MXNDArrayCreateEx64,
             _LIB.MXNDArrayFree,
+            _LIB.MXShallowCopyNDArray,
+            _LIB.MXEnginePushAsyncND,
         )
         self._lib.mxtrt_arrays_init(
             (ctypes.c_void_p * len(functions))(
@@ -129,18 +122,20 @@ class Library:
             ctypes.c_int,
             ctypes.c_int64,
         ]
-        self._lib.mxtrt_cuda_session.restype = ctypes.c_int64
-        self._lib.mxtrt_cuda_record.argtypes = [ctypes.c_int64, ctypes.c_int]
-        self._lib.mxtrt_cuda_wait.argtypes = [ctypes.c_int64]
-        self._owned: dict[int, Any] = {}
-        self._owned_released: Any = None
-        self._tokens = itertools.count(1)
-        self._check_versions()
+        self._lib.mxtrt_evict.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        self._lib.mxtrt_evict.restype = ctypes.c_int64
+        self._lib.mxtrt_finish.argtypes = [ctypes.c_void_p]
+        self._lib.mxtrt_owners.argtypes = [ctypes.c_void_p]
+        self._lib.mxtrt_is_evicted.argtypes = [ctypes.c_void_p]
+        self._lib.mxtrt_memory_flags.argtypes = [ctypes.c_void_p]
+        self._check_layout()
         self._callbacks: tuple[Any, ...] = ()
-        #: Whether any of these arrays was written to since its version was read.
-        self.changed = self._lib.mxtrt_changed
-        #: Runs a node on the calling thread, see ``mxtrt_run`` in ``arrays.cc``.
+        #: What works on NVIDIA GPUs.
+        self.cuda = Cuda(self, self._lib)
+        #: Runs a node from the calling thread, see ``mxtrt_run`` in ``inline.cc``.
         self.run = self._lib.mxtrt_run
+        #: Returns when the run that writes an array is done, see ``mxtrt_finish`` there.
+        self.finish = self._lib.mxtrt_finish
         atexit.register(self._shutdown)
 
     def take_error(self) -> str:
@@ -150,27 +145,29 @@ class Library:
 
     # -- callbacks -----------------------------------------------------------------------
 
+    def guarded(self, function: Callable[..., None]) -> Callable[..., int]:
+        """The function as C calls it: 1, or 0 after keeping the message of what it raised."""
+
+        @functools.wraps(function)
+        def run(*args: Any) -> int:
+            try:
+                function(*args)
+            except BaseException as error:  # an exception must not cross the C boundary
+                self._lib.mxtrt_set_error(f"{type(error).__name__}: {error}".encode())
+                return 0
+            return 1
+
+        return run
+
     def set_callbacks(self, graph_pass: PassFunction, infer_shape: ShapeFunction) -> None:
         """Install what MXNet calls for a graph pass and for input shapes it has not seen."""
 
-        def guarded(function: Callable[..., None]) -> Callable[..., int]:
-            @functools.wraps(function)
-            def run(*args: Any) -> int:
-                try:
-                    function(*args)
-                except BaseException as error:  # an exception must not cross the C boundary
-                    self._lib.mxtrt_set_error(f"{type(error).__name__}: {error}".encode())
-                    return 0
-                return 1
-
-            return run
-
-        @guarded
+        @self.guarded
         def on_pass(graph: bytes, keys: Any, values: Any, count: int) -> None:
             given = {keys[i].decode(): values[i].decode() for i in range(count)}
             self._lib.mxtrt_pass_result(graph_pass(graph.decode(), given).encode())
 
-        @guarded
+        @self.guarded
         def on_shape(key: int, dims: Any, ndims: Any, count: int) -> None:
             shapes, start = [], 0
             for i in range(count):
@@ -183,11 +180,26 @@ class Library:
 
     # -- nodes and sessions --------------------------------------------------------------
 
-    def create_node(self, inputs: Sequence[np.dtype[Any]], outputs: Sequence[np.dtype[Any]]) -> int:
-        """A new engine node with these types; returns its key."""
+    def create_node(
+        self,
+        inputs: Sequence[np.dtype[Any]],
+        outputs: Sequence[np.dtype[Any]],
+        gpu: int | None = None,
+    ) -> int:
+        """A new engine node; returns its key.
+
+        Args:
+            inputs: Dtypes of its inputs.
+            outputs: Dtypes of its outputs.
+            gpu: The GPU that these are on, None for host memory.
+        """
         ins, outs = [type_flag(d) for d in inputs], [type_flag(d) for d in outputs]
         key: int = self._lib.mxtrt_node_create(
-            len(ins), _array(ctypes.c_int, ins), len(outs), _array(ctypes.c_int, outs)
+            len(ins),
+            _array(ctypes.c_int, ins),
+            len(outs),
+            _array(ctypes.c_int, outs),
+            -1 if gpu is None else gpu,
         )
         return key
 
@@ -201,7 +213,7 @@ class Library:
         """
         dims = _array(ctypes.c_int64, [d for shape in shapes for d in shape])
         ndims = _array(ctypes.c_int, [len(shape) for shape in shapes])
-        self._checked(self._lib.mxtrt_node_put(key, dims, ndims, session))
+        self.checked(self._lib.mxtrt_node_put(key, dims, ndims, session))
 
     def users(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
         """How many operators are bound to a node at these input shapes."""
@@ -272,95 +284,20 @@ class Library:
             raise NodeError(self.take_error())
         return handle
 
-    # -- CUDA ----------------------------------------------------------------------------
-
-    def cuda_device(self, ordinal: int = 0) -> CudaDevice:
-        """A GPU, through the NVIDIA driver.
+    def checked(self, status: int) -> None:
+        """Raise the node's error unless a call succeeded.
 
         Raises:
-            NodeError: There is no driver, or no such GPU.
+            NodeError: The status is 0.
         """
-        count, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
-        answered = self._lib.mxtrt_cuda_device(
-            ordinal,
-            ctypes.byref(count),
-            name,
-            len(name),
-            ctypes.byref(major),
-            ctypes.byref(minor),
-            ctypes.byref(memory),
-        )
-        if not answered:
-            raise NodeError(self.take_error())
-        return CudaDevice(name.value.decode(), (major.value, minor.value), memory.value)
-
-    def create_cuda_session(
-        self,
-        inputs: Sequence[int],
-        outputs: Sequence[int],
-        enqueue: Callable[[Sequence[int], int], None],
-        owned: Any,
-    ) -> int:
-        """A session that copies in, runs what ``enqueue`` puts on a stream, and copies out.
-
-        Args:
-            inputs: Size of every input in bytes.
-            outputs: Size of every output in bytes.
-            enqueue: Is given the device addresses of inputs and outputs and a stream; what it
-                puts there is run once and then recorded as a CUDA graph.
-            owned: Kept alive as long as the session.
-
-        Returns:
-            The session's handle.
-
-        Raises:
-            NodeError: CUDA failed; nothing of the session is left.
-        """
-        if not self._owned_released:
-            self._owned_released = ctypes.CFUNCTYPE(None, ctypes.c_int64)(
-                lambda token: self._owned.pop(token, None) and None
-            )
-            self._lib.mxtrt_cuda_on_release(self._owned_released)
-        token, count = next(self._tokens), len(inputs) + len(outputs)
-        addresses, stream = (ctypes.c_uint64 * count)(), ctypes.c_uint64()
-        handle: int = self._lib.mxtrt_cuda_session(
-            0,
-            _array(ctypes.c_size_t, [*inputs, *outputs]),
-            len(inputs),
-            len(outputs),
-            ctypes.c_int64(token),
-            addresses,
-            ctypes.byref(stream),
-        )
-        if not handle:
-            raise NodeError(self.take_error())
-        self._owned[token] = owned
-        try:
-            enqueue(list(addresses), stream.value)  # what is initialized lazily is, by this run
-            self._checked(self._lib.mxtrt_cuda_wait(handle))
-            self._checked(self._lib.mxtrt_cuda_record(handle, 1))
-            enqueue(list(addresses), stream.value)
-            self._checked(self._lib.mxtrt_cuda_record(handle, 0))
-        except BaseException:
-            self.release(handle)
-            raise
-        return handle
-
-    def _checked(self, status: int) -> None:
         if not status:
             raise NodeError(self.take_error())
 
     # -- arrays --------------------------------------------------------------------------
 
-    def versions(self, handles: Any, count: int) -> Any:
-        """How often each array was written to, as a ctypes array of uint64."""
-        versions = (ctypes.c_uint64 * max(count, 1))()
-        if not self._lib.mxtrt_versions(handles, count, versions):
-            from mxnet.base import check_call
-
-            check_call(-1)
-        return versions
+    def watch(self, arrays: Sequence[Any]) -> Watch:
+        """Watch arrays for writes, from now on."""
+        return Watch(self._lib, arrays)
 
     def page_out(self, array: Any, address: int, size: int, file: int, offset: int) -> None:
         """Back a page-aligned part of an array by a file; its contents stay.
@@ -371,24 +308,62 @@ class Library:
         if not self._lib.mxtrt_page_out(array.handle, address, size, file, offset):
             raise OSError(self.take_error())
 
+    def evict(self, array: Any, ordinal: int) -> int:
+        """Move an array on a GPU to host memory, whence it comes back when it is used there.
+
+        Returns:
+            The bytes that left the GPU; 0 for an array whose memory is not MXNet's.
+
+        Raises:
+            OSError: The array could not be moved; it is as it was.
+        """
+        moved: int = self._lib.mxtrt_evict(array.handle, ordinal)
+        if moved < 0:
+            raise OSError(self.take_error())
+        return moved
+
+    def is_evicted(self, array: Any) -> bool:
+        """Whether :meth:`evict` has moved an array on a GPU.
+
+        Raises:
+            NodeError: The GPU does not answer.
+        """
+        evicted: int = self._lib.mxtrt_is_evicted(array.handle)
+        if evicted < 0:
+            raise NodeError(self.take_error())
+        return bool(evicted)
+
     def trim(self) -> None:
         """Give memory that builds freed back to the system."""
         self._lib.mxtrt_trim()
 
-    def _check_versions(self) -> None:
-        """The count of writes is read from MXNet's own structures: see that it follows writes."""
+    def _check_layout(self) -> None:
+        """See that what is read from MXNet's own structures is there.
+
+        The count of writes follows writes, the flags follow the allocation, and the owners of
+        an array's memory are its views (and the watch).
+        """
         import mxnet as mx
+        from mxnet.ndarray.ndarray import _new_alloc_handle
 
         array = mx.nd.zeros((2,))
-        handles = (ctypes.c_void_p * 1)(array.handle)
-        before = self.versions(handles, 1)[0]
-        array[:] = 1
-        once = self.versions(handles, 1)[0]
-        array[:] = 2
-        array[0:1] = 3
-        thrice = self.versions(handles, 1)[0]
+        watch = self.watch([array])
+        seen = [watch.changed()]
+        for write in (slice(None), slice(0, 1)):
+            array[write] = 1
+            seen.append(watch.changed())
+            watch.remember()
         array.asnumpy()
-        if (once - before, thrice - before, self.versions(handles, 1)[0] - thrice) != (1, 3, 0):
+        seen.append(watch.changed())
+        late = mx.nd.NDArray(_new_alloc_handle((2,), mx.cpu(), True))
+        flags = [self._lib.mxtrt_memory_flags(late.handle)]
+        late[:] = 1
+        late.wait_to_read()
+        flags.append(self._lib.mxtrt_memory_flags(late.handle))
+        shared = array.reshape((1, 2))
+        owners = [self._lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
+        facts = seen, flags, owners
+        if facts != ([False, True, True, False], [2, 0], [3, 3, 1]):
             raise NodeError(
                 f"MXNet {mx.__version__} keeps its arrays otherwise than the 1.9.1 wheels, "
                 "so mxtrt cannot see when weights change; install a wheel of mxnet 1.9.1"

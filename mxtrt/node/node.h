@@ -36,6 +36,8 @@ struct Tensor {
 
 size_t bytes(const Tensor& tensor);
 
+class Device;
+
 // Memory descriptors of the last forward, kept so that the same addresses need no new ones.
 class Bindings {
  public:
@@ -48,28 +50,50 @@ class Session {
  public:
   virtual ~Session() = default;
   virtual std::unique_ptr<Bindings> bindings() = 0;
-  // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.
-  virtual void run(Bindings* bindings, const std::vector<Tensor>& inputs,
-                   const std::vector<Tensor>& outputs) = 0;
+  // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.  With
+  // MXNet's CUDA stream it may only put the work there; returns whether the outputs are there.
+  virtual bool run(Bindings* bindings, const std::vector<Tensor>& inputs,
+                   const std::vector<Tensor>& outputs, void* stream) = 0;
+  // The GPU on whose stream a run is put when its arrays are there; null for a session that is
+  // done when `run` returns.
+  virtual Device* device() { return nullptr; }
+};
+
+// Output arrays of earlier runs, to be used again when nobody else holds them: what runs in a
+// steady state allocates nothing.
+class Spares {
+ public:
+  ~Spares();
+  // Appends handles of a set of arrays that nobody holds; false if there is none.
+  bool take(std::vector<void*>* arrays);
+  // Keeps a set of arrays that are in use now.
+  void offer(const std::vector<void*>& arrays);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::vector<void*>> sets_;
 };
 
 // One set of input shapes of a node.
 struct Variant {
   std::vector<Shape> inputs, outputs;
   std::shared_ptr<Session> session;                // null until the engine is built
-  mutable std::atomic<int64_t> nanoseconds{-1};  // of the last run, -1 before the first
+  mutable std::atomic<int64_t> nanoseconds{-1};  // of the last whole run, -1 before the first
+  mutable Spares spares;
 
   // Runs the session and notes how long it took.
-  void run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out) const;
+  void run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out,
+           void* stream) const;
 };
 
 // A node of a partitioned graph, found by the key in its `engine` attribute.
 class Node {
  public:
-  Node(std::vector<int> input_types, std::vector<int> output_types)
-      : input_types(std::move(input_types)), output_types(std::move(output_types)) {}
+  Node(std::vector<int> input_types, std::vector<int> output_types, int gpu)
+      : input_types(std::move(input_types)), output_types(std::move(output_types)), gpu(gpu) {}
 
   const std::vector<int> input_types, output_types;
+  const int gpu;  // the GPU that its tensors are on, -1 for host memory
 
   // The variant for these input shapes, or null.
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
@@ -105,6 +129,8 @@ bool shutting_down();
 
 // The message of the last failure on this thread; MXNet fetches it once.
 void set_error(const std::string& message);
+// The message, then forgotten, or another sentence when there is none.
+std::string take_error(const char* otherwise);
 
 // Runs a body for a C caller: 1, or 0 after keeping the message of what it threw.
 template <typename Body>

@@ -161,8 +161,8 @@ class OrtSession : public Session {
 
   std::unique_ptr<Bindings> bindings() override { return std::make_unique<OrtBindings>(); }
 
-  void run(Bindings* bindings, const std::vector<Tensor>& inputs,
-           const std::vector<Tensor>& outputs) override {
+  bool run(Bindings* bindings, const std::vector<Tensor>& inputs,
+           const std::vector<Tensor>& outputs, void*) override {
     auto& bound = *static_cast<OrtBindings*>(bindings);
     bound.inputs.resize(inputs.size());
     bound.outputs.resize(outputs.size());
@@ -173,6 +173,7 @@ class OrtSession : public Session {
     check(call(kRun, session_.get(), static_cast<const void*>(nullptr), input_names_.data(),
                bound.inputs.data(), inputs.size(), output_names_.data(), outputs.size(),
                bound.outputs.data()));
+    return true;
   }
 
  private:

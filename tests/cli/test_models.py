@@ -203,3 +203,24 @@ def test_other_mxnet_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_the_meaningful_line_of_mxnet_is_kept(message: str, reason: str) -> None:
     """C++ sources, times and failed conditions go."""
     assert mxnet_reason(ValueError(message)) == reason
+
+
+def test_the_reason_of_an_extension_error_is_the_extensions():
+    """Not the line in which MXNet says that an extension failed."""
+    error = RuntimeError(
+        "Traceback (most recent call last):\n"
+        '  File "c_api.cc", line 791\n'
+        "MXNetError: Error in operator softmax: [13:57:10] c_api.cc:791: Check failed: retval: "
+        "Error calling InferShape for custom operator '_mxtrt_engine'\n"
+        "Extension Traceback:\n"
+        "\t[0] EngineError: batch size 9 is outside batch_profile 1 to 8\n"
+    )
+    assert mxnet_reason(error) == "batch size 9 is outside batch_profile 1 to 8"
+    nested = RuntimeError(
+        "MXNetError: Check failed: retval: Error calling graph pass for 'TensorRT'\n"
+        "Extension Traceback:\n"
+        "\t[0] MXNetError: Traceback (most recent call last):\n"
+        '  File "random_generator.cu", line 57\n'
+        "Name: Check failed: err == cudaSuccess (209 vs. 0) : no kernel image is available\n"
+    )
+    assert "no kernel image is available" in mxnet_reason(nested)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import mxnet as mx
 import pytest
 
 import mxtrt
@@ -21,3 +22,11 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = tmp_path_factory.getbasetemp() / "engines"
     with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=str(cache)):
         yield
+
+
+@pytest.fixture
+def device() -> mx.context.Context:
+    """``mx.gpu()``."""
+    if not mx.context.num_gpus():
+        pytest.skip("this MXNet has no GPU code; install mxnet-cu117 1.9.1 for mx.gpu()")
+    return mx.gpu()

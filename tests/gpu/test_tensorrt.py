@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -12,8 +13,8 @@ from networks import assert_close, classifier, images, mixed, parameters, plain
 from test_zoo import network
 
 import mxtrt
-from mxtrt.engines.tensorrt import TensorRT
 from mxtrt.errors import EngineError
+from mxtrt.node import library
 
 X = images()
 
@@ -76,12 +77,12 @@ def test_a_warm_cache_makes_the_second_bind_quick(table: Callable[..., None]):
 def test_an_engine_that_does_not_build_leaves_the_graph_to_mxnet(monkeypatch):
     """A warning with TensorRT's own words; the answer is MXNet's."""
     symbol = classifier()
-    args, aux = parameters(symbol, data=X.shape)
+    args, aux = parameters(symbol, seed=99, data=X.shape)
 
-    def refuse(self, model, options):
+    def refuse(*_: object) -> None:
         raise EngineError("TensorRT's parser: no such operator")
 
-    monkeypatch.setattr(TensorRT, "_build_plan", refuse)
+    monkeypatch.setattr("mxtrt.engines.tensorrt.engine.build_plan", refuse)
     with mxtrt.options(cache_size=0):
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
     executor.copy_params_from(args, aux)
@@ -91,17 +92,11 @@ def test_an_engine_that_does_not_build_leaves_the_graph_to_mxnet(monkeypatch):
 
 def test_engines_give_their_memory_back():
     """Binding and dropping leaves the GPU's memory as it was."""
-    import ctypes
-    import gc
-
-    from mxtrt.node import library
 
     def free() -> int:
         gc.collect()
         mx.nd.waitall()
-        left, total = ctypes.c_size_t(), ctypes.c_size_t()
-        assert library()._lib.mxtrt_cuda_memory(ctypes.byref(left), ctypes.byref(total))
-        return left.value
+        return library().cuda.memory().free
 
     symbol = classifier()
     args, aux = parameters(symbol, data=(16, 3, 64, 64))
@@ -115,7 +110,8 @@ def test_engines_give_their_memory_back():
         del executor
         seen.append(free())
     assert seen[-1] >= seen[1] - (4 << 20)
-    assert library()._owned == {}
+    assert library().cuda._engines == {}
+    assert library().cuda.memory().scratch == 0
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 from networks import assert_close
 
 import mxtrt
-from mxtrt import memory
+from mxtrt import paging
 
 
 def resident(array: mx.nd.NDArray) -> float:
     """Share of an array's pages that are in this process's memory now."""
     page = 4096
-    begin = memory.address_of(array)
+    begin = paging.in_host_memory(array)[0]
     end = begin + array.size * 4
     first, last = -(-begin // page), end // page
     with open("/proc/self/pagemap", "rb") as pagemap:
@@ -27,12 +27,12 @@ def test_paged_out_arrays_keep_address_and_values(tmp_path):
     """Reading brings pages back, writing is private, small arrays stay."""
     big = mx.nd.random.uniform(shape=(300, 1000))
     small = mx.nd.ones((10,))
-    values, address = big.asnumpy(), memory.address_of(big)
-    released = memory.page_out([big, small], tmp_path)
+    values, address = big.asnumpy(), paging.in_host_memory(big)[0]
+    released = paging.page_out([big, small], tmp_path)
     assert released % 4096 == 0
     assert 0 < released <= big.size * 4
     assert resident(big) == 0.0
-    assert memory.address_of(big) == address
+    assert paging.in_host_memory(big)[0] == address
     assert np.array_equal(big.asnumpy(), values)
     big[:] = big * 2
     assert np.array_equal(big.asnumpy(), values * 2)
@@ -42,14 +42,14 @@ def test_paged_out_arrays_keep_address_and_values(tmp_path):
 def test_an_array_is_not_paged_out_twice(tmp_path):
     """What a file backs already stays as it is."""
     array = mx.nd.zeros((300, 1000))
-    assert memory.page_out([array], tmp_path) > 0
-    assert memory.page_out([array], tmp_path) == 0
+    assert paging.page_out([array], tmp_path) > 0
+    assert paging.page_out([array], tmp_path) == 0
 
 
 def test_arrays_in_shared_memory_stay_shared(tmp_path):
     """cpu_shared arrays belong to other processes as well."""
     array = mx.nd.zeros((300, 1000), ctx=mx.Context("cpu_shared", 0))
-    assert memory.page_out([array], tmp_path) == 0
+    assert paging.page_out([array], tmp_path) == 0
 
 
 def test_weights_leave_resident_memory_after_a_bind_and_come_back_when_trained():
@@ -71,7 +71,7 @@ def test_weights_leave_resident_memory_after_a_bind_and_come_back_when_trained()
 def test_a_retained_copy_is_caught(tmp_path):
     """The measure that the other tests rely on sees a megabyte that stayed."""
     array = mx.nd.ones((512, 512))
-    memory.page_out([array], tmp_path)
+    paging.page_out([array], tmp_path)
     assert resident(array) == 0.0
     array.asnumpy()
     assert resident(array) == 1.0

@@ -1,0 +1,97 @@
+"""NVIDIA's Python package, whichever is installed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+from typing import Any
+
+from mxtrt.errors import EngineError
+
+__all__ = ["PACKAGES", "Api", "load_api"]
+
+#: Python packages that offer the API, in the order in which they are looked for.
+PACKAGES = ("tensorrt", "tensorrt_rtx")
+
+_log = logging.getLogger("mxtrt")
+
+
+class Api:
+    """The package and a logger.
+
+    Args:
+        package: One of :data:`PACKAGES`.
+
+    Attributes:
+        trt: The package.
+        package: Its name.
+        version: Its version.
+        shares_profiles: Whether several contexts of an engine can use an optimization profile.
+        profile_sharing: The preview feature that it takes, None where it takes none.
+        logger: What TensorRT logs to; see :meth:`last_error`.
+
+    Raises:
+        EngineError: The package is missing, does not load, or is too old.
+    """
+
+    def __init__(self, package: str) -> None:
+        if importlib.util.find_spec(package) is None:
+            raise EngineError(
+                f"TensorRT is not installed; install NVIDIA's Python package {package} "
+                "(TensorRT 8.5 or later)"
+            )
+        try:
+            self.trt: Any = importlib.import_module(package)
+        except Exception as error:  # a missing CUDA library shows as any of several
+            raise EngineError(f"TensorRT does not load: {error}") from error
+        self.package = package
+        self.version = str(self.trt.__version__)
+        if not hasattr(self.trt.ICudaEngine, "get_tensor_name"):
+            raise EngineError(f"TensorRT {self.version} is older than 8.5")
+        preview = getattr(self.trt, "PreviewFeature", None)
+        # 8.5 has neither; 10 needs no flag any more.
+        self.profile_sharing = getattr(preview, "PROFILE_SHARING_0806", None)
+        self.shares_profiles = self.profile_sharing is not None or not self.version.startswith("8.")
+        self._errors: list[str] = []
+        self.logger = self._make_logger()
+
+    def forget_errors(self) -> None:
+        """Forget what was logged so far."""
+        self._errors.clear()
+
+    def last_error(self) -> str:
+        """The last error that TensorRT logged."""
+        return self._errors[-1] if self._errors else "no reason was given"
+
+    def _make_logger(self) -> Any:
+        trt, errors = self.trt, self._errors
+        levels = {
+            trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
+            trt.ILogger.Severity.ERROR: logging.ERROR,
+            trt.ILogger.Severity.WARNING: logging.INFO,
+        }
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels.get(severity, logging.DEBUG)
+                if level == logging.ERROR:  # the bind fails with it, and says it as a warning
+                    errors.append(message)
+                    level = logging.DEBUG
+                _log.log(level, "%s", message)
+
+        return Logger()
+
+
+@functools.cache
+def load_api(package: str) -> Api:
+    """A package, loaded once.
+
+    Raises:
+        EngineError: It is missing, does not load, or is too old.
+    """
+    return Api(package)

@@ -1,0 +1,239 @@
+"""From a segment to a serialized engine ("plan" in TensorRT's terms)."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import onnx
+
+from mxtrt.engines.base import BuildRequest
+from mxtrt.engines.tensorrt.api import Api
+from mxtrt.errors import EngineError, RefusedNodesError
+
+__all__ = ["build_plan", "canonical", "content_hash", "whole_model"]
+
+_log = logging.getLogger("mxtrt")
+
+# Seconds between two lines of progress.
+_PROGRESS_EVERY = 5.0
+
+
+def canonical(request: BuildRequest) -> BuildRequest:
+    """The same request with every name in the model replaced by a number.
+
+    Gluon numbers its blocks in the order of their creation; the second instance of a network is
+    the same engine.
+    """
+    segment = request.segment
+    model = onnx.load_model_from_string(segment.model)
+    graph = model.graph
+    names: dict[str, str] = {"": ""}  # an input that is left out
+
+    def number(name: str) -> str:
+        return names.setdefault(name, f"v{len(names)}")
+
+    for value in graph.input:
+        value.name = number(value.name)
+        value.type.tensor_type.ClearField("shape")
+    for weight in segment.weights:
+        number(weight.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [number(name) for name in node.input]
+        node.output[:] = [number(name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = number(tensor.name)
+    for value in graph.output:
+        value.name = number(value.name)
+        value.type.tensor_type.ClearField("shape")
+    renamed = [dataclasses.replace(w, name=number(w.name)) for w in segment.weights]
+    return dataclasses.replace(
+        request,
+        segment=dataclasses.replace(
+            segment,
+            model=model.SerializeToString(deterministic=True),
+            inputs=tuple(number(name) for name in segment.inputs),
+            outputs=tuple(number(name) for name in segment.outputs),
+            weights=tuple(renamed),
+        ),
+        weights=[
+            dataclasses.replace(weight, type=kind)
+            for weight, kind in zip(request.weights, renamed, strict=True)
+        ],
+    )
+
+
+def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
+    """Hash of everything that an engine depends on, the bytes of its weights included.
+
+    Args:
+        request: What to build, names replaced; its shapes count as far as the engine is built
+            for them.
+        facts: What else it depends on: versions, the GPU.
+    """
+    options = request.options
+    text = repr((facts, options.precision, options.workspace, list(_ranges(request))))
+    digest = hashlib.sha256(text.encode())
+    digest.update(request.segment.model)
+    for weight in request.weights:
+        digest.update(repr((weight.type.name, weight.type.shape, str(weight.type.dtype))).encode())
+        digest.update(_bytes_of(weight))
+    return digest.hexdigest()
+
+
+def whole_model(request: BuildRequest) -> bytes:
+    """The model with its weights inside, as the parser takes it; outputs have no shapes.
+
+    Dimensions are fixed, but for axis 0 of a model that is built for several batch sizes.
+    """
+    model = onnx.load_model_from_string(request.segment.model)
+    values = {weight.type.name: weight for weight in request.weights}
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.ClearField("external_data")
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.raw_data = bytes(_bytes_of(values[tensor.name]))
+    for value, (smallest, _, largest) in zip(model.graph.input, _ranges(request), strict=True):
+        value.type.tensor_type.ClearField("shape")
+        shape = value.type.tensor_type.shape
+        for low, high in zip(smallest, largest, strict=True):
+            if low == high:
+                shape.dim.add(dim_value=low)
+            else:
+                shape.dim.add(dim_param="batch")
+        value.type.tensor_type.shape.SetInParent()
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def build_plan(
+    api: Api,
+    request: BuildRequest,
+    timing_cache: bytes = b"",
+    configure: Callable[[Any], object] | None = None,
+) -> tuple[bytes, bytes]:
+    """Build an engine.
+
+    Args:
+        api: TensorRT.
+        request: What to build.
+        timing_cache: What an earlier build on this GPU returned.
+        configure: Is given the builder's configuration, to say more: for what GPU to build.
+
+    Returns:
+        The serialized engine, and the timing cache for later builds (empty if there is none).
+
+    Raises:
+        RefusedNodesError: The parser refused nodes.
+        EngineError: TensorRT did not build the engine; the message is its own.
+    """
+    with warnings.catch_warnings():
+        # Some of what older versions need, newer ones deprecate.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _build_plan(api, request, timing_cache, configure)
+
+
+def _build_plan(
+    api: Api,
+    request: BuildRequest,
+    timing_cache: bytes,
+    configure: Callable[[Any], object] | None,
+) -> tuple[bytes, bytes]:
+    trt = api.trt
+    api.forget_errors()
+    begin = time.perf_counter()
+    builder = trt.Builder(api.logger)
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+    parser = trt.OnnxParser(network, api.logger)
+    if not parser.parse(whole_model(request)):
+        raise _refusal(api, parser, request)
+    config = builder.create_builder_config()
+    if configure is not None:
+        configure(config)
+    if request.options.workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.options.workspace)
+    if request.options.precision == "tf32":
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if request.batches is not None:
+        profile = builder.create_optimization_profile()
+        for name, shapes in zip(request.segment.inputs, _ranges(request), strict=True):
+            profile.set_shape(name, *shapes)
+        config.add_optimization_profile(profile)
+        if api.profile_sharing is not None:
+            config.set_preview_feature(api.profile_sharing, True)
+    timings = config.create_timing_cache(timing_cache) or config.create_timing_cache(b"")
+    if timings is not None:
+        config.set_timing_cache(timings, False)
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _progress_monitor(trt)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"TensorRT did not build the engine: {api.last_error()}")
+    _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
+    learnt = config.get_timing_cache() if timings is not None else None
+    return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
+
+
+def _bytes_of(weight: Any) -> memoryview:
+    """The weight's bytes where they are."""
+    return memoryview((ctypes.c_char * weight.type.nbytes).from_address(weight.address))
+
+
+def _ranges(request: BuildRequest) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """For every input the smallest, usual and largest shape that the engine is built for."""
+    for tensor in request.inputs:
+        assert tensor.shape is not None
+        if request.batches is None:
+            yield (tensor.shape,) * 3
+        else:
+            rest = tensor.shape[1:]
+            yield tuple((batch, *rest) for batch in request.batches)
+
+
+def _refusal(api: Api, parser: Any, request: BuildRequest) -> EngineError:
+    """What the parser says, by MXNet node where it names one."""
+    errors = [parser.get_error(place) for place in range(parser.num_errors)]
+    sources = request.segment.sources
+    reasons = {
+        sources[error.node()]: f"TensorRT's parser: {error.desc()}"
+        for error in errors
+        if 0 <= error.node() < len(sources)
+    }
+    if reasons:
+        return RefusedNodesError(reasons)
+    said = "; ".join(error.desc() for error in errors) or api.last_error()
+    return EngineError(f"TensorRT's parser: {said}")
+
+
+def _progress_monitor(trt: Any) -> Any:
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc]
+        """Logs how far a build is, every few seconds."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._next = time.monotonic() + _PROGRESS_EVERY
+
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + _PROGRESS_EVERY
+                _log.info("%s: %d of %d", phase_name, step + 1, self._steps.get(phase_name, 0))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Progress()

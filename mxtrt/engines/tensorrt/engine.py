@@ -1,0 +1,110 @@
+"""The engine: cache, builder and runtime together."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+import threading
+import weakref
+
+from mxtrt.cache import EngineCache
+from mxtrt.engines.base import BuildRequest, Session
+from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
+from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash
+from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime, size_of
+from mxtrt.errors import EngineError, NodeError
+from mxtrt.node import library
+
+__all__ = ["TensorRT", "tensorrt"]
+
+_log = logging.getLogger("mxtrt")
+
+
+class TensorRT:
+    """TensorRT through its Python package.
+
+    Args:
+        api: TensorRT.
+
+    Raises:
+        EngineError: No GPU answers.
+    """
+
+    name = "tensorrt"
+    contexts = ("cpu", "gpu")
+    static_shapes = True
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        try:
+            library().cuda.device()
+        except NodeError as error:
+            raise EngineError(f"TensorRT has no GPU: {error}") from error
+        self.version = api.version
+        self._runtimes: dict[int, Runtime] = {}
+        self._loaded: weakref.WeakValueDictionary[tuple[int, str], LoadedEngine]
+        self._loaded = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def build(self, request: BuildRequest) -> Session:
+        """Build a session; see :class:`mxtrt.engines.base.Engine`."""
+        request = canonical(request)
+        try:
+            loaded = self._load(request)
+            cuda = library().cuda
+            handle = cuda.create_session(
+                loaded.context(request),
+                [size_of(tensor) for tensor in request.inputs],
+                [size_of(tensor) for tensor in request.outputs],
+                loaded.scratch,
+                loaded.runtime.ordinal,
+                on_device=request.gpu is not None,
+            )
+        except NodeError as error:
+            raise EngineError(str(error)) from error
+        reason = cuda.unrecordable(handle)
+        notes = (f"every forward goes through Python: {reason}",) if reason else ()
+        return Session(handle, loaded.tally, loaded.runtime.ordinal, notes)
+
+    def _load(self, request: BuildRequest) -> LoadedEngine:
+        ordinal = request.gpu or 0
+        facts = self._facts(ordinal)
+        key = content_hash(request, facts)
+        with self._lock:
+            loaded = self._loaded.get((ordinal, key))
+            if loaded is None or not (request.batches is None or self._api.shares_profiles):
+                cache = EngineCache(request.options.cache_dir, request.options.cache_size)
+                plan = cache.get_or_build(key, lambda: self._build_plan(request, facts, cache))
+                if ordinal not in self._runtimes:
+                    self._runtimes[ordinal] = Runtime(self._api, ordinal)
+                loaded = self._runtimes[ordinal].load(plan)
+                self._loaded[ordinal, key] = loaded
+        return loaded
+
+    def _facts(self, ordinal: int) -> tuple[object, ...]:
+        device = library().cuda.device(ordinal)
+        return self._api.package, self.version, device.name, device.capability
+
+    def _build_plan(
+        self, request: BuildRequest, facts: tuple[object, ...], cache: EngineCache
+    ) -> bytes:
+        library().cuda.make_current(request.gpu or 0)
+        timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
+        known = bytes(cache.load(timings) or b"")
+        plan, learnt = build_plan(self._api, request, known)
+        if learnt and learnt != known:
+            cache.store(timings, learnt)
+        return plan
+
+
+@functools.cache
+def tensorrt() -> TensorRT:
+    """The engine, loaded at the first call: TensorRT, or else TensorRT for RTX.
+
+    Raises:
+        EngineError: Neither is installed, it is too old, or no GPU answers.
+    """
+    found = [package for package in PACKAGES if importlib.util.find_spec(package) is not None]
+    return TensorRT(load_api((found or PACKAGES)[0]))

@@ -1,0 +1,137 @@
+"""Who owns what: the memory of MXNet's weights and of the engines that took their place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxtrt.measure import resident_bytes
+
+__all__ = ["Holding", "Ledger", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Bytes that somebody holds.
+
+    Attributes:
+        owner: Name of a segment, ``"MXNet"`` or ``"all engines"``.
+        what: What the bytes are.
+        place: ``"host"``, ``"gpu 0"``, ``"gpu 1"``, ..., or ``"file"`` for weights that were
+            paged out.
+        bytes: How many.
+    """
+
+    owner: str
+    what: str
+    place: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Who owns what at one moment.
+
+    Attributes:
+        holdings: Everything that belongs to a live bind with engines.
+        resident: Resident bytes of this process.
+        gpus: For every GPU that engines run on: bytes in use by everybody, and all of them.
+    """
+
+    holdings: tuple[Holding, ...]
+    resident: int
+    gpus: Mapping[str, tuple[int, int]]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Bytes by place."""
+        totals: Counter[str] = Counter()
+        for holding in self.holdings:
+            totals[holding.place] += holding.bytes
+        return dict(totals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ledger as JSON-ready data."""
+        return {**dataclasses.asdict(self), "totals": self.totals}
+
+    def __str__(self) -> str:
+        heads = ("owner", "what", "place", "MiB")
+        rows = [heads] + [
+            (h.owner, h.what, h.place, f"{h.bytes / 2**20:.1f}") for h in self.holdings
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        lines = []
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+            lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]))
+        totals = ", ".join(f"{place} {size / 2**20:.1f} MiB" for place, size in self.totals.items())
+        lines.append(f"in all: {totals or 'nothing'}; process {self.resident / 2**20:.1f} MiB")
+        for place, (used, size) in self.gpus.items():
+            lines.append(f"{place}: {used / 2**20:.1f} of {size / 2**20:.1f} MiB in use")
+        return "\n".join(lines)
+
+
+def memory() -> Ledger:
+    """Who owns what now: ``print(mxtrt.memory())``.
+
+    Weights are looked up where they are, page by page; what an engine holds on a GPU is counted
+    by its allocator.  ONNX Runtime reads the weights of MXNet or packs a copy of its own, and
+    does not say which: they are counted once, as the engine's.
+    """
+    from mxtrt.plan import live_plans
+
+    holdings: list[Holding] = []
+    tallies: dict[int, tuple[str, str, int]] = {}
+    gpus: set[int] = set()
+    for plan in live_plans():
+        for node in plan.nodes:
+            name = node.report.name
+            holdings += _weights(name, node.weight_arrays())
+            for session in node.sessions():
+                holdings += _buffers(name, session)
+                if session.gpu_memory is None:
+                    holdings.append(Holding(name, "engine", "host", node.report.weight_bytes))
+                else:
+                    gpus.add(session.gpu)
+                    place = f"gpu {session.gpu}"
+                    tallies[id(session.gpu_memory)] = name, place, session.gpu_memory.bytes
+    holdings += [Holding(name, "engine", place, size) for name, place, size in tallies.values()]
+    used = {}
+    for gpu in sorted(gpus):
+        from mxtrt.node import library
+
+        now = library().cuda.memory(gpu)
+        holdings.append(Holding("all engines", "scratch", f"gpu {gpu}", now.scratch))
+        used[f"gpu {gpu}"] = now.total - now.free, now.total
+    return Ledger(tuple(holdings), resident_bytes(), used)
+
+
+def _weights(owner: str, arrays: Iterable[Any]) -> list[Holding]:
+    """Where the weights of a segment are that MXNet's arrays hold."""
+    from mxtrt.paging import places_of
+
+    places: Counter[str] = Counter()
+    for array in arrays:
+        places.update(places_of(array))
+    return [
+        Holding(owner, "weights in MXNet's arrays", place, size)
+        for place, size in places.items()
+        if size
+    ]
+
+
+def _buffers(owner: str, session: Any) -> list[Holding]:
+    if session.gpu_memory is None:
+        return []
+    from mxtrt.node import library
+
+    usage = library().cuda.usage(session.handle)
+    what = f"buffers, {usage.graphs} CUDA graphs"
+    return [
+        Holding(owner, what, place, size)
+        for place, size in (("host", usage.host), (f"gpu {session.gpu}", usage.device))
+        if size
+    ]

@@ -1,0 +1,85 @@
+// MXNet from outside: its C API, and the beginning of its arrays.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mxtrt {
+
+// MXNet's own C API, handed over by Python (the wheel's library is loaded privately).
+using WaitToRead = int (*)(void* array);
+using PushSync = int (*)(void (*function)(void*, void*), void* parameter, void (*deleter)(void*),
+                         void* context, void** const_arrays, int num_const, void** mutable_arrays,
+                         int num_mutable, void* property, int priority, const char* name);
+using GetShape = int (*)(void* array, int* ndim, const int64_t** shape);
+using GetType = int (*)(void* array, int* type);
+using GetData = int (*)(void* array, void** data);
+using Create = int (*)(const int64_t* shape, int ndim, int device_type, int device_id,
+                       int delay_alloc, int type, void** array);
+using Free = int (*)(void* array);
+using ShallowCopy = int (*)(void* array, void** copy);
+
+using PushAsync = int (*)(void (*function)(void* context, void* completion, void* parameter),
+                          void* parameter, void (*deleter)(void*), void* context,
+                          void** const_arrays, int num_const, void** mutable_arrays,
+                          int num_mutable, void* property, int priority, const char* name,
+                          bool wait);
+
+struct MXNet {
+  WaitToRead wait_to_read;
+  PushSync push_sync;
+  GetShape get_shape;
+  GetType get_type;
+  GetData get_data;
+  Create create;
+  Free free;
+  ShallowCopy shallow_copy;
+  PushAsync push_async;
+};
+extern MXNet g_mxnet;
+
+// The beginning of mxnet::NDArray, its chunk and mxnet::engine::Var in MXNet 1.9
+// (include/mxnet/ndarray.h, storage.h, engine.h).  A var counts the writes to its array.
+// Python checks at load that the count follows the writes and the flags the allocation.
+struct Var {
+  void* vtable;
+  uint64_t version;
+};
+struct Context {
+  int device_type, device_id;
+};
+struct StorageHandle {
+  void* data;
+  size_t size;
+  Context context;
+  int shared_pid, shared_id;
+};
+struct Chunk {
+  StorageHandle storage;
+  StorageHandle *aux_begin, *aux_end, *aux_capacity;
+  void *mkldnn, *mkldnn_count;
+  Var* var;
+  bool static_data, delay_alloc;  // not from MXNet's storage; not allocated yet
+};
+// std::shared_ptr<Chunk> of libstdc++.
+struct Owners {
+  void* vtable;
+  int count;
+};
+struct Array {
+  Chunk* chunk;
+  Owners* owners;
+};
+
+constexpr int kCpu = 1, kGpu = 2;  // device types of mx.cpu() and mx.gpu()
+
+inline Chunk& chunk(void* array) { return *static_cast<Array*>(array)->chunk; }
+inline uint64_t version(void* array) { return chunk(array).var->version; }
+
+// The GPU that an array is on, -1 for host memory.
+inline int gpu_of(void* array) {
+  const Context& context = chunk(array).storage.context;
+  return context.device_type == kGpu ? context.device_id : -1;
+}
+
+}  // namespace mxtrt

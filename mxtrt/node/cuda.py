@@ -1,0 +1,222 @@
+"""What the engine node does on NVIDIA GPUs, through the driver."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from mxtrt.errors import NodeError
+
+if TYPE_CHECKING:
+    from mxtrt.node.library import Library
+
+__all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaUsage"]
+
+_ENQUEUE = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.POINTER(ctypes.c_uint64),
+    ctypes.c_int,
+    ctypes.c_uint64,
+    ctypes.c_uint64,
+)
+_RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+
+
+class CudaDevice(NamedTuple):
+    """A GPU: its name, compute capability and bytes of memory."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+class CudaMemory(NamedTuple):
+    """A GPU's memory in bytes: free, all of it, and the scratch that its engines share."""
+
+    free: int
+    total: int
+    scratch: int
+
+
+class CudaUsage(NamedTuple):
+    """What a session holds: CUDA graphs, and bytes of pinned host and of GPU memory."""
+
+    graphs: int
+    host: int
+    device: int
+
+
+class CudaEngine(Protocol):
+    """An engine that a CUDA session runs."""
+
+    def enqueue(self, addresses: Sequence[int], scratch: int, stream: int) -> None:
+        """Put a run on a stream.
+
+        Args:
+            addresses: Device addresses of the inputs, then the outputs.
+            scratch: Device address of the memory for activations.
+            stream: A ``CUstream``.
+        """
+
+
+class Cuda:
+    """The CUDA functions of the engine node.
+
+    Args:
+        library: The engine node.
+        lib: Its functions.
+    """
+
+    def __init__(self, library: Library, lib: ctypes.CDLL) -> None:
+        self._library = library
+        self._lib = lib
+        lib.mxtrt_cuda_session.restype = ctypes.c_int64
+        lib.mxtrt_cuda_stream.restype = ctypes.c_uint64
+        lib.mxtrt_cuda_allocate.argtypes = [ctypes.c_size_t]
+        lib.mxtrt_cuda_allocate.restype = ctypes.c_uint64
+        lib.mxtrt_cuda_free.argtypes = [ctypes.c_uint64]
+        lib.mxtrt_cuda_free.restype = None
+        lib.mxtrt_cuda_unrecordable.argtypes = [ctypes.c_int64]
+        lib.mxtrt_cuda_unrecordable.restype = ctypes.c_char_p
+        self._engines: dict[int, CudaEngine] = {}
+        self._tokens = itertools.count(1)
+        self._callbacks = (_ENQUEUE(self._on_enqueue), _RELEASE(self._on_release))
+        lib.mxtrt_cuda_callbacks(*self._callbacks)
+
+    def device(self, ordinal: int = 0) -> CudaDevice:
+        """A GPU, through the NVIDIA driver.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
+        self._library.checked(
+            self._lib.mxtrt_cuda_device(
+                ordinal,
+                name,
+                len(name),
+                ctypes.byref(major),
+                ctypes.byref(minor),
+                ctypes.byref(memory),
+            )
+        )
+        return CudaDevice(name.value.decode(), (major.value, minor.value), memory.value)
+
+    def make_current(self, ordinal: int) -> None:
+        """Make a GPU the current one of this thread.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        self._library.checked(self._lib.mxtrt_cuda_make_current(ordinal))
+
+    def stream(self, ordinal: int) -> int:
+        """The ``CUstream`` of a GPU's engines.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        stream: int = self._lib.mxtrt_cuda_stream(ordinal)
+        if not stream:
+            raise NodeError(self._library.take_error())
+        return stream
+
+    def memory(self, ordinal: int = 0) -> CudaMemory:
+        """How much memory a GPU has.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        sizes = [ctypes.c_size_t() for _ in range(3)]
+        self._library.checked(
+            self._lib.mxtrt_cuda_memory(ordinal, *(ctypes.byref(s) for s in sizes))
+        )
+        return CudaMemory(*(size.value for size in sizes))
+
+    def allocate(self, size: int) -> int:
+        """Address of new memory on the GPU that is current; 0 when there is none left."""
+        address: int = self._lib.mxtrt_cuda_allocate(size)
+        return address
+
+    def free(self, address: int) -> None:
+        """Free memory of :meth:`allocate`."""
+        self._lib.mxtrt_cuda_free(address)
+
+    def create_session(
+        self,
+        engine: CudaEngine,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        scratch: int,
+        ordinal: int,
+        *,
+        on_device: bool,
+        record: bool = True,
+    ) -> int:
+        """A session of an engine; the engine runs once, so that what fails does so here.
+
+        Args:
+            engine: Lives as long as the session.
+            inputs: Size of every input in bytes.
+            outputs: Size of every output in bytes.
+            scratch: Bytes of GPU memory for activations, shared with other sessions.
+            ordinal: The GPU.
+            on_device: Whether inputs and outputs are in GPU memory at a forward.
+            record: Whether runs are recorded as CUDA graphs; otherwise every run calls
+                ``engine.enqueue``.
+
+        Returns:
+            The session's handle.
+
+        Raises:
+            NodeError: CUDA or the engine failed; nothing of the session is left.
+        """
+        token, sizes = next(self._tokens), [*inputs, *outputs]
+        self._engines[token] = engine  # until the session's end, see _on_release
+        handle: int = self._lib.mxtrt_cuda_session(
+            ordinal,
+            ctypes.c_int64(token),
+            (ctypes.c_size_t * len(sizes))(*sizes),
+            len(inputs),
+            len(outputs),
+            ctypes.c_size_t(scratch),
+            int(on_device),
+            int(record),
+        )
+        if not handle:
+            self._engines.pop(token, None)
+            raise NodeError(self._library.take_error())
+        return handle
+
+    def unrecordable(self, session: int) -> str:
+        """Why every run of a session calls ``engine.enqueue``; empty when CUDA graphs do it."""
+        reason: bytes = self._lib.mxtrt_cuda_unrecordable(session)
+        return reason.decode(errors="replace")
+
+    def usage(self, session: int) -> CudaUsage:
+        """What a CUDA session holds.
+
+        Raises:
+            NodeError: The session is gone.
+        """
+        graphs, host, device = ctypes.c_int64(), ctypes.c_size_t(), ctypes.c_size_t()
+        self._library.checked(
+            self._lib.mxtrt_cuda_usage(
+                ctypes.c_int64(session),
+                ctypes.byref(graphs),
+                ctypes.byref(host),
+                ctypes.byref(device),
+            )
+        )
+        return CudaUsage(graphs.value, host.value, device.value)
+
+    def _on_enqueue(self, token: int, addresses: Any, count: int, scratch: int, stream: int) -> int:
+        enqueue = self._library.guarded(self._engines[token].enqueue)
+        return enqueue(addresses[:count], scratch, stream)
+
+    def _on_release(self, token: int) -> None:
+        self._engines.pop(token, None)

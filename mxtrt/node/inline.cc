@@ -1,0 +1,305 @@
+// Running a node from the calling thread, without MXNet's engine threads.
+//
+// A run in host memory is done when the call returns; it is worth it where the run is shorter than
+// handing it to MXNet's engine and back.  A run on a GPU is put on the GPU's stream; MXNet is
+// told when it is done, by whoever notices first: a thread that waits for one of its outputs
+// (mxtrt_finish), or a thread that looks every few microseconds.
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <stdexcept>
+#include <thread>
+
+#include "arrays.h"
+#include "device.h"
+#include "node.h"
+
+namespace mxtrt {
+namespace {
+
+constexpr int kNotReady = 600;         // CUDA_ERROR_NOT_READY
+constexpr unsigned kNoTiming = 2;      // CU_EVENT_DISABLE_TIMING
+constexpr unsigned kLookEvery = 50;    // microseconds
+constexpr size_t kMostSpares = 3;
+
+// mxnet::engine::CallbackOnComplete (include/mxnet/engine.h).
+struct Completion {
+  void (*function)(void* engine, void* parameter, const void* error);
+  void* engine;
+  void* parameter;
+
+  // MXNet takes the error for a dmlc::Error, which is a std::runtime_error and nothing else.
+  void operator()(const std::runtime_error* error = nullptr) const {
+    function(engine, parameter, error);
+  }
+};
+
+// Runs that are on a GPU's stream and that MXNet waits for, oldest first.
+class Flights {
+ public:
+  // Of the process; never destroyed, because its thread never ends.
+  static Flights& get() {
+    static auto* flights = new Flights;
+    return *flights;
+  }
+
+  // What was put on the device's stream last is a run with these outputs.
+  void add(Device* device, std::vector<const Var*> outputs, const Completion& completion) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    void* event = nullptr;
+    if (events_.empty()) {
+      check(g_cuda.event_create(&event, kNoTiming));
+    } else {
+      event = events_.back();
+      events_.pop_back();
+    }
+    check(g_cuda.event_record(event, device->stream()));
+    flights_.push_back({++last_, device, event, std::move(outputs), completion});
+    count_.store(flights_.size(), std::memory_order_release);
+    lock.unlock();
+    wake_.notify_one();
+  }
+
+  // Returns when the run that writes this array is done, at once if there is none.
+  void finish(const Var* output) {
+    if (!count_.load(std::memory_order_acquire)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    auto found = std::find_if(flights_.begin(), flights_.end(), [&](const Flight& flight) {
+      return std::count(flight.outputs.begin(), flight.outputs.end(), output) > 0;
+    });
+    if (found == flights_.end()) return;
+    const Flight flight = *found;
+    lock.unlock();
+    flight.device->make_current();
+    complete(flight.number, g_cuda.event_wait(flight.event));
+  }
+
+ private:
+  struct Flight {
+    uint64_t number;
+    Device* device;
+    void* event;
+    std::vector<const Var*> outputs;
+    Completion completion;
+  };
+
+  Flights() { std::thread(&Flights::look, this).detach(); }
+
+  // Tells MXNet that the runs up to this one are done: the stream runs them in order.
+  void complete(uint64_t number, int code) {
+    std::deque<Flight> done;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (!flights_.empty() && flights_.front().number <= number) {
+        events_.push_back(flights_.front().event);
+        done.push_back(std::move(flights_.front()));
+        flights_.pop_front();
+      }
+      count_.store(flights_.size(), std::memory_order_release);
+    }
+    for (const auto& flight : done) {
+      try {
+        check(code);
+        flight.completion();
+      } catch (const std::runtime_error& error) {
+        flight.completion(&error);
+      }
+    }
+  }
+
+  void look() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return !flights_.empty(); });
+      const Flight flight = flights_.front();
+      lock.unlock();
+      flight.device->make_current();
+      int code;
+      while ((code = g_cuda.event_query(flight.event)) == kNotReady) usleep(kLookEvery);
+      complete(flight.number, code);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Flight> flights_;
+  std::vector<void*> events_;
+  std::atomic<size_t> count_{0};
+  uint64_t last_ = 0;
+};
+
+// A run that MXNet starts when its inputs are there.
+struct Launch {
+  std::shared_ptr<const Variant> variant;
+  std::vector<Tensor> inputs, outputs;
+  std::vector<const Var*> written;
+};
+
+void launch(void*, void* completion, void* parameter) {
+  static const bool synchronous = [] {
+    const char* engine = std::getenv("MXNET_ENGINE_TYPE");
+    return engine && !std::strcmp(engine, "NaiveEngine");
+  }();
+  auto* task = static_cast<Launch*>(parameter);
+  auto& session = *task->variant->session;
+  Device* device = session.device();
+  auto bindings = session.bindings();
+  session.run(bindings.get(), task->inputs, task->outputs, device->stream());  // MXNet catches
+  const auto& done = *static_cast<Completion*>(completion);
+  if (synchronous) {
+    check(g_cuda.stream_wait(device->stream()));
+    done();
+  } else {
+    Flights::get().add(device, std::move(task->written), done);
+  }
+}
+
+}  // namespace
+
+Spares::~Spares() {
+  if (shutting_down() || forked()) return;
+  for (const auto& arrays : sets_) {
+    for (void* array : arrays) g_mxnet.free(array);
+  }
+}
+
+bool Spares::take(std::vector<void*>* arrays) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& set : sets_) {
+    const bool unused = std::all_of(set.begin(), set.end(), [](void* array) {
+      return static_cast<Array*>(array)->owners->count == 1;
+    });
+    if (unused) {
+      for (void* array : set) {
+        void* copy;
+        if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
+        arrays->push_back(copy);
+      }
+      return true;
+    }
+  }
+  return false;
+}
+
+void Spares::offer(const std::vector<void*>& arrays) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (sets_.size() >= kMostSpares) return;
+  std::vector<void*> set;
+  for (void* array : arrays) {
+    void* copy;
+    if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
+    set.push_back(copy);
+  }
+  sets_.push_back(std::move(set));
+}
+
+namespace {
+
+// Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
+void output_arrays(const Node& node, const Variant& variant, std::vector<void*>* arrays) {
+  if (variant.spares.take(arrays)) return;
+  for (size_t i = 0; i < variant.outputs.size(); ++i) {
+    const auto& shape = variant.outputs[i];
+    void* array;
+    if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), node.gpu < 0 ? kCpu : kGpu,
+                       std::max(node.gpu, 0), 0, node.output_types[i], &array)) {
+      throw std::runtime_error("MXNet could not allocate an output");
+    }
+    arrays->push_back(array);
+  }
+  variant.spares.offer(*arrays);
+}
+
+}  // namespace
+}  // namespace mxtrt
+
+using namespace mxtrt;
+
+// Runs a node from the calling thread.  Returns 1 when the outputs are there or on their way, 0
+// after setting the error, and -1 when the run has to go through MXNet: unknown shapes, no engine,
+// arrays elsewhere, or, in host memory, a last run at these shapes that took longer than `limit`
+// nanoseconds.
+MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
+                           int num_outputs, int64_t limit) {
+  auto node = find_node(key);
+  if (!node || forked() || node->input_types.size() != static_cast<size_t>(num_inputs) ||
+      node->output_types.size() != static_cast<size_t>(num_outputs)) {
+    return -1;
+  }
+  std::vector<void*> made;
+  try {
+    std::vector<Shape> shapes(num_inputs);
+    for (int i = 0; i < num_inputs; ++i) {
+      int type, ndim;
+      const int64_t* shape;
+      if (g_mxnet.get_type(inputs[i], &type) || g_mxnet.get_shape(inputs[i], &ndim, &shape) ||
+          type != node->input_types[i] || ndim < 0 || gpu_of(inputs[i]) != node->gpu) {
+        return -1;
+      }
+      shapes[i].assign(shape, shape + ndim);
+    }
+    auto variant = node->find(shapes);
+    if (!variant || !variant->session) return -1;
+    const bool later = variant->session->device() != nullptr;
+    const int64_t last = variant->nanoseconds.load(std::memory_order_relaxed);
+    if (!later && last > limit) return -1;
+
+    std::vector<Tensor> in(num_inputs), out(num_outputs);
+    for (int i = 0; i < num_inputs; ++i) {
+      const auto& shape = variant->inputs[i];
+      in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
+      if ((!later && g_mxnet.wait_to_read(inputs[i])) ||
+          g_mxnet.get_data(inputs[i], &in[i].data)) {
+        return -1;
+      }
+    }
+    output_arrays(*node, *variant, &made);
+    for (int i = 0; i < num_outputs; ++i) {
+      const auto& shape = variant->outputs[i];
+      out[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->output_types[i]};
+      g_mxnet.get_data(made[i], &out[i].data);
+    }
+    if (!later) {
+      auto bindings = variant->session->bindings();
+      variant->run(bindings.get(), in, out, nullptr);
+    } else {
+      // Arrays that are given twice are read once.
+      std::vector<void*> read;
+      for (int i = 0; i < num_inputs; ++i) {
+        const bool again = std::any_of(read.begin(), read.end(), [&](void* array) {
+          return chunk(array).var == chunk(inputs[i]).var;
+        });
+        if (!again) read.push_back(inputs[i]);
+      }
+      auto task = std::make_unique<Launch>(Launch{std::move(variant), std::move(in),
+                                                  std::move(out), {}});
+      for (void* array : made) task->written.push_back(chunk(array).var);
+      Context context{node->gpu < 0 ? kCpu : kGpu, std::max(node->gpu, 0)};
+      int property = 4;  // mxnet::FnProperty::kAsync: at once on this thread, if inputs are there
+      auto* parameter = task.release();
+      if (g_mxnet.push_async(launch, parameter,
+                             [](void* given) { delete static_cast<Launch*>(given); }, &context,
+                             read.data(), static_cast<int>(read.size()), made.data(), num_outputs,
+                             &property, 0, "mxtrt_run", false)) {
+        throw std::runtime_error("MXNet's engine refused a run");
+      }
+    }
+    std::copy(made.begin(), made.end(), outputs);
+    return 1;
+  } catch (const std::exception& error) {
+    for (void* array : made) g_mxnet.free(array);
+    set_error(error.what());
+    return 0;
+  }
+}
+
+// Returns when the run that writes this array is done, at once if there is none.
+MXTRT_EXPORT int mxtrt_finish(void* array) {
+  return guarded([&] {
+    if (static_cast<Array*>(array)->chunk) Flights::get().finish(chunk(array).var);
+  });
+}

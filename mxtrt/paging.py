@@ -1,0 +1,218 @@
+"""Releasing weights: bytes that an engine owns leave MXNet's resident memory.
+
+The user's arrays stay valid: same NDArray, same contents.  Everything works as before on them.
+
+In host memory their whole pages are written to an unlinked file and mapped back privately, so
+that they take no memory until somebody reads or writes them: reading pages them in, writing makes
+a private copy, ``fork`` shares them, freeing them frees the file.
+
+On a GPU they become managed memory that lives on the host.  When MXNet's own operators use them
+again, because a graph is trained or bound with the integration off, CUDA brings them back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from mxtrt.node import library
+
+__all__ = [
+    "by_place",
+    "empty_pools",
+    "evict",
+    "gpu_of",
+    "in_host_memory",
+    "page_out",
+    "places_of",
+    "spill_directory",
+]
+
+#: Arrays below this size stay where they are: a mapping each costs more than they take.
+SMALLEST = 64 * 1024
+
+_PREFIX = "mxtrt-weights-"
+# Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
+# the page is present or swapped, and it is a page of a file.
+_IN_MEMORY = np.uint64(0b11 << 62)
+_OF_A_FILE = np.uint64(1 << 61)
+
+
+def gpu_of(context: Any) -> int | None:
+    """Ordinal of the GPU of an MXNet context, None for host memory."""
+    return int(context.device_id) if context.device_type == "gpu" else None
+
+
+def by_place(arrays: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Arrays in host memory, and arrays on GPUs."""
+    places: tuple[list[Any], list[Any]] = [], []
+    for array in arrays:
+        places[gpu_of(array.context) is not None].append(array)
+    return places
+
+
+def in_host_memory(array: Any) -> tuple[int, Any]:
+    """A dense NDArray's bytes in host memory, pending writes finished.
+
+    Returns:
+        The address of the first byte, and what has to stay alive for it: the array itself, or
+        a copy if it is on a GPU.
+    """
+    if gpu_of(array.context) is None:
+        return _address_of(array), array
+    copy = np.ascontiguousarray(array.asnumpy())
+    return copy.ctypes.data, copy
+
+
+def empty_pools(arrays: Iterable[Any]) -> None:
+    """Give what MXNet keeps for later on the arrays' GPUs back to CUDA, for others to use."""
+    import mxnet as mx
+
+    contexts = {array.context for array in arrays if gpu_of(array.context) is not None}
+    if contexts:
+        mx.nd.waitall()  # arrays that are being freed
+    for context in contexts:
+        context.empty_cache()
+
+
+def evict(arrays: Sequence[Any]) -> int:
+    """Move arrays off their GPUs; returns the number of bytes.
+
+    Small arrays, and those whose memory is not MXNet's own, stay where they are.
+
+    Raises:
+        OSError: An array could not be moved; every array is still intact.
+    """
+    moved = 0
+    for array in arrays:
+        if array.size * np.dtype(array.dtype).itemsize >= SMALLEST:
+            moved += library().evict(array, array.context.device_id)
+    empty_pools(arrays)
+    return moved
+
+
+def _address_of(array: Any) -> int:
+    """Address of the first byte of a dense CPU NDArray, pending writes finished.
+
+    MXNet turns an array that oneDNN keeps in a layout of its own back into rows first.
+    """
+    import ctypes
+
+    from mxnet.base import _LIB, check_call
+
+    array.wait_to_read()
+    pointer = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    return pointer.value or 0
+
+
+def spill_directory(configured: str) -> Path:
+    """Directory of spill files: the option's, else the user's cache directory.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    path = Path(configured) if configured else Path(platformdirs.user_cache_dir("mxtrt"), "spill")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def page_out(arrays: Iterable[Any], directory: Path) -> int:
+    """Page out the arrays' whole pages; returns the number of bytes.
+
+    Arrays that are small, paged out already or in shared memory stay as they are.
+
+    Raises:
+        OSError: The file could not be written; every array is still intact.
+    """
+    from mxnet import cpu
+
+    page = mmap.PAGESIZE
+    spans = []
+    for array in arrays:
+        if array.context.device_type == cpu().device_type:
+            begin = _address_of(array)
+            end = begin + array.size * np.dtype(array.dtype).itemsize
+            spans.append((array, -(-begin // page) * page, end // page * page))
+    regions = list(_private_regions())  # now that every array has its memory
+    released = offset = 0
+    with _unlinked_file(directory) as file:
+        for array, begin, end in spans:
+            if end - begin < SMALLEST or not _covered(begin, end, regions):
+                continue
+            private = _private_bytes(begin, end)
+            if private < SMALLEST:
+                continue
+            library().page_out(array, begin, end - begin, file, offset)
+            offset += end - begin
+            released += private
+    return released
+
+
+def places_of(array: Any) -> dict[str, int]:
+    """Where an NDArray's bytes are now: ``"host"``, ``"gpu 0"``, ..., or ``"file"``."""
+    size = array.size * np.dtype(array.dtype).itemsize
+    gpu = gpu_of(array.context)
+    if gpu is not None:
+        return {"host" if library().is_evicted(array) else f"gpu {gpu}": size}
+    begin = _address_of(array)
+    page = mmap.PAGESIZE
+    low, high = -(-begin // page) * page, (begin + size) // page * page
+    if high <= low:
+        return {"host": size}
+    absent = high - low - _private_bytes(low, high)
+    return {"host": size - absent, "file": absent}
+
+
+def _private_bytes(begin: int, end: int) -> int:
+    """Bytes of these whole pages that are this process's own and in memory (or swapped)."""
+    page = mmap.PAGESIZE
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(begin // page * 8)
+        entries = np.frombuffer(pagemap.read((end - begin) // page * 8), dtype=np.uint64)
+    in_memory = (entries & _IN_MEMORY) != 0
+    return page * int(np.count_nonzero(in_memory & ((entries & _OF_A_FILE) == 0)))
+
+
+@contextlib.contextmanager
+def _unlinked_file(directory: Path) -> Iterator[int]:
+    file, name = tempfile.mkstemp(prefix=_PREFIX, dir=directory)
+    os.unlink(name)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _private_regions() -> Iterator[tuple[int, int]]:
+    """Private writable memory, adjacent regions joined: no file backs it, or one of ours.
+
+    MXNet and the C library reuse memory that was paged out once, for other arrays.
+    """
+    begin = end = 0
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            fields = line.split(maxsplit=5)
+            ours = len(fields) == 6 and f"/{_PREFIX}" in fields[5] and "(deleted)" in fields[5]
+            if fields[1] != "rw-p" or (fields[4] != "0" and not ours):
+                continue
+            low, high = (int(text, 16) for text in fields[0].split("-"))
+            if low != end:
+                if end:
+                    yield begin, end
+                begin = low
+            end = high
+    if end:
+        yield begin, end
+
+
+def _covered(begin: int, end: int, regions: list[tuple[int, int]]) -> bool:
+    return any(low <= begin and end <= high for low, high in regions)

@@ -1,0 +1,140 @@
+"""What TensorRT's builder is given, with TensorRT for RTX, which builds without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import onnx
+import pytest
+from networks import classifier, images, parameters
+
+from mxtrt import config, paging
+from mxtrt.engines import BuildRequest, Weight
+from mxtrt.engines.tensorrt.api import Api, load_api
+from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash, whole_model
+from mxtrt.errors import RefusedNodesError
+from mxtrt.graph import TensorType
+from mxtrt.inspection import segments_of
+
+X = images()
+F32 = np.dtype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def api() -> Api:
+    """TensorRT for RTX."""
+    pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install '.[trt-check]'"
+    )
+    return load_api("tensorrt_rtx")
+
+
+def request_for(
+    batches: tuple[int, int, int] | None = None, seed: int = 0, **options: Any
+) -> BuildRequest:
+    """The classifier, as a bind asks for it."""
+    symbol = classifier()
+    (segment,) = segments_of(symbol, {"data": X.shape, "softmax_label": X.shape[:1]})
+    args, aux = parameters(symbol, seed=seed, data=X.shape)
+    arrays = {**args, **aux}
+    request = BuildRequest(
+        segment,
+        [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
+        [TensorType(X.shape, F32)],
+        [TensorType((X.shape[0], 10), F32)],
+        config.current().replace(**options),
+        batches=batches,
+    )
+    return canonical(request)
+
+
+def ampere(api: Api) -> Any:
+    """Configures a build for a GPU that need not be there."""
+
+    def configure(builder_config: Any) -> None:
+        builder_config.num_compute_capabilities = 1
+        builder_config.set_compute_capability(api.trt.ComputeCapability.SM86, 0)
+
+    return configure
+
+
+def shapes_of(api: Api, plan: bytes) -> Sequence[int]:
+    """Shape of the input of an engine, -1 where it may vary."""
+    engine = api.trt.Runtime(api.logger).deserialize_cuda_engine(plan)
+    return tuple(engine.get_tensor_shape("data"))
+
+
+@pytest.mark.parametrize("batches", [None, (1, 2, 16)])
+@pytest.mark.parametrize("options", [{}, {"precision": "tf32"}, {"workspace": "64MiB"}])
+def test_engines_build(api, batches, options):
+    """For one set of shapes and for a range of batch sizes; the timings are kept."""
+    plan, timings = build_plan(api, request_for(batches, **options), b"", ampere(api))
+    assert len(plan) > 1000
+    again, _ = build_plan(api, request_for(batches, **options), timings, ampere(api))
+    assert len(again) > 1000
+
+
+def test_damaged_timings_are_not_fatal(api):
+    """A build starts with none."""
+    plan, timings = build_plan(api, request_for(), b"no timing cache" * 10, ampere(api))
+    assert len(plan) > 1000
+    assert b"no timing cache" not in timings
+
+
+def test_a_refused_node_is_named(api):
+    """With the name of the MXNet node and the parser's words."""
+    request = request_for()
+    model = onnx.load_model_from_string(request.segment.model)
+    place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "MaxPool")
+    model.graph.node[place].op_type = "NoSuchOperator"
+    segment = dataclasses.replace(request.segment, model=model.SerializeToString())
+    with pytest.raises(RefusedNodesError, match=r"pool: TensorRT's parser: .+") as refusal:
+        build_plan(api, dataclasses.replace(request, segment=segment), b"", ampere(api))
+    assert list(refusal.value.reasons) == ["pool"]
+
+
+def test_every_onnx_node_knows_its_mxnet_node():
+    """Also where one MXNet node becomes several."""
+    (segment,) = segments_of(classifier(), {"data": X.shape, "softmax_label": X.shape[:1]})
+    nodes = onnx.load_model_from_string(segment.model).graph.node
+    assert len(segment.sources) == len(nodes)
+    for node, source in zip(nodes, segment.sources, strict=True):
+        assert node.name.startswith(source)
+
+
+def test_the_model_holds_the_weights_and_fixed_shapes():
+    """Nothing external is left."""
+    request = request_for()
+    model = onnx.load_model_from_string(whole_model(request))
+    (value,) = model.graph.input
+    assert [d.dim_value for d in value.type.tensor_type.shape.dim] == list(X.shape)
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for weight in request.weights:
+        np.testing.assert_array_equal(held[weight.type.name], weight.array.asnumpy())
+
+
+def test_the_hash_depends_on_all_that_the_engine_depends_on():
+    """Weights, shapes, options and what is given; the same content has the same hash."""
+
+    def digest(facts: tuple[object, ...] = (), **kwargs: Any) -> str:
+        return content_hash(request_for(**kwargs), facts)
+
+    assert digest() == digest()
+    different = [
+        digest(),
+        digest(seed=1),
+        digest(("8.6",)),
+        digest(precision="tf32"),
+        digest(workspace=1 << 20),
+        digest(batches=(1, 2, 4)),
+        digest(batches=(1, 2, 8)),
+    ]
+    assert len(set(different)) == len(different)
+    changed = request_for()
+    mx.nd.waitall()
+    wider = dataclasses.replace(changed, inputs=[TensorType((4, *X.shape[1:]), F32)])
+    assert content_hash(wider, ()) != digest()

@@ -1,0 +1,157 @@
+// A stand-in for NVIDIA's driver, libcuda.so.1: device memory is host memory, and work is done
+// when it is put on a stream, or recorded while the stream is capturing.  It checks what it is
+// given as the driver would not: freed memory is noticed.
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using Pointer = unsigned long long;
+using Graph = std::vector<std::function<int()>>;
+
+struct Stream {
+  Graph* capturing = nullptr;
+};
+
+static std::mutex g_mutex;
+static std::map<Pointer, size_t> g_memory;
+static std::set<Pointer> g_managed;
+static long g_counts[8];
+enum { kCaptures, kLaunches, kGraphs, kBytes, kPrefetches, kFailCapture, kQueries, kWaits };
+
+EXPORT long fake_count(int which) { return g_counts[which]; }
+EXPORT void fake_set(int which, long value) { g_counts[which] = value; }
+
+static int put(void* stream, std::function<int()> work) {
+  auto* on = static_cast<Stream*>(stream);
+  if (!on->capturing) return work();
+  on->capturing->push_back(std::move(work));
+  return 0;
+}
+
+static int copy(void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+  return 0;
+}
+
+static void* at(Pointer pointer) { return reinterpret_cast<void*>(pointer); }
+
+// The engine: out = 2 * in, by way of scratch memory, which has to be alive when it runs.
+EXPORT int fake_kernel(const float* in, float* out, int count, float* scratch, void* stream) {
+  return put(stream, [=] {
+    {
+      std::lock_guard<std::mutex> lock(g_mutex);
+      if (scratch && !g_memory.count(reinterpret_cast<Pointer>(scratch))) return 700;
+    }
+    for (int i = 0; i < count; ++i) {
+      if (scratch) scratch[0] = 2 * in[i];
+      out[i] = scratch ? scratch[0] : 2 * in[i];
+    }
+    return 0;
+  });
+}
+
+EXPORT int cuInit(unsigned) { return 0; }
+EXPORT int cuGetErrorString(int code, const char** text) {
+  *text = code == 2 ? "out of memory" : code == 900 ? "capture is not possible" : "failed";
+  return 0;
+}
+EXPORT int cuDeviceGetCount(int* count) { return *count = 1, 0; }
+EXPORT int cuDeviceGet(int* device, int) { return *device = 0, 0; }
+EXPORT int cuDeviceGetName(char* name, int size, int) {
+  std::strncpy(name, "Stand-in", static_cast<size_t>(size));
+  return 0;
+}
+EXPORT int cuDeviceGetAttribute(int* value, int, int) { return *value = 9, 0; }
+EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t{1} << 30, 0; }
+EXPORT int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &g_mutex, 0; }
+EXPORT int cuCtxSetCurrent(void*) { return 0; }
+EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  *total = size_t{1} << 30;
+  *free = *total - static_cast<size_t>(g_counts[kBytes]);
+  return 0;
+}
+EXPORT int cuPointerGetAttribute(void* value, int, Pointer pointer) {
+  *static_cast<unsigned*>(value) = g_managed.count(pointer) > 0;
+  return 0;
+}
+
+EXPORT int cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
+  if (bytes > (size_t{1} << 30)) return 2;
+  std::lock_guard<std::mutex> lock(g_mutex);
+  *pointer = reinterpret_cast<Pointer>(::operator new(bytes));
+  g_memory[*pointer] = bytes;
+  g_counts[kBytes] += static_cast<long>(bytes);
+  return 0;
+}
+// MXNet frees this on a CPU context, so it comes from malloc.
+EXPORT int cuMemAllocManaged(Pointer* pointer, size_t bytes, unsigned) {
+  *pointer = reinterpret_cast<Pointer>(std::malloc(bytes));
+  g_managed.insert(*pointer);
+  return 0;
+}
+EXPORT int cuMemFree_v2(Pointer pointer) {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  if (!g_memory.count(pointer)) return 1;
+  g_counts[kBytes] -= static_cast<long>(g_memory[pointer]);
+  g_memory.erase(pointer);
+  ::operator delete(at(pointer));
+  return 0;
+}
+EXPORT int cuMemAllocHost_v2(void** pointer, size_t bytes) {
+  return *pointer = ::operator new(bytes), 0;
+}
+EXPORT int cuMemFreeHost(void* pointer) { return ::operator delete(pointer), 0; }
+EXPORT int cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
+  return put(stream, [=] { return copy(at(to), from, bytes); });
+}
+EXPORT int cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
+  return put(stream, [=] { return copy(to, at(from), bytes); });
+}
+EXPORT int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
+  return put(stream, [=] { return copy(at(to), at(from), bytes); });
+}
+EXPORT int cuMemPrefetchAsync(Pointer pointer, size_t, int, void*) {
+  ++g_counts[kPrefetches];
+  return g_managed.count(pointer) ? 0 : 1;
+}
+EXPORT int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, 0; }
+EXPORT int cuStreamSynchronize(void*) { return 0; }
+EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
+EXPORT int cuEventCreate(void** event, unsigned) { return *event = &g_memory, 0; }
+EXPORT int cuEventQuery(void*) { return ++g_counts[kQueries] % 3 ? 600 : 0; }
+EXPORT int cuEventSynchronize(void*) { return ++g_counts[kWaits], 0; }
+EXPORT int cuEventRecord(void*, void*) { return 0; }
+EXPORT int cuStreamBeginCapture_v2(void* stream, int) {
+  if (g_counts[kFailCapture]) return 900;
+  static_cast<Stream*>(stream)->capturing = new Graph;
+  ++g_counts[kCaptures];
+  return 0;
+}
+EXPORT int cuStreamEndCapture(void* stream, void** graph) {
+  *graph = std::exchange(static_cast<Stream*>(stream)->capturing, nullptr);
+  return 0;
+}
+EXPORT int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+  *executable = new Graph(*static_cast<Graph*>(graph));
+  ++g_counts[kGraphs];
+  return 0;
+}
+EXPORT int cuGraphLaunch(void* executable, void*) {
+  ++g_counts[kLaunches];
+  for (auto& work : *static_cast<Graph*>(executable)) {
+    if (int code = work()) return code;
+  }
+  return 0;
+}
+EXPORT int cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), 0; }
+EXPORT int cuGraphExecDestroy(void* executable) {
+  --g_counts[kGraphs];
+  return delete static_cast<Graph*>(executable), 0;
+}

@@ -1,0 +1,313 @@
+"""Sessions on a GPU, with a stand-in for NVIDIA's driver that works in host memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_autoload import run
+
+SETUP = """
+    import ctypes, gc, time
+    import mxtrt, mxnet as mx, numpy as np
+    from mxtrt.node import library
+    from mxtrt.errors import NodeError
+
+    fake = ctypes.CDLL("libcuda.so.1")
+    fake.fake_kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int] + [
+        ctypes.c_void_p
+    ] * 2
+    fake.fake_count.restype = ctypes.c_long
+    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS = range(8)
+    lib = library()
+
+    class Doubler:
+        calls = 0
+
+        def __init__(self, size):
+            self.size = size
+
+        def enqueue(self, addresses, scratch, stream):
+            Doubler.calls += 1
+            code = fake.fake_kernel(*addresses, self.size, scratch, stream)
+            if code:
+                raise RuntimeError(f"kernel failed with {code}")
+
+    class Node:
+        def __init__(self, size, on_device, scratch=0, **options):
+            f32 = np.dtype(np.float32)
+            self.key = lib.create_node([f32], [f32])
+            self.session = lib.cuda.create_session(
+                Doubler(size), [4 * size], [4 * size], scratch, 0, on_device=on_device, **options
+            )
+            lib.put_variant(self.key, [(size,), (size,)], self.session)
+
+        def __call__(self, x):
+            inputs, outputs = (ctypes.c_void_p * 1)(x.handle), (ctypes.c_void_p * 1)()
+            done = lib.run(self.key, inputs, 1, outputs, 1, 10**12)
+            if done != 1:
+                raise RuntimeError(f"{done} {lib.take_error()}")
+            return mx.nd.NDArray(ctypes.c_void_p(outputs[0]))
+
+        def close(self):
+            lib.release(self.session)
+            lib.release(self.key)
+
+    def address(array):
+        pointer = ctypes.c_void_p()
+        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+        return pointer.value
+
+    def settle():  # MXNet forgets a run some time after it is done
+        mx.nd.waitall()
+        end = time.monotonic() + 10
+        while count(GRAPHS) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def wait(array):
+        assert lib.finish(array.handle) == 1
+
+    def count(which):
+        return fake.fake_count(which)
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the stand-in driver."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the stand-in for NVIDIA's driver needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).with_name("fake_cuda.cc")
+    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
+    subprocess.run([*command, "-o", folder / "libcuda.so.1", source], check=True)
+    return folder
+
+
+@pytest.fixture
+def check(driver: Path):
+    """Runs a script in a process with the stand-in driver."""
+
+    def check(script: str) -> None:
+        done = run(SETUP + script, LD_LIBRARY_PATH=str(driver))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "ok"
+
+    return check
+
+
+def test_a_forward_in_host_memory_is_one_graph_launch(check):
+    """Recorded once, copies included; no Python at a forward; fresh inputs give fresh outputs."""
+    check("""
+    node = Node(4, on_device=False, scratch=64)
+    calls, captures, launches = Doubler.calls, count(CAPTURES), count(LAUNCHES)
+    for k in range(100):
+        assert node(mx.nd.full((4,), k)).asnumpy().tolist() == [2 * k] * 4
+    assert (Doubler.calls, count(CAPTURES)) == (calls, captures)
+    assert count(LAUNCHES) == launches + 100
+    print("ok")
+    """)
+
+
+def test_arrays_on_the_gpu_are_used_where_they_are(check):
+    """One graph for every set of addresses, recorded when it is first seen and then kept."""
+    check("""
+    node = Node(4, on_device=True)
+    x = [mx.nd.full((4,), k) for k in range(3)]
+    for a in x:
+        a.wait_to_read()
+    node(x[0])
+    first, places = count(CAPTURES), set()
+    for _ in range(50):
+        for k, a in enumerate(x):
+            out = node(a)
+            assert out.asnumpy().tolist() == [2 * k] * 4
+            places.add((k, address(out)))
+    assert count(CAPTURES) - first <= len(places)
+    print("ok")
+    """)
+
+
+def test_addresses_that_never_repeat_do_not_record_for_ever(check):
+    """Once all graphs are in use, most forwards go through the session's own buffers."""
+    check("""
+    node = Node(4, on_device=True)
+    before, kept = count(CAPTURES), []
+    for k in range(2000):
+        x = mx.nd.full((4,), k)
+        kept.append((x, node(x)))
+        assert kept[-1][1].asnumpy().tolist() == [2 * k] * 4
+    assert count(CAPTURES) - before <= 32 + 1 + 8, count(CAPTURES) - before
+    assert lib.cuda.usage(node.session).graphs == 33
+    assert lib.cuda.usage(node.session).device == 32
+    node.close()
+    settle()
+    assert count(GRAPHS) == 0 and count(BYTES) == 0
+    print("ok")
+    """)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_engines_share_one_scratch_memory(check, on_device):
+    """As large as the neediest asks for; what was recorded with the old one is recorded again."""
+    check(f"""
+    x = mx.nd.full((4,), 3)
+    nodes = []
+    for size in (1000, 500, 4000, 100):
+        nodes.append(Node(4, on_device={on_device}, scratch=size))
+        for node in nodes:
+            assert node(x).asnumpy().tolist() == [6] * 4
+        assert lib.cuda.memory().scratch == max(1000, size if size == 4000 else 0) or size == 100
+    assert lib.cuda.memory().scratch == 4000
+    for node in nodes:
+        node.close()
+    settle()
+    assert lib.cuda.memory().scratch == 0 and count(BYTES) == 0 and count(GRAPHS) == 0
+    print("ok")
+    """)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_runs_that_cannot_be_recorded_go_through_python(check, on_device):
+    """The answer is right, and the session says why."""
+    check(f"""
+    fake.fake_set(FAIL, 1)
+    node = Node(4, on_device={on_device}, scratch=16)
+    assert "capture is not possible" in lib.cuda.unrecordable(node.session)
+    calls = Doubler.calls
+    for k in range(5):
+        assert node(mx.nd.full((4,), k)).asnumpy().tolist() == [2 * k] * 4
+    assert Doubler.calls == calls + 5
+    print("ok")
+    """)
+
+
+def test_a_scratch_that_does_not_fit_is_an_error_of_the_build(check):
+    """Nothing is left of the session, and other engines go on."""
+    check("""
+    x = mx.nd.full((4,), 3)
+    node = Node(4, on_device=True, scratch=100)
+    assert node(x).asnumpy().tolist() == [6] * 4
+    engines = len(lib.cuda._engines)
+    try:
+        Node(4, on_device=True, scratch=1 << 40)
+    except NodeError as error:
+        assert "out of memory" in str(error), error
+    assert len(lib.cuda._engines) == engines
+    assert node(x).asnumpy().tolist() == [6] * 4
+    print("ok")
+    """)
+
+
+def test_an_engine_that_does_not_run_is_an_error_of_the_build(check):
+    """With the words of the engine."""
+    check("""
+    Doubler.enqueue = lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel image"))
+    try:
+        Node(4, on_device=True)
+    except NodeError as error:
+        assert "no kernel image" in str(error), error
+    gc.collect()
+    assert lib.cuda._engines == {} and count(BYTES) == 0
+    print("ok")
+    """)
+
+
+def test_evicted_arrays_keep_their_values_and_stay_usable(check):
+    """Read, written, reshaped, copied, used by operators, and freed into MXNet's pool."""
+    check("""
+    values = np.random.RandomState(0).rand(500, 1000).astype(np.float32)
+    x = mx.nd.array(values)
+    view = x.reshape((1000, 500))
+    executor = (mx.sym.var("a") * 2).bind(mx.cpu(), {"a": x}, grad_req="null")
+    before = executor.forward()[0].asnumpy()
+    assert lib.evict(x, 0) == values.nbytes
+    assert lib.evict(x, 0) == 0  # it is there already
+    assert count(PREFETCHES) == 1
+    assert (x.asnumpy() == values).all()
+    assert (view.asnumpy().ravel() == values.ravel()).all()
+    assert (executor.forward()[0].asnumpy() == before).all()
+    x[:] = 3
+    assert (executor.forward()[0].asnumpy() == 6).all()
+    assert (view.asnumpy() == 3).all()
+    del x, view, executor
+    mx.nd.waitall()
+    print("ok")
+    """)
+
+
+def test_a_run_on_the_gpu_is_finished_by_whoever_waits_for_it(check):
+    """The call returns at once; its waiter, MXNet's waits and operators that read it all work."""
+    check("""
+    node = Node(4, on_device=True)
+    for k in range(300):
+        x = mx.nd.full((4,), k)
+        if k % 2:
+            x.wait_to_read()  # otherwise the run starts when its input is there
+        out = node(x)
+        if k % 5 == 0:
+            wait(out)
+        elif k % 5 == 1:
+            mx.nd.waitall()
+        elif k % 5 == 2:
+            out = out + 0
+        elif k % 5 == 3:
+            x[:] = -1  # after the run has read it
+            wait(out)
+        assert out.asnumpy().tolist() == [2 * k] * 4
+    assert count(WAITS) > 0 and count(QUERIES) > 0
+    print("ok")
+    """)
+
+
+def test_an_error_on_the_gpu_is_raised_where_the_output_is_read(check):
+    """As MXNet raises its own; the next run works."""
+    check("""
+    node = Node(4, on_device=True, scratch=16)
+    x = mx.nd.full((4,), 3)
+    fake.fake_set(FAIL, 1)  # nothing new is recorded: the engine is asked itself
+    real, Doubler.enqueue = Doubler.enqueue, lambda *_: 1 / 0
+    try:
+        node(x).asnumpy()
+    except mx.MXNetError as error:
+        assert "ZeroDivisionError" in str(error), error
+    else:
+        raise AssertionError("no error")
+    Doubler.enqueue = real
+    assert node(x).asnumpy().tolist() == [6] * 4
+    print("ok")
+    """)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_outputs_that_nobody_holds_are_used_again(check, on_device):
+    """What runs in a steady state allocates nothing; what is held, a view included, stays."""
+    check(f"""
+    node = Node(4, on_device={on_device})
+    x = mx.nd.full((4,), 1)
+    places = set()
+    for _ in range(100):
+        out = node(x)
+        places.add(address(out))
+    out.wait_to_read()
+    assert len(places) <= 3, len(places)
+    held = [node(mx.nd.full((4,), k)).reshape((2, 2)) for k in range(20)]
+    for k, view in enumerate(held):
+        assert view.asnumpy().ravel().tolist() == [2 * k] * 4
+    print("ok")
+    """)
+
+
+def test_runs_on_the_gpu_work_on_the_naive_engine(driver):
+    """MXNet's engine without threads."""
+    script = """
+    node = Node(4, on_device=True)
+    for k in range(20):
+        assert node(mx.nd.full((4,), k)).asnumpy().tolist() == [2 * k] * 4
+    print("ok")
+    """
+    done = run(SETUP + script, LD_LIBRARY_PATH=str(driver), MXNET_ENGINE_TYPE="NaiveEngine")
+    assert done.returncode == 0, done.stderr
