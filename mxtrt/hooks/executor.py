@@ -18,7 +18,7 @@ from mxnet.ndarray import NDArray
 from mxtrt.config import Options
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
-from mxtrt.hooks.freshness import Freshness
+from mxtrt.hooks.freshness import Freshness, preserving_all
 from mxtrt.hooks.inline import InlineRun
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
@@ -78,14 +78,15 @@ class _Binding:
         self.inline = InlineRun.of(symbol.plan)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
         arguments, states = executor.arg_dict, executor.aux_dict
-        self.executor: Executor | None = originals.bind(
-            symbol,
-            executor._ctx,
-            [arguments[name] for name in symbol.list_arguments()],
-            None,
-            "null",
-            [states[name] for name in symbol.list_auxiliary_states()],
-        )
+        with preserving_all():
+            self.executor: Executor | None = originals.bind(
+                symbol,
+                executor._ctx,
+                [arguments[name] for name in symbol.list_arguments()],
+                None,
+                "null",
+                [states[name] for name in symbol.list_auxiliary_states()],
+            )
 
     def on(self, executor: Executor) -> _Binding:
         """The same engines on another executor of the symbol."""

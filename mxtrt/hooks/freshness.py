@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,22 @@ from mxtrt.hooks.decision import in_forked_child
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
 
-__all__ = ["Freshness"]
+__all__ = ["Freshness", "preserving_all"]
 
 _MOST_PATIENT = 64
 _CALM_AFTER = 100
+
+
+_live: weakref.WeakSet[Freshness] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def preserving_all() -> Iterator[None]:
+    """A bind: to MXNet it is a write to every array that it is given, whoever else has it."""
+    unchanged = [freshness for freshness in list(_live) if freshness._unchanged()]
+    yield
+    for freshness in unchanged:
+        freshness._plan.remember()
 
 
 class Freshness:
@@ -41,6 +54,7 @@ class Freshness:
         self._served = 0
         self._pending = False
         self._lock = threading.Lock()
+        _live.add(self)
 
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
@@ -54,10 +68,13 @@ class Freshness:
     @contextlib.contextmanager
     def preserving(self) -> Iterator[None]:
         """A call of MXNet that counts as a write to the weights but changes no value."""
-        unchanged = self._plan.built and not self._plan.changed()
+        unchanged = self._unchanged()
         yield
         if unchanged:
             self._plan.remember()
+
+    def _unchanged(self) -> bool:
+        return self._plan.built and not self._plan.changed()
 
     def settle(self) -> bool:
         """Whether the engines may answer, after building them when it is time to.

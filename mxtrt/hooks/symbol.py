@@ -13,6 +13,7 @@ from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
 from mxtrt.hooks.executor import adopt
+from mxtrt.hooks.freshness import preserving_all
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
@@ -109,9 +110,10 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         group2ctx: Any = None,
         shared_exec: Any = None,
     ) -> Executor:
-        executor = original(
-            self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
-        )
+        with preserving_all():
+            executor = original(
+                self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
+            )
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
         options = _eligible(self, ctx, group2ctx, gradients)
         if options is not None:
@@ -136,18 +138,19 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
         shared_buffer: Any = None,
         **kwargs: Any,
     ) -> Executor:
-        executor = original(
-            self,
-            ctx,
-            grad_req,
-            type_dict,
-            stype_dict,
-            group2ctx,
-            shared_arg_names,
-            shared_exec,
-            shared_buffer,
-            **kwargs,
-        )
+        with preserving_all():
+            executor = original(
+                self,
+                ctx,
+                grad_req,
+                type_dict,
+                stype_dict,
+                group2ctx,
+                shared_arg_names,
+                shared_exec,
+                shared_buffer,
+                **kwargs,
+            )
         options = _eligible(self, ctx, group2ctx, decision.wants_gradients(grad_req))
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.

@@ -23,17 +23,20 @@ namespace {
 struct Watch {
   std::vector<void*> arrays;
   std::vector<uint64_t> versions;
+  mutable std::mutex mutex;  // a bind in one thread remembers what a forward in another asks
 
   ~Watch() {
     for (void* array : arrays) g_mxnet.free(array);
   }
 
   bool remember() {
-    versions.clear();
+    std::vector<uint64_t> now;
     for (void* array : arrays) {
       if (g_mxnet.wait_to_read(array)) return false;
-      versions.push_back(version(array));
+      now.push_back(version(array));
     }
+    std::lock_guard<std::mutex> lock(mutex);
+    versions.swap(now);
     return true;
   }
 };
@@ -92,11 +95,6 @@ void evict(void*, void* parameter) {
     auto old = reinterpret_cast<DevicePointer>(storage.data);
     void* stream = task->device->stream();
     task->device->make_current();
-    if (!task->managed) {
-      check(g_cuda.prefetch(old, storage.size, kHost, stream));
-      check(g_cuda.stream_wait(stream));
-      return;
-    }
     // By way of host memory: what a GPU touches of managed memory keeps a place there.
     std::vector<char> part(std::min<size_t>(storage.size, size_t{4} << 20));
     for (size_t done = 0; done < storage.size; done += part.size()) {
@@ -140,6 +138,7 @@ MXTRT_EXPORT Watch* mxtrt_watch(void* const* arrays, int count) {
 
 // Whether any array was written to since: 1, 0, or -1 when a pending write failed.
 MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
+  std::lock_guard<std::mutex> lock(watch->mutex);
   for (size_t i = 0; i < watch->arrays.size(); ++i) {
     if (g_mxnet.wait_to_read(watch->arrays[i])) return -1;
     if (version(watch->arrays[i]) != watch->versions[i]) return 1;
@@ -206,18 +205,23 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal) {
     }
     auto& device = Device::get(ordinal);
     device.make_current();
-    Evict task{array, nullptr, &device, 0, {}};
-    const bool managed = is_managed(chunk(array).storage.data);
-    if (!managed) {
-      int concurrent = 0;
-      check(g_cuda.device_attribute(&concurrent, kConcurrentManagedAccess, device.handle()));
-      if (!concurrent) throw std::runtime_error("this GPU does not share managed memory");
-      // MXNet's pools round sizes up, to a power of two at most, and hand the whole block out
-      // again; pages that nobody touches take no memory.
-      size_t rounded = size_t{2} << 20;
-      while (rounded < size) rounded *= 2;
-      check(g_cuda.allocate_managed(&task.managed, rounded, kAttachGlobal));
+    if (is_managed(chunk(array).storage.data)) {
+      // It is where it can move by itself; this is no write, other plans may watch the array.
+      auto data = reinterpret_cast<DevicePointer>(chunk(array).storage.data);
+      check(g_cuda.prefetch(data, size, kHost, device.stream()));
+      check(g_cuda.stream_wait(device.stream()));
+      moved = 0;
+      return;
     }
+    int concurrent = 0;
+    check(g_cuda.device_attribute(&concurrent, kConcurrentManagedAccess, device.handle()));
+    if (!concurrent) throw std::runtime_error("this GPU does not share managed memory");
+    // MXNet's pools round sizes up, to a power of two at most, and hand the whole block out
+    // again; pages that nobody touches take no memory.
+    size_t rounded = size_t{2} << 20;
+    while (rounded < size) rounded *= 2;
+    Evict task{array, nullptr, &device, 0, {}};
+    check(g_cuda.allocate_managed(&task.managed, rounded, kAttachGlobal));
     const Context& context = chunk(array).storage.context;
     const int64_t shape = static_cast<int64_t>(size);
     const int type = static_cast<int>(MXType::kUint8);
@@ -233,7 +237,7 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal) {
     if (task.managed) g_cuda.free(task.managed);
     if (!pushed) throw std::runtime_error("MXNet's engine refused to move an array");
     if (!task.error.empty()) throw std::runtime_error(task.error);
-    moved = managed ? 0 : static_cast<int64_t>(size);
+    moved = static_cast<int64_t>(size);
   });
   return moved;
 }

@@ -346,7 +346,7 @@ class Library:
         import mxnet as mx
         from mxnet.ndarray.ndarray import _new_alloc_handle
 
-        array = mx.nd.zeros((2,))
+        array = mx.nd.zeros((2,), ctx=mx.cpu())  # Gluon calls with its own context in force
         watch = self.watch([array])
         seen = [watch.changed()]
         for write in (slice(None), slice(0, 1)):

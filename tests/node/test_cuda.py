@@ -225,7 +225,9 @@ def test_evicted_arrays_keep_their_values_and_stay_usable(check):
     executor = (mx.sym.var("a") * 2).bind(mx.cpu(), {"a": x}, grad_req="null")
     before = executor.forward()[0].asnumpy()
     assert lib.evict(x, 0) == values.nbytes
-    assert lib.evict(x, 0) == 0  # it is there already
+    watch = lib.watch([x])
+    assert lib.evict(x, 0) == 0  # it is there already, and nobody has written to it
+    assert not watch.changed()
     assert count(PREFETCHES) == 1
     assert (x.asnumpy() == values).all()
     assert (view.asnumpy().ravel() == values.ravel()).all()

@@ -245,6 +245,18 @@ def test_bounded_engines_per_segment_keep_answering():
             assert_close(net(x), plain(symbol, {}, {}, data=x)[0])
 
 
+def test_the_node_loads_while_another_context_is_in_force():
+    """Gluon builds its graph with the context of its input as the current one."""
+    done = run("""
+    import mxtrt, mxnet as mx
+    from mxtrt.node import library
+    with mx.gpu():  # not there: whatever is allocated on it fails
+        library()
+    print("ok")
+    """)
+    assert done.stdout.strip() == "ok", done.stderr
+
+
 def test_executors_in_garbage_cycles_are_collected():
     """The collector takes an executor and its arrays in any order."""
     symbol = classifier()
