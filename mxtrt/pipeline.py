@@ -18,6 +18,7 @@ from mxtrt.convert import refusals
 from mxtrt.engines import Engine, select
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
+from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
 from mxtrt.partition import Partition, partition
@@ -80,6 +81,7 @@ def analyse(graph: Graph, weights: Collection[str], options: Options) -> Partiti
         weights: Names of the variables whose values are known when engines are built.
         options: The options of the bind.
     """
+    denied = {own_name(name) for name in options.deny_ops}
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
@@ -87,7 +89,7 @@ def analyse(graph: Graph, weights: Collection[str], options: Options) -> Partiti
     )
     return partition(
         graph,
-        refusals(graph, weights, options.deny_ops),
+        refusals(graph, weights, denied),
         frozenset(weights),
         min_nodes=options.min_nodes,
         movers=movers,

@@ -1,0 +1,179 @@
+"""Isolation: cases run in a spawned process that may crash, hang and be replaced."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from mxtrt_fuzz.execute import Observation, Setup, observe
+from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.signatures import Failure, Signature
+from mxtrt_fuzz.values import Arrays
+
+__all__ = ["Executor", "InProcess", "Worker"]
+
+
+class Executor(Protocol):
+    """Runs cases, one at a time."""
+
+    def submit(self, case: Case, arrays: Arrays | None = None) -> None:
+        """Start a case."""
+
+    def result(self) -> Observation:
+        """What the case did.
+
+        Raises:
+            Failure: The process died, or took too long.
+        """
+
+
+class InProcess:
+    """Runs cases in this process: for tests of the fuzzer itself."""
+
+    def __init__(self, setup: Setup | None = None) -> None:
+        self.setup = setup or Setup()
+        self._pending: tuple[Case, Arrays | None] | None = None
+
+    def submit(self, case: Case, arrays: Arrays | None = None) -> None:
+        """Remember the case."""
+        self._pending = case, arrays
+
+    def result(self) -> Observation:
+        """Run it."""
+        assert self._pending is not None
+        case, arrays = self._pending
+        return observe(case, self.setup, arrays)
+
+
+class Worker:
+    """A process that runs cases, started anew after a crash or a timeout.
+
+    Args:
+        setup: Engine, context and masks.
+        timeout: Seconds that a case may take; the first one may take as long again, to start.
+        recycle: Cases after which the process is replaced, so that no leak of MXNet's adds up.
+
+    Attributes:
+        restarts: How often a process died or was killed.
+    """
+
+    def __init__(self, setup: Setup, timeout: float = 60.0, recycle: int = 4000) -> None:
+        self.setup, self.timeout, self.recycle = setup, timeout, recycle
+        self.restarts = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="mxtrt-fuzz-")
+        self._log = Path(self._folder.name, "worker.log")
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._pending: Case | None = None
+        self._served = 0
+
+    def submit(self, case: Case, arrays: Arrays | None = None) -> None:
+        """Send a case; the process works while the caller does."""
+        if self._process is None or not self._process.is_alive() or self._served >= self.recycle:
+            self._start()
+        assert self._pipe is not None
+        self._pending = case
+        try:
+            self._pipe.send((case, arrays))
+        except OSError:  # it died between two cases; result() tells
+            pass
+
+    def result(self) -> Observation:
+        """Wait for the case's answer.
+
+        Raises:
+            Failure: The process died, or took too long.
+        """
+        assert self._pipe is not None and self._pending is not None
+        first = self._served == 0
+        try:
+            if not self._pipe.poll(self.timeout * (2 if first else 1)):
+                raise self._gone("timeout", f"no answer within {self.timeout:.0f} s")
+            seen = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._gone("crash", self._last_words()) from None
+        self._served += 1
+        if isinstance(seen, Exception):
+            raise seen
+        assert isinstance(seen, Observation)
+        return seen
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        self._folder.cleanup()
+
+    def _start(self) -> None:
+        self.close()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self.setup, str(self._log)), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._served = 0
+
+    def _gone(self, symptom: str, detail: str) -> Failure:
+        case = self._pending
+        assert case is not None
+        self.close()
+        self.restarts += 1
+        operators = {node.op for node in case.operations}
+        operator = operators.pop() if len(operators) == 1 else "graph"
+        return Failure(Signature("worker", symptom, "mxtrt", operator), detail, float("inf"))
+
+    def _last_words(self) -> str:
+        process = self._process
+        if process is not None:
+            process.join(5)
+        code = None if process is None else process.exitcode
+        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        told = [line for line in lines if "MXNET_SUBGRAPH_BACKEND" not in line]
+        return f"{name}; {' | '.join(told[-6:])}"
+
+
+def _serve(pipe: Connection, setup: Setup, log: str) -> None:
+    """The process: answer cases until the pipe closes."""
+    os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"  # its pass keeps stale fused weights
+    for name in [n for n in os.environ if n.startswith("MXTRT_") or n.endswith("USE_TENSORRT")]:
+        del os.environ[name]
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(file, 2)  # MXNet writes a line at every bind
+    faulthandler.enable()
+    while True:
+        try:
+            case, arrays = pipe.recv()
+        except (EOFError, OSError):
+            return
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
+        try:
+            pipe.send(observe(case, setup, arrays))
+        except Exception as error:  # an error of the fuzzer's own: the caller's to raise
+            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
