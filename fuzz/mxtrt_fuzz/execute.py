@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import mxtrt
+from mxtrt.memory import SMALLEST
 from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
@@ -243,6 +244,9 @@ class _Execution:
 
     def _run(self, mask: str) -> Run:
         run = Run(mask)
+        for name, array in self.weights.items():
+            if array.size * 4 >= SMALLEST:  # in memory again, whatever an earlier run released
+                self.weights[name] = array.copy()
         with _Complaints() as complaints, mxtrt.options(**self._options(mask)):
             try:
                 run.outputs = self._forwards(self._ways[self._way]())

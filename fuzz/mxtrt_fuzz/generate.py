@@ -76,6 +76,7 @@ class Grower:
         self._seed = seed
         self._lane = lane if lane == "grid" else "uniform"
         self._numbers: dict[str, int] = {}
+        self._owned: set[int] = set()
         self.nodes: list[Node] = []
         self.pool: list[_Value] = []
         self.operators = 0
@@ -110,6 +111,7 @@ class Grower:
         if not outputs:
             del self.nodes[start[0] :], self.pool[start[1] :]
             self._numbers = start[2]
+            self._owned = {index for index in self._owned if index < start[0]}
         return outputs
 
     def _node(
@@ -142,11 +144,16 @@ class Grower:
 
     def _operand(self, operand: Operand, dtype: str) -> _Value:
         draw, tensor = self._draw, Tensor(operand.shape, dtype)
+        if operand.own:
+            value = self.variable(tensor, operand.role, operand.low, operand.high)
+            self._owned.add(value.entry.node)
+            return value
         if operand.role != "data":
             shared = [
                 i
                 for i, node in enumerate(self.nodes)
                 if isinstance(node, Variable)
+                and i not in self._owned
                 and (node.tensor, node.role) == (tensor, operand.role)
                 and operand.low <= node.low <= node.high <= operand.high
             ]
@@ -328,10 +335,14 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
     used = sorted({node.op for node in case.operations})
     denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
     return case.replace(
-        bind=draw(st.sampled_from(BINDS)),
-        denied=tuple(sorted(denied)),
-        inline=draw(st.booleans()),
+        bind=draw(_binds(case)), denied=tuple(sorted(denied)), inline=draw(st.booleans())
     )
+
+
+def _binds(case: Case) -> st.SearchStrategy[str]:
+    """Ways to bind a case."""
+    hybrid = all(specs()[node.op].hybrid for node in case.operations)
+    return st.sampled_from([way for way in BINDS if hybrid or not way.startswith("gluon")])
 
 
 @st.composite
@@ -356,4 +367,4 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
         low, high = (0.5, 1.0 + 1 / (attempt + 1)) if spec.domain is None else (low, high)
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
-    return case.replace(bind=draw(st.sampled_from(BINDS)))
+    return case.replace(bind=draw(_binds(case)))

@@ -26,7 +26,11 @@ __all__ = ["Hunt"]
 ROUND = 200
 
 #: Cases that are run to make one round's failures smaller.
-_SHRINKING = 400
+_SHRINKING = 150
+
+
+class _Enough(BaseException):
+    """Ends a run of Hypothesis, which catches no BaseException."""
 
 
 class Hunt:
@@ -58,7 +62,7 @@ class Hunt:
         shrink: bool = True,
     ) -> None:
         self.report = FuzzReport()
-        self.oracle = Oracle(self._observe)
+        self.oracle = Oracle(executor)
         self._executor = executor
         self._examples, self._seconds, self._seed = examples, seconds, seed
         self._strategy = cases() if strategy is None else strategy
@@ -113,6 +117,8 @@ class Hunt:
 
         try:
             check()
+        except _Enough:
+            pass  # the report has the smallest case of every failure so far
         except (Failure, BaseExceptionGroup) as error:
             if not _only_failures(error):
                 raise
@@ -121,7 +127,7 @@ class Hunt:
     def _check(self, case: Case) -> None:
         if case not in self._outcomes:
             if self._time_is_up() or self._shrunk_enough():
-                return
+                raise _Enough
             self._outcomes[case] = self._judge(case)
             if self._failed_at < 0:
                 self._drawn += 1
@@ -156,10 +162,6 @@ class Hunt:
             self._progress(self.report)
         fresh = [f for f in verdict.failures if str(f.signature) not in self._explained]
         return fresh[0] if fresh else None
-
-    def _observe(self, case: Case) -> Observation:
-        self._executor.submit(case)
-        return self._executor.result()
 
     def _spend(self, what: str, begin: float) -> None:
         spent: Any = time.perf_counter() - begin

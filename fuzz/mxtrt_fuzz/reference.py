@@ -108,11 +108,14 @@ class Reference:
         with np.errstate(all="ignore"):
             for spec, attrs, node, index in self._steps:
                 operands = [values[entry] for entry in node.inputs]
+                more = {}
                 info = self._info[node.outputs[0].dtype]
                 noisy = noise is not None and spec.roundings > 0 and not spec.exact(attrs)
                 if noise is not None and noisy:
+                    if spec.statistics:
+                        more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
                     operands = [noise.perturb(x, info, spec.roundings) for x in operands]
-                for output, value in enumerate(spec.outputs(attrs, operands)):
+                for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
                         value = noise.perturb(value, info, spec.roundings, spec.absolute)
                     value = _in_range(value, info)

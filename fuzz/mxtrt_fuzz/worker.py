@@ -33,6 +33,9 @@ class Executor(Protocol):
             Failure: The process died, or took too long.
         """
 
+    def __call__(self, case: Case) -> Observation:
+        """Both."""
+
 
 class InProcess:
     """Runs cases in this process: for tests of the fuzzer itself."""
@@ -50,6 +53,10 @@ class InProcess:
         assert self._pending is not None
         case, arrays = self._pending
         return observe(case, self.setup, arrays)
+
+    def __call__(self, case: Case) -> Observation:
+        """Run a case."""
+        return observe(case, self.setup)
 
 
 class Worker:
@@ -104,6 +111,11 @@ class Worker:
             raise seen
         assert isinstance(seen, Observation)
         return seen
+
+    def __call__(self, case: Case) -> Observation:
+        """Run a case and wait for it."""
+        self.submit(case)
+        return self.result()
 
     def close(self) -> None:
         """End the process."""

@@ -75,6 +75,7 @@ class Operand:
         low: Range of the new variable.
         high: Range of the new variable.
         fits: Which shapes fit, where it is not only ``shape``.
+        own: No other operator may read the variable: MXNet writes to it.
     """
 
     shape: Shape
@@ -82,6 +83,7 @@ class Operand:
     low: float = -2.0
     high: float = 2.0
     fits: Callable[[Shape], bool] | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,9 @@ class OpSpec:
             may make on each input and on the output.
         absolute: The same of an absolute error of the output, in roundoffs of one.
         exact: Whether an application with these attributes rounds nothing after all.
+        statistics: The reference takes ``statistics``, the first input as its mean sees it: an
+            implementation rounds that mean and the centred values on their own.
+        hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
         nan_blind: What it gives on a NaN differs among MXNet's own kernels.
     """
@@ -138,12 +143,16 @@ class OpSpec:
     roundings: float = 1.0
     absolute: float = 0.0
     exact: Callable[[Attributes], bool] = lambda _: False
+    statistics: bool = False
+    hybrid: bool = True
     jumps: bool = False
     nan_blind: bool = False
 
-    def outputs(self, attrs: Attributes, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """The operator's value on arrays."""
-        values = self.reference(attrs, *inputs)
+    def outputs(
+        self, attrs: Attributes, inputs: Sequence[Array], **more: Array
+    ) -> tuple[Array, ...]:
+        """The operator's value on arrays; ``more`` is ``statistics`` where it is taken."""
+        values = self.reference(attrs, *inputs, **more)
         return values if isinstance(values, tuple) else (values,)
 
     def tensors(self, attrs: Attributes, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

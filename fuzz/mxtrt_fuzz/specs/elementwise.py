@@ -92,6 +92,7 @@ for _equal, _wide, _function in _BINARY:
                     domain=(0.1, 3.0) if _power else None,
                     roundings=4.0 if _power else float(not _extremum),
                     nan_blind=_extremum or _power,
+                    hybrid=_name != "_grad_add",
                 )
                 for _name in _names.split()
             )

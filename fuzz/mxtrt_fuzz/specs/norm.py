@@ -42,7 +42,8 @@ def _draw_batch_norm(draw: Draw, shape: Shape) -> Application:
         axis = attrs["axis"] = _axis(draw, len(shape))
     size = (shape[axis],)
     roles = (
-        Operand(size, "weight"),
+        # With fix_gamma, MXNet overwrites gamma with ones: no other operator's weight.
+        Operand(size, "weight", own=True),
         Operand(size, "weight"),
         Operand(size, "aux"),
         Operand(size, "aux", 0.1, 2.0),
@@ -67,13 +68,17 @@ def _draw_instance_norm(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, eps=_EPSILONS), (Operand(size, "weight"),) * 2)
 
 
-def _standardised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
-    centred = x - x.mean(axes, keepdims=True)
+def _standardised(
+    x: Array, statistics: Array | None, axes: tuple[int, ...], eps: float
+) -> Array:
+    centred = x - (x if statistics is None else statistics).mean(axes, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + eps)
 
 
-def _instance_norm(attrs: Attributes, x: Array, gamma: Array, beta: Array) -> Array:
-    normed = _standardised(x, tuple(range(2, x.ndim)), attrs.get("eps", 1e-3))
+def _instance_norm(
+    attrs: Attributes, x: Array, gamma: Array, beta: Array, statistics: Array | None = None
+) -> Array:
+    normed = _standardised(x, statistics, tuple(range(2, x.ndim)), attrs.get("eps", 1e-3))
     return normed * _along(gamma, 1, x.ndim) + _along(beta, 1, x.ndim)
 
 
@@ -83,9 +88,11 @@ def _draw_layer_norm(draw: Draw, shape: Shape) -> Application:
     return Application(attrs, (Operand(size, "weight"),) * 2)
 
 
-def _layer_norm(attrs: Attributes, x: Array, gamma: Array, beta: Array) -> Array:
+def _layer_norm(
+    attrs: Attributes, x: Array, gamma: Array, beta: Array, statistics: Array | None = None
+) -> Array:
     axis = attrs.get("axis", -1)
-    normed = _standardised(x, (axis,), attrs.get("eps", 1e-5))
+    normed = _standardised(x, statistics, (axis,), attrs.get("eps", 1e-5))
     return normed * _along(gamma, axis, x.ndim) + _along(beta, axis, x.ndim)
 
 
@@ -122,8 +129,15 @@ def _lrn(attrs: Attributes, x: Array) -> Array:
 
 register(
     OpSpec("BatchNorm", _draw_batch_norm, _batch_norm, rank_at_least(2), dtypes=("float32",)),
-    OpSpec("InstanceNorm", _draw_instance_norm, _instance_norm, rank_at_least(3), roundings=4),
-    OpSpec("LayerNorm", _draw_layer_norm, _layer_norm, roundings=4),
+    OpSpec(
+        "InstanceNorm",
+        _draw_instance_norm,
+        _instance_norm,
+        rank_at_least(3),
+        roundings=4,
+        statistics=True,
+    ),
+    OpSpec("LayerNorm", _draw_layer_norm, _layer_norm, roundings=4, statistics=True),
     OpSpec("L2Normalization", _draw_l2, _l2, rank_at_least(2), roundings=2),
     OpSpec("LRN", _draw_lrn, _lrn, ranks(4), roundings=4, dtypes=("float32",)),
 )

@@ -50,15 +50,6 @@ def _draw_cast(draw: Draw, shape: Shape) -> Application:
     return Application({"dtype": draw(st.sampled_from(["float64", "float32"]))})
 
 
-def _draw_mean_var(draw: Draw, shape: Shape) -> Application:
-    return Application({"axes": (draw(st.integers(0, len(shape) - 1)),), "keepdims": True})
-
-
-def _moments(attrs: Attributes, x: Array) -> tuple[Array, Array]:
-    axes = attrs.integers("axes")
-    return x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-
-
 register(
     OpSpec("sort", _draw_axis, _sort, roundings=0, nan_blind=True),
     OpSpec(
@@ -76,6 +67,5 @@ register(
         nan_blind=True,
     ),
     OpSpec("batch_dot", _draw_batch_dot, _batch_dot, ranks(3)),
-    OpSpec("moments", _draw_mean_var, _moments, roundings=4),
     OpSpec("Cast", _draw_cast, lambda attrs, x: x, result=lambda attrs, _: str(attrs["dtype"])),
 )
