@@ -31,8 +31,9 @@ from pathlib import Path
 from mxtrt_fuzz.corpus import read
 from mxtrt_fuzz.replay import replay
 
-for failure in replay(read(Path(__file__).parent)):
-    print(failure)
+if __name__ == "__main__":  # the case runs in a spawned process
+    for failure in replay(read(Path(__file__).parent)):
+        print(failure)
 '''
 
 
@@ -82,7 +83,7 @@ def write(folder: Path, case: Case, failure: Failure, reason: str = "") -> Path:
     try:
         text = json.dumps({**told, "case": case.to_dict()}, indent=1)
         (made / "case.json").write_text(text + "\n")
-        np.savez_compressed(made / "inputs.npz", allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(made / "inputs.npz", **arrays)
         detail = failure.detail.replace('"', "'").replace("\\", "/")
         (made / "repro.py").write_text(_REPRO.format(name=name, detail=detail))
         os.chmod(made, 0o755)

@@ -122,9 +122,7 @@ class _Execution:
                 v.name: self._ndarray(weights[v.name]) for v in case.variables if v.role == "aux"
             }
             self.weights = {
-                v.name: self._ndarray(weights[v.name])
-                for v in case.variables
-                if v.role == "weight"
+                v.name: self._ndarray(weights[v.name]) for v in case.variables if v.role == "weight"
             }
             self.inputs = [
                 {
@@ -188,9 +186,7 @@ class _Execution:
         types = {
             v.name: np.dtype(v.tensor.dtype).type for v in self.case.variables if v.role != "aux"
         }
-        executor = self.symbol.simple_bind(
-            self.context, grad_req="null", type_dict=types, **shapes
-        )
+        executor = self.symbol.simple_bind(self.context, grad_req="null", type_dict=types, **shapes)
         executor.copy_params_from(self.weights, self.aux)
         return lambda inputs: list(executor.forward(**inputs))
 

@@ -17,6 +17,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mxtrt.graph import Entry
+from mxtrt.ops import registry
 from mxtrt_fuzz.graphs import BINDS, LANES, Case, Node, Operation, Role, Shape, Tensor, Variable
 from mxtrt_fuzz.specs import Application, Attributes, Operand, OpSpec, specs
 from mxtrt_fuzz.values import Array, fill
@@ -50,9 +51,11 @@ COMMON = (
     "transpose",
 )
 
+_ROLES: tuple[Role, ...] = ("data", "data", "weight")
 _MOST_OPERATORS = 24
 _MOST_ELEMENTS = 2048
 _LARGEST = 1e4
+_WIDE = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +161,16 @@ class Grower:
                 and operand.low <= node.low <= node.high <= operand.high
             ]
             if shared and draw(st.integers(0, 3)) == 3:
-                index = draw(st.sampled_from(shared))
+                index = shared[draw(st.integers(0, len(shared) - 1))]
                 node = self.nodes[index]
                 assert isinstance(node, Variable)
                 return _Value(Entry(index), tensor, fill(node, self._seed).astype(np.float64))
             return self.variable(tensor, operand.role, operand.low, operand.high)
         fits = operand.fits or (lambda shape: shape == operand.shape)
         fitting = [v for v in self.pool if v.tensor.dtype == dtype and fits(v.tensor.shape)]
-        if fitting and draw(st.integers(0, 3)):
-            return draw(st.sampled_from(fitting[::-1]))
-        role: Role = "weight" if draw(st.integers(0, 2)) == 0 else "data"
+        if fitting and draw(st.integers(0, 3)) > 0:
+            return fitting[-1 - draw(st.integers(0, len(fitting) - 1))]
+        role: Role = draw(st.sampled_from(_ROLES))
         return self.variable(tensor, role, operand.low, operand.high)
 
     def pick(self, accepts: Callable[[_Value], bool]) -> _Value | None:
@@ -177,7 +180,7 @@ class Grower:
             return None
         if self._draw(st.integers(0, 3)):
             fitting = fitting[:2]
-        return self._draw(st.sampled_from(fitting))
+        return fitting[self._draw(st.integers(0, len(fitting) - 1))]
 
     # -- growth ----------------------------------------------------------------------------
 
@@ -297,7 +300,26 @@ def _split_and_join(grower: Grower, draw: st.DrawFn) -> None:
         grower._node(specs()["Concat"], Application({"num_args": 2, "dim": 1}), parts)
 
 
-MOTIFS = (_conv_norm_relu, _residual, _shared_weight, _constant_branch, _split_and_join)
+def _wide_layer(grower: Grower, draw: st.DrawFn) -> None:
+    """A weight large enough to leave MXNet's memory when an engine holds it."""
+    start = grower.pick(lambda v: prod(v.tensor.shape[1:]) >= 32 and v.tensor.dtype == "float32")
+    if start is None:
+        return
+    inputs = prod(start.tensor.shape[1:])
+    hidden = min(_WIDE // inputs, _MOST_ELEMENTS // start.tensor.shape[0])
+    weight = grower.variable(Tensor((hidden, inputs)), "weight", -0.1, 0.1)
+    application = Application({"num_hidden": hidden, "no_bias": True})
+    grower._node(specs()["FullyConnected"], application, [start, weight])
+
+
+MOTIFS = (
+    _conv_norm_relu,
+    _residual,
+    _shared_weight,
+    _constant_branch,
+    _split_and_join,
+    _wide_layer,
+)
 
 
 # -- strategies ------------------------------------------------------------------------------
@@ -365,6 +387,11 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
             break
         # Too large or not finite: a narrower range away from zero.
         low, high = (0.5, 1.0 + 1 / (attempt + 1)) if spec.domain is None else (low, high)
+    entry = registry().get(name)
+    if entry is not None and entry.moves_data_only:
+        # Alone it would stay in MXNet: an engine runs nothing that only moves data.
+        double = Application({"scalar": 2.0})
+        outputs = [v for o in outputs for v in grower._node(specs()["_mul_scalar"], double, [o])]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
     return case.replace(bind=draw(_binds(case)))

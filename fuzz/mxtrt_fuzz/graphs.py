@@ -152,7 +152,7 @@ class Case:
         items: list[dict[str, Any]] = []
         for node in self.nodes:
             if isinstance(node, Variable):
-                item = {"op": "null", "name": node.name, "inputs": []}
+                item: dict[str, Any] = {"op": "null", "name": node.name, "inputs": []}
                 if node.role != "data":  # MXNet infers some of these and refuses to guess others
                     flag = _TYPE_FLAGS[node.tensor.dtype]
                     item["attrs"] = {"__shape__": str(node.tensor.shape), "__dtype__": flag}

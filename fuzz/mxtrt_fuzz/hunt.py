@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hypothesis
@@ -46,6 +46,7 @@ class Hunt:
         database: Hypothesis' example database, to go on where another hunt was.
         progress: Called after every case with the report so far.
         shrink: Make failures smaller; otherwise the first failure of each round is kept.
+        explained: Signatures that are known: counted, not looked into.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Hunt:
         database: ExampleDatabase | None = None,
         progress: Callable[[FuzzReport], None] | None = None,
         shrink: bool = True,
+        explained: Iterable[str] = (),
     ) -> None:
         self.report = FuzzReport()
         self.oracle = Oracle(executor)
@@ -73,7 +75,7 @@ class Hunt:
             self._phases.append(Phase.shrink)
         self._begin = self._busy = 0.0
         self._drawn = 0
-        self._explained: set[str] = set()
+        self._explained: set[str] = set(explained)
         self._outcomes: dict[Case, Failure | None] = {}
         self._failed_at = -1
 
@@ -119,7 +121,7 @@ class Hunt:
             check()
         except _Enough:
             pass  # the report has the smallest case of every failure so far
-        except (Failure, BaseExceptionGroup) as error:
+        except Exception as error:
             if not _only_failures(error):
                 raise
         self._explained.update(self.report.found)
@@ -153,8 +155,8 @@ class Hunt:
         except Failure as failure:
             seen, verdict = Observation(), Verdict([failure])
         self.report.add(case, seen, verdict)
-        for failure in verdict.failures:
-            self.report.record(case, failure)
+        for found in verdict.failures:
+            self.report.record(case, found)
         if self._targeted and 0 < verdict.worst < math.inf:
             hypothesis.target(math.log(verdict.worst), label="error/limit")
         if self._progress is not None:
@@ -175,6 +177,5 @@ class Hunt:
 
 
 def _only_failures(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_only_failures, error.exceptions))
-    return isinstance(error, Failure)
+    together = getattr(error, "exceptions", ())  # of an ExceptionGroup, which Python 3.10 lacks
+    return isinstance(error, Failure) or (bool(together) and all(map(_only_failures, together)))

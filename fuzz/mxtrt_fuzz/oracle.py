@@ -89,7 +89,9 @@ class Oracle:
         for run in seen.runs:
             self._judge_run(case, run, verdict)
         for symptom in seen.unequal:
-            verdict.failures.append(_failure(case, "forward", f"unequal_{symptom}", _UNEQUAL[symptom]))
+            verdict.failures.append(
+                _failure(case, "forward", f"unequal_{symptom}", _UNEQUAL[symptom])
+            )
         known = self.limits(case) if known is None else known
         wrong = self._wrong(case, seen, known, verdict)
         if wrong:
@@ -104,13 +106,15 @@ class Oracle:
             stage = "forward" if run.raised else "bind"
             symptom = "error" if run.raised else "left_to_mxnet"
             verdict.failures.append(
-                _failure(case, stage, symptom, f"mask {run.mask}: {run.reason}", _suspect(case, run))
+                _failure(
+                    case, stage, symptom, f"mask {run.mask}: {run.reason}", _suspect(case, run)
+                )
             )
             return
         for symptom, detail in partition_faults(case, run):
-            verdict.failures.append(_failure(case, "partition", symptom, detail))
-        if detail := ledger(case, run):
-            verdict.failures.append(_failure(case, "memory", "ledger", detail))
+            verdict.failures.append(_failure(case, "partition", symptom, detail, "graph"))
+        for symptom, detail in ledger(case, run):
+            verdict.failures.append(_failure(case, "memory", symptom, detail, "graph"))
 
     def _wrong(
         self, case: Case, seen: Observation, known: list[list[Limit]], verdict: Verdict
@@ -155,7 +159,9 @@ class Oracle:
         }
         for turn, heads in enumerate(self.limits(whole)):
             for place, limit in enumerate(heads):
-                if any(_error(limit, o[turn], place) > 1 for o in parties[failure.signature.blamed]):
+                if any(
+                    _error(limit, o[turn], place) > 1 for o in parties[failure.signature.blamed]
+                ):
                     node = whole.nodes[whole.heads[place].node]
                     assert isinstance(node, Operation)
                     old = failure.signature

@@ -29,7 +29,8 @@ def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
         return
     inside = {name for segment in run.segments for name in segment}
     for node in case.operations:
-        if node.name in inside and run.mask == "all":
+        denied = run.mask == "all" or (run.mask == "drawn" and node.op in case.denied)
+        if denied and node.name in inside:
             yield "denied", f"{node.op} is denied and runs in an engine"
     if _has_cycle(case, run):
         yield "cycle", f"segments {run.segments} read each other"
@@ -57,8 +58,8 @@ def _has_cycle(case: Case, run: Run) -> bool:
     return False
 
 
-def ledger(case: Case, run: Run) -> str:
-    """What is wrong with a run's memory by mxtrt's own report; empty if nothing is.
+def ledger(case: Case, run: Run) -> Iterator[tuple[str, str]]:
+    """What is wrong with a run's memory by mxtrt's own report, as symptom and detail.
 
     MXNet's weights, less those released, plus those of the engines may exceed plain MXNet's
     only by what mxtrt leaves in place on purpose: small arrays, and parts of pages.
@@ -68,13 +69,16 @@ def ledger(case: Case, run: Run) -> str:
     readers = _engine_weights(case, run)
     slack = sum(size if size < SMALLEST + 2 * _PAGE else 2 * _PAGE for size in sizes.values())
     held = plain - run.released_bytes + run.weight_bytes
+    needed = sum(sizes[name] for name in readers)
+    if run.weight_bytes > needed:
+        yield (
+            "twice",
+            f"engines hold {run.weight_bytes} B where the weights they read have {needed}",
+        )
+    elif held > plain + slack:
+        yield "resident", f"{held} B of weights are resident where plain MXNet holds {plain} B"
     if run.released_bytes > run.weight_bytes:
-        return f"{run.released_bytes} B released of {run.weight_bytes} B that engines hold"
-    if run.weight_bytes > sum(sizes[name] for name in readers):
-        return f"engines hold {run.weight_bytes} B of the {plain} B of weights that they read"
-    if held > plain + slack:
-        return f"{held} B of weights are resident where plain MXNet holds {plain} B"
-    return ""
+        yield "released", f"{run.released_bytes} B released of {run.weight_bytes} B in engines"
 
 
 def _engine_weights(case: Case, run: Run) -> Mapping[str, None]:

@@ -38,9 +38,7 @@ class Noise:
         self._places = iter(self._random.integers(0, _POOL.size, 256))
         return int(next(self._places))
 
-    def perturb(
-        self, values: Array, info: Any, roundings: float, absolute: float = 0.0
-    ) -> Array:
+    def perturb(self, values: Array, info: Any, roundings: float, absolute: float = 0.0) -> Array:
         """Values with relative errors of so many roundings; subnormals may vanish.
 
         Args:
@@ -65,7 +63,7 @@ class _Step(NamedTuple):
     spec: OpSpec
     attrs: Attributes
     node: Operation
-    index: int
+    place: int
 
 
 class Reference:
@@ -142,7 +140,7 @@ class Reference:
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
         """Elements of operators that jump whose samples do not all agree."""
         found = {}
-        for spec, _, node, index in self._steps:
+        for spec, _, _, index in self._steps:
             if spec.jumps:
                 entry = Entry(index)
                 differs = np.any([s[entry] != exact[entry] for s in samples], axis=0)

@@ -27,12 +27,14 @@ class Found:
         case: The smallest case so far.
         count: How many cases showed it.
         where: Corpus folder, once it is written.
+        open: Why it is known and not fixed yet; empty for anything else.
     """
 
     failure: Failure
     case: Case
     count: int = 1
     where: str = ""
+    open: str = ""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,11 @@ class FuzzReport:
             known.failure, known.case = failure, case
 
     @property
+    def unexplained(self) -> dict[str, Found]:
+        """What was found and is not known to be open."""
+        return {name: found for name, found in self.found.items() if not found.open}
+
+    @property
     def valid_rate(self) -> float:
         """Share of the cases that plain MXNet accepted."""
         return 1 - self.invalid.total() / max(self.graphs, 1)
@@ -164,6 +171,7 @@ class FuzzReport:
                     "operators": len(found.case.operations),
                     "detail": found.failure.detail,
                     "corpus": found.where,
+                    "open": found.open,
                 }
                 for name, found in sorted(self.found.items())
             },

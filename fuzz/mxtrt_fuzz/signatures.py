@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 __all__ = ["Failure", "Signature", "failure_class"]
@@ -61,7 +61,7 @@ class Failure(AssertionError):  # noqa: N818 - a finding, not an error of the fu
         return {"signature": str(self.signature), "detail": self.detail, "severity": self.severity}
 
 
-@lru_cache(maxsize=None)
+@cache
 def failure_class(signature: Signature) -> type[Failure]:
     """The exception class of a signature: always the same one."""
     return type(str(signature), (Failure,), {"__doc__": f"Failures of {signature}."})

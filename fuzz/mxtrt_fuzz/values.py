@@ -14,7 +14,7 @@ import numpy as np
 
 from mxtrt_fuzz.graphs import Case, Variable
 
-__all__ = ["Array", "Arrays", "INPUT_SETS", "fill", "input_arrays", "weight_arrays"]
+__all__ = ["INPUT_SETS", "Array", "Arrays", "fill", "input_arrays", "weight_arrays"]
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -44,11 +44,13 @@ def fill(variable: Variable, seed: int, turn: int = 0, lane: str = "uniform") ->
         halves = np.round(values * 2) / 2
         values = np.where((halves >= variable.low) & (halves <= variable.high), halves, values)
     elif lane != "uniform":
-        special = {
-            "subnormal": lambda: random.uniform(-1.5, 1.5, shape) * _TINY,
-            "huge": lambda: np.copysign(10.0 ** random.uniform(15, 38, shape), values),
-            "nonfinite": lambda: random.choice(_NONFINITE, shape),
-        }[lane]()
+        special: Array
+        if lane == "subnormal":
+            special = random.uniform(-1.5, 1.5, shape) * _TINY
+        elif lane == "huge":
+            special = np.copysign(10.0 ** random.uniform(15, 38, shape), values)
+        else:
+            special = random.choice(_NONFINITE, shape)
         rare = 0.1 if lane == "nonfinite" else 0.4
         values = np.where(random.random(shape) < rare, special, values)
     return values.astype(dtype)

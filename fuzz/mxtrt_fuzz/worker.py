@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -87,10 +88,8 @@ class Worker:
             self._start()
         assert self._pipe is not None
         self._pending = case
-        try:
+        with contextlib.suppress(OSError):  # it died between two cases; result() tells
             self._pipe.send((case, arrays))
-        except OSError:  # it died between two cases; result() tells
-            pass
 
     def result(self) -> Observation:
         """Wait for the case's answer.
@@ -98,7 +97,8 @@ class Worker:
         Raises:
             Failure: The process died, or took too long.
         """
-        assert self._pipe is not None and self._pending is not None
+        assert self._pipe is not None
+        assert self._pending is not None
         first = self._served == 0
         try:
             if not self._pipe.poll(self.timeout * (2 if first else 1)):

@@ -26,17 +26,17 @@ from mxtrt_fuzz.values import Array
 __all__ = ["strided_windows"]
 
 
-def strided_windows(
-    x: Array, kernel: Shape, stride: Shape, dilate: Shape | None = None
-) -> Array:
+def strided_windows(x: Array, kernel: Shape, stride: Shape, dilate: Shape | None = None) -> Array:
     """Windows over the last axes: ``(..., *positions, *kernel)``."""
     rank = len(kernel)
     dilate = dilate or (1,) * rank
     extents = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilate, strict=True))
-    views = np.lib.stride_tricks.sliding_window_view(x, extents, tuple(range(-rank, 0)))
+    view: Any = np.lib.stride_tricks.sliding_window_view
+    views = view(x, extents, tuple(range(-rank, 0)))
     steps = tuple(slice(None, None, s) for s in stride)
     holes = tuple(slice(None, None, d) for d in dilate)
-    return views[(..., *steps, *holes)]
+    place = (..., *steps, *holes)
+    return views[place]
 
 
 def _convolve(
@@ -87,7 +87,8 @@ def _deconvolution(attrs: Attributes, x: Array, weight: Array, *bias: Array) -> 
         )
     spaced_sizes = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True)]
     spaced = np.zeros((*x.shape[:2], *spaced_sizes), x.dtype)
-    spaced[(..., *(slice(None, None, s) for s in stride))] = x
+    place = (..., *(slice(None, None, s) for s in stride))
+    spaced[place] = x
     pads = []
     for axis, (k, d, p, a) in enumerate(zip(kernel, dilate, pad, adj, strict=True)):
         before, after = (k - 1) * d - p, (k - 1) * d - p + a
@@ -190,7 +191,9 @@ def _draw_dropout(draw: Draw, shape: Shape) -> Application:
 
 register(
     OpSpec("Convolution", _draw_convolution, _convolution, ranks(3, 4, 5), dtypes=("float32",)),
-    OpSpec("Deconvolution", _draw_deconvolution, _deconvolution, ranks(3, 4, 5), dtypes=("float32",)),
+    OpSpec(
+        "Deconvolution", _draw_deconvolution, _deconvolution, ranks(3, 4, 5), dtypes=("float32",)
+    ),
     OpSpec("FullyConnected", _draw_fully_connected, _fully_connected, any_rank),
     OpSpec("Dropout", _draw_dropout, lambda attrs, x: x, roundings=0),
 )

@@ -57,9 +57,7 @@ def _batch_norm(
     axis = attrs.get("axis", 1)
     if attrs.get("fix_gamma", True):
         gamma = np.ones_like(gamma)
-    gamma, beta, mean, variance = (
-        _along(v, axis, x.ndim) for v in (gamma, beta, mean, variance)
-    )
+    gamma, beta, mean, variance = (_along(v, axis, x.ndim) for v in (gamma, beta, mean, variance))
     return (x - mean) / np.sqrt(variance + attrs.get("eps", 1e-3)) * gamma + beta
 
 
@@ -68,9 +66,7 @@ def _draw_instance_norm(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, eps=_EPSILONS), (Operand(size, "weight"),) * 2)
 
 
-def _standardised(
-    x: Array, statistics: Array | None, axes: tuple[int, ...], eps: float
-) -> Array:
+def _standardised(x: Array, statistics: Array | None, axes: tuple[int, ...], eps: float) -> Array:
     centred = x - (x if statistics is None else statistics).mean(axes, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + eps)
 

@@ -81,7 +81,8 @@ def _channel_first(attrs: Attributes, x: Array) -> Array:
     if power == 2:
         x = x**2
     if attrs.get("global_pool", False):
-        reduce = {"max": np.max, "avg": np.mean}.get(kind, np.sum)
+        functions: dict[str, Any] = {"max": np.max, "avg": np.mean}
+        reduce = functions.get(kind, np.sum)
         pooled = reduce(x, axis=axes, keepdims=True)
         return np.sqrt(pooled) if power == 2 else pooled
     kernel = attrs.integers("kernel")

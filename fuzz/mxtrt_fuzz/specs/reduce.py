@@ -51,9 +51,7 @@ def _reference(function: Callable[..., Array]) -> Callable[..., Array]:
 
 register(
     *(
-        OpSpec(
-            name, _draw, _reference(function), roundings=2, nan_blind=name.startswith("m")
-        )
+        OpSpec(name, _draw, _reference(function), roundings=2, nan_blind=name.startswith("m"))
         for name, function in _REDUCTIONS.items()
     )
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -16,6 +16,7 @@ from mxtrt_fuzz.specs.base import (
     Draw,
     Operand,
     OpSpec,
+    any_rank,
     like,
     maybe,
     ranks,
@@ -273,8 +274,13 @@ def _flatten(attrs: Attributes, x: Array) -> Array:
     return x.reshape(x.shape[0], prod(x.shape[1:]))
 
 
-def _spec(names: str, *rest: Any, **more: Any) -> list[OpSpec]:
-    return [OpSpec(name, *rest, roundings=0, **more) for name in names.split()]
+def _spec(
+    names: str,
+    apply: Callable[[Draw, Shape], Application],
+    reference: Callable[..., Array | tuple[Array, ...]],
+    accepts: Callable[[Shape], bool] = any_rank,
+) -> list[OpSpec]:
+    return [OpSpec(name, apply, reference, accepts, roundings=0) for name in names.split()]
 
 
 register(
