@@ -31,9 +31,8 @@ from pathlib import Path
 from mxtrt_fuzz.corpus import read
 from mxtrt_fuzz.replay import replay
 
-if __name__ == "__main__":  # the case runs in a spawned process
-    for failure in replay(read(Path(__file__).parent)):
-        print(failure)
+for failure in replay(read(Path(__file__).parent)):
+    print(failure)
 '''
 
 

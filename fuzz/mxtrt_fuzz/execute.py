@@ -138,7 +138,7 @@ class _Execution:
             with self._timed("plain"), mxtrt.options(enabled=False):
                 self.symbol = self._mx.sym.load_json(self.case.symbol_json())
                 self.seen.plain = self._forwards(self._plainly())
-        except (self._mx.MXNetError, AssertionError) as error:  # Gluon checks with assert
+        except (self._mx.MXNetError, AssertionError, ValueError) as error:  # all are MXNet's
             self.seen.invalid = mxnet_reason(error)
             return self.seen
         for mask in self.setup.masks:

@@ -96,6 +96,9 @@ def _without_a_node(case: Case) -> Iterator[Case]:
         if not isinstance(node, Operation):
             continue
         for entry in dict.fromkeys(node.inputs):
+            producer = case.nodes[entry.node]
+            if isinstance(producer, Variable) and producer.role == "aux":
+                continue  # MXNet knows a state by the operator that reads it
             moved = retyped(_rewired(case, index, entry).keeping())
             if moved is not None:
                 yield moved

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -77,14 +78,15 @@ class Worker:
         self.restarts = 0
         self._folder = tempfile.TemporaryDirectory(prefix="mxtrt-fuzz-")
         self._log = Path(self._folder.name, "worker.log")
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._pending: Case | None = None
         self._served = 0
 
     def submit(self, case: Case, arrays: Arrays | None = None) -> None:
         """Send a case; the process works while the caller does."""
-        if self._process is None or not self._process.is_alive() or self._served >= self.recycle:
+        alive = self._process is not None and self._process.poll() is None
+        if not alive or self._served >= self.recycle:
             self._start()
         assert self._pipe is not None
         self._pending = case
@@ -121,7 +123,7 @@ class Worker:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
             self._process = None
         if self._pipe is not None:
             self._pipe.close()
@@ -141,13 +143,16 @@ class Worker:
 
     def _start(self) -> None:
         self.close()
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self.setup, str(self._log)), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        # Not multiprocessing: Dask's workers are daemons, which may have no such children.
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self._log)],
+                pass_fds=[theirs.fileno()],
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.DEVNULL,
+            )
+        self._pipe.send(self.setup)
         self._served = 0
 
     def _gone(self, symptom: str, detail: str) -> Failure:
@@ -160,32 +165,42 @@ class Worker:
         return Failure(Signature("worker", symptom, "mxtrt", operator), detail, float("inf"))
 
     def _last_words(self) -> str:
-        process = self._process
-        if process is not None:
-            process.join(5)
-        code = None if process is None else process.exitcode
+        code = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(5)
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         told = [line for line in lines if "MXNET_SUBGRAPH_BACKEND" not in line]
         return f"{name}; {' | '.join(told[-6:])}"
 
 
-def _serve(pipe: Connection, setup: Setup, log: str) -> None:
+def _environment() -> dict[str, str]:
+    """The process's environment: plain MXNet, and no options of mxtrt's but the campaign's."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MXTRT_") and not name.endswith("USE_TENSORRT")
+    }
+    return {**kept, "MXNET_SUBGRAPH_BACKEND": "NONE"}  # its pass keeps stale fused weights
+
+
+def _serve(pipe: Connection, log: str) -> None:
     """The process: answer cases until the pipe closes."""
-    os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"  # its pass keeps stale fused weights
-    for name in [n for n in os.environ if n.startswith("MXTRT_") or n.endswith("USE_TENSORRT")]:
-        del os.environ[name]
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(file, 2)  # MXNet writes a line at every bind
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)  # a line at every bind
     faulthandler.enable()
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):
+        setup = pipe.recv()
+        while True:
             case, arrays = pipe.recv()
-        except (EOFError, OSError):
-            return
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
-        try:
-            pipe.send(observe(case, setup, arrays))
-        except Exception as error:  # an error of the fuzzer's own: the caller's to raise
-            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+            os.ftruncate(2, 0)
+            os.lseek(2, 0, os.SEEK_SET)
+            try:
+                seen: Observation | Exception = observe(case, setup, arrays)
+            except Exception as error:  # an error of the fuzzer's own: the caller's to raise
+                seen = RuntimeError(f"{type(error).__name__}: {error}")
+            pipe.send(seen)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), sys.argv[2])
