@@ -117,6 +117,11 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         # What no ONNX node reads (a label at inference) is no input of the engine node.
         variables = part.nodes[: len(outside)]
         read = [e for e, v in zip(outside, variables, strict=True) if v.name in node.inputs]
+        if not read:  # its only data was such a label; MXNet runs no operator without inputs
+            reason = "its segment has no input but weights"
+            left = (graph.nodes[index] for index in segment.nodes)
+            report.left += [LeftNode(n.name, n.op, reason) for n in left]
+            continue
         nodes.append(node)
         segments.append(dataclasses.replace(segment, inputs=tuple(read)))
     report.segments = [node.report for node in nodes]

@@ -150,12 +150,14 @@ class Reference:
         return found
 
     def nan_blind(self, exact: Values) -> set[Entry]:
-        """Entries behind an operator that read a NaN and whose answer to it is not defined."""
+        """Entries behind an operator that met a NaN and whose answer to it is not defined."""
         tainted: set[Entry] = set()
         for spec, _, node, index in self._steps:
-            reads_nan = spec.nan_blind and any(np.isnan(exact[e]).any() for e in node.inputs)
+            outputs = [Entry(index, output) for output in range(len(node.outputs))]
+            touched = (*node.inputs, *outputs)
+            reads_nan = spec.nan_blind and any(np.isnan(exact[e]).any() for e in touched)
             if reads_nan or any(entry in tainted for entry in node.inputs):
-                tainted.update(Entry(index, output) for output in range(len(node.outputs)))
+                tainted.update(outputs)
         return tainted
 
 

@@ -105,7 +105,7 @@ def test_a_planted_bug_is_found_reduced_and_replayed(tmp_path: Path) -> None:
     (mutant,) = (m for m in MUTANTS if m.name == "transpose swaps two axes")
     executor = InProcess(Setup(masks=("none", "drawn"), exactness=False))
     with mutant.planted():
-        report = Hunt(executor, examples=200, strategy=cases(lanes=("uniform",))).run()
+        report = Hunt(executor, examples=60, strategy=cases(lanes=("uniform",))).run()
         found = [f for name, f in report.found.items() if name.startswith(("answer", "forward"))]
         assert found
         case, failure = reduced(found[0].case, str(found[0].failure.signature), executor)

@@ -107,7 +107,7 @@ register(
         _activation,
         lambda attrs, x: _FUNCTIONS[attrs["act_type"]](x),
         roundings=4,
-        absolute=3,  # oneDNN's softrelu
+        absolute=6,  # oneDNN's softrelu
         exact=lambda attrs: bool(attrs["act_type"] == "relu"),
         nan_blind=True,
     ),
