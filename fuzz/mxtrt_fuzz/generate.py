@@ -260,7 +260,7 @@ def _residual(grower: Grower, draw: st.DrawFn) -> None:
 
 
 def _shared_weight(grower: Grower, draw: st.DrawFn) -> None:
-    start = grower.pick(lambda v: v.tensor.dtype == "float32")
+    start = grower.pick(lambda v: v.tensor.dtype == "float32" and prod(v.tensor.shape[1:]) <= 64)
     if start is None:
         return
     size = prod(start.tensor.shape[1:])

@@ -189,11 +189,26 @@ def _draw_dropout(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, p=st.sampled_from([0.1, 0.9]), mode=st.just("training")))
 
 
+# A sum of many products rounds its partial sums too: more than one rounding of each product.
+_SUMS = 3.0
+
 register(
-    OpSpec("Convolution", _draw_convolution, _convolution, ranks(3, 4, 5), dtypes=("float32",)),
     OpSpec(
-        "Deconvolution", _draw_deconvolution, _deconvolution, ranks(3, 4, 5), dtypes=("float32",)
+        "Convolution",
+        _draw_convolution,
+        _convolution,
+        ranks(3, 4, 5),
+        dtypes=("float32",),
+        roundings=_SUMS,
     ),
-    OpSpec("FullyConnected", _draw_fully_connected, _fully_connected, any_rank),
+    OpSpec(
+        "Deconvolution",
+        _draw_deconvolution,
+        _deconvolution,
+        ranks(3, 4, 5),
+        dtypes=("float32",),
+        roundings=_SUMS,
+    ),
+    OpSpec("FullyConnected", _draw_fully_connected, _fully_connected, any_rank, roundings=_SUMS),
     OpSpec("Dropout", _draw_dropout, lambda attrs, x: x, roundings=0),
 )
