@@ -45,6 +45,13 @@ def gpu_tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random graphs against plain MXNet and a reference: ``nox -s fuzz -- --examples 20000``."""
+    session.install(".[cpu,cluster]")
+    session.run("mxtrt", "fuzz", "--json", "fuzz-report.json", *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """All 34 networks of the model zoo against plain MXNet, as one table (minutes)."""
     session.install(".[dev]")

@@ -6,6 +6,7 @@ sentence.  MXNet upgrades symbols that MXNet 0.8 to 1.8 wrote.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import warnings
@@ -19,7 +20,14 @@ from mxtrt.errors import GraphError, MxtrtWarning, NodeError, OptionError
 from mxtrt.graph import Graph
 from mxtrt.node.library import OPERATOR
 
-__all__ = ["import_mxnet", "load_params", "load_symbol", "mxnet_reason", "parse_shape"]
+__all__ = [
+    "import_mxnet",
+    "load_params",
+    "load_symbol",
+    "mxnet_reason",
+    "own_name",
+    "parse_shape",
+]
 
 _INSTALL = "install it with: pip install mxnet==1.9.1"
 # First bytes of a file of NDArrays (kMXAPINDArrayListMagic in src/ndarray/ndarray.cc).
@@ -70,6 +78,20 @@ def mxnet_reason(error: BaseException) -> str:
         return type(error).__name__
     short = _NOISE.sub("", telling[0]).strip()
     return (short or telling[0]).rstrip(".: ")
+
+
+def own_name(operator: str) -> str:
+    """The name under which MXNet's graphs know an operator that has several (``_Plus``).
+
+    A name that is no operator's is returned as it is.
+    """
+    from mxnet.base import _LIB
+
+    handle, name = ctypes.c_void_p(), ctypes.c_char_p()
+    found = _LIB.NNGetOpHandle(operator.encode(), ctypes.byref(handle)) == 0
+    if not found or _LIB.MXSymbolGetAtomicSymbolName(handle, ctypes.byref(name)):
+        return operator
+    return (name.value or operator.encode()).decode()
 
 
 def _read(path: Path, kind: str, fix: str) -> bytes:

@@ -19,6 +19,7 @@ from mxtrt.convert import refusals
 from mxtrt.engines import Engine, select
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
+from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
 from mxtrt.partition import Partition, partition
@@ -102,7 +103,8 @@ def analyse(
         options: The options of the bind.
         refused: Reasons why further nodes stay in MXNet, by name.
     """
-    reasons = refusals(graph, weights, options.deny_ops)
+    denied = {own_name(name) for name in options.deny_ops}
+    reasons = refusals(graph, weights, denied)
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
             reasons.setdefault(index, refused[node.name])
@@ -122,12 +124,9 @@ def analyse(
 
 def _graph_pass(text: str, given: dict[str, str]) -> str:
     """MXNet's graph pass: symbol JSON in, partitioned symbol JSON out."""
-    import mxnet as mx
-
     request: PassRequest | None = getattr(_requests, "current", None)
     if request is None:
         raise EngineError("the TensorRT pass was run otherwise than by Symbol.optimize_for")
-    mx.nd.waitall()
     begin = time.perf_counter()
     graph = Graph.from_json(text)
     engine = select(request.options)
@@ -141,6 +140,11 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         # What no ONNX node reads (a label at inference) is no input of the engine node.
         variables = part.nodes[: len(outside)]
         read = [e for e, v in zip(outside, variables, strict=True) if v.name in node.inputs]
+        if not read:  # its only data was such a label; MXNet runs no operator without inputs
+            reason = "its segment has no input but weights"
+            left = (graph.nodes[index] for index in segment.nodes)
+            report.left += [LeftNode(n.name, n.op, reason) for n in left]
+            continue
         nodes.append(node)
         segments.append(dataclasses.replace(segment, inputs=tuple(read)))
     report.segments = [node.report for node in nodes]

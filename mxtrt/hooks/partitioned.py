@@ -86,6 +86,10 @@ def partition_symbol(
     from mxtrt.paging import gpu_of
     from mxtrt.pipeline import PassRequest, request_pass
 
+    # MXNet takes pointers of these without waiting, and allocates an array that an operator is
+    # about to allocate: the operator's result would then be lost.
+    for array in (*(args or {}).values(), *(aux or {}).values()):
+        array.wait_to_read()
     gpu = None if ctx is None else gpu_of(ctx)
     request = PassRequest(options, weights, gpu, refused or {})
     with request_pass(request):

@@ -135,8 +135,14 @@ class Flights {
 // A run that MXNet starts when its inputs are there.
 struct Launch {
   std::shared_ptr<const Variant> variant;
+  std::vector<void*> arrays;  // of the inputs; MXNet may not have allocated them yet
   std::vector<Tensor> inputs, outputs;
   std::vector<const Var*> written;
+
+  ~Launch() {
+    if (shutting_down()) return;
+    for (void* array : arrays) g_mxnet.free(array);
+  }
 };
 
 void launch(void*, void* completion, void* parameter) {
@@ -148,6 +154,9 @@ void launch(void*, void* completion, void* parameter) {
   auto& session = *task->variant->session;
   Device* device = session.device();
   auto bindings = session.bindings();
+  for (size_t i = 0; i < task->inputs.size(); ++i) {
+    g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
+  }
   session.run(bindings.get(), task->inputs, task->outputs, device->stream());  // MXNet catches
   const auto& done = *static_cast<Completion*>(completion);
   if (synchronous) {
@@ -252,8 +261,8 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
     for (int i = 0; i < num_inputs; ++i) {
       const auto& shape = variant->inputs[i];
       in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
-      if ((!later && g_mxnet.wait_to_read(inputs[i])) ||
-          g_mxnet.get_data(inputs[i], &in[i].data)) {
+      if (!later && (g_mxnet.wait_to_read(inputs[i]) ||
+                     g_mxnet.get_data(inputs[i], &in[i].data))) {
         return -1;
       }
     }
@@ -275,8 +284,15 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
         });
         if (!again) read.push_back(inputs[i]);
       }
-      auto task = std::make_unique<Launch>(Launch{std::move(variant), std::move(in),
-                                                  std::move(out), {}});
+      auto task = std::make_unique<Launch>();
+      task->variant = std::move(variant);
+      task->inputs = std::move(in);
+      task->outputs = std::move(out);
+      for (int i = 0; i < num_inputs; ++i) {
+        void* copy;
+        if (g_mxnet.shallow_copy(inputs[i], &copy)) throw std::runtime_error("an input is gone");
+        task->arrays.push_back(copy);
+      }
       for (void* array : made) task->written.push_back(chunk(array).var);
       Context context{node->gpu < 0 ? kCpu : kGpu, std::max(node->gpu, 0)};
       int property = 4;  // mxnet::FnProperty::kAsync: at once on this thread, if inputs are there

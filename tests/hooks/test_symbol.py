@@ -10,6 +10,7 @@ import pytest
 from networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
+from mxtrt.hooks.partitioned import originals
 from mxtrt.node import library
 
 X = images()
@@ -110,3 +111,21 @@ def test_other_backends_are_mxnets_own():
     """optimize_for with another backend, known or not, is MXNet's affair."""
     partitioned = classifier().optimize_for("no_such_backend")
     assert "_mxtrt_engine" not in partitioned.tojson()
+
+
+def test_weights_under_way_are_waited_for(monkeypatch):
+    """MXNet allocates an array it is asked for, also when an operator is about to do that."""
+    flags = library()._lib.mxtrt_memory_flags
+    optimize_for, seen = originals.optimize_for, []
+
+    def look(symbol, backend, args, *rest, **kwargs):
+        seen.extend(flags(array.handle) for array in args.values())
+        return optimize_for(symbol, backend, args, *rest, **kwargs)
+
+    monkeypatch.setattr(originals, "optimize_for", look)
+    large = mx.nd.random.uniform(shape=(1500, 1500))
+    weight = mx.nd.dot(mx.nd.dot(large, large), large)  # takes a while
+    assert flags(weight.handle) == 2, "it is not allocated yet"
+    symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=1500, no_bias=True, name="d")
+    symbol.optimize_for("TensorRT", {"data": mx.nd.ones((1, 1500)), "d_weight": weight})
+    assert seen == [0, 0]

@@ -1,0 +1,1 @@
+"""mxtrt's property-based fuzzer: random graphs against plain MXNet and a float64 reference."""

@@ -1,0 +1,340 @@
+"""Running a case: plain MXNet once, and mxtrt under three support masks.
+
+This is the only module of the fuzzer that imports MXNet.  It tells what it saw; whether that is
+right is for :mod:`mxtrt_fuzz.oracle` to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mxtrt
+from mxtrt.models import import_mxnet, mxnet_reason
+from mxtrt.paging import SMALLEST
+from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
+
+__all__ = ["MASKS", "Observation", "Run", "Setup", "observe"]
+
+#: What is denied to the engine: nothing, the case's own choice, everything.
+MASKS = ("none", "drawn", "all")
+
+Outputs = tuple[Array, ...]
+_Forward = Callable[[Mapping[str, Any]], list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the cases of a campaign run on.
+
+    Attributes:
+        engine: An engine of ``mxtrt.config.ENGINES``.
+        context: ``cpu`` or ``gpu``: where MXNet's arrays are.
+        masks: Which of :data:`MASKS` every case runs under.
+        exactness: Whether to check what has to be equal to the bit: the toggle, a rebuild, a
+            graph saved and loaded.
+    """
+
+    engine: str = "auto"
+    context: str = "cpu"
+    masks: tuple[str, ...] = MASKS
+    exactness: bool = True
+
+
+@dataclass(slots=True)
+class Run:
+    """mxtrt under one support mask.
+
+    Attributes:
+        mask: One of :data:`MASKS`.
+        outputs: The heads, for each set of inputs.
+        segments: Names of the nodes of every segment.
+        left: Names of the nodes that stayed in MXNet.
+        weight_bytes: Bytes of weights in engines, by mxtrt's own report.
+        released_bytes: Bytes that left MXNet's memory, likewise.
+        reason: Why the graph was left alone, or an error's message; empty if all went well.
+        raised: The error reached the caller.
+    """
+
+    mask: str
+    outputs: tuple[Outputs, ...] = ()
+    segments: list[list[str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    weight_bytes: int = 0
+    released_bytes: int = 0
+    reason: str = ""
+    raised: bool = False
+
+
+@dataclass(slots=True)
+class Observation:
+    """What a case did.
+
+    Attributes:
+        invalid: Why plain MXNet refused the case; empty if it did not.
+        plain: Plain MXNet's heads for each set of inputs.
+        runs: mxtrt, one run per support mask.
+        unequal: What had to be equal to the bit and was not.
+        seconds: Time by what it went into.
+    """
+
+    invalid: str = ""
+    plain: tuple[Outputs, ...] = ()
+    runs: list[Run] = field(default_factory=list)
+    unequal: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def observe(case: Case, setup: Setup | None = None, arrays: Arrays | None = None) -> Observation:
+    """Run a case.
+
+    Args:
+        case: The case.
+        setup: Engine, context and masks.
+        arrays: Values of variables instead of those of the case's seed; data of set ``i`` are
+            named ``NAME@i``.
+    """
+    return _Execution(case, setup or Setup(), arrays or {}).observe()
+
+
+class _Execution:
+    """A case in MXNet: its symbol and arrays, made once for all runs."""
+
+    def __init__(self, case: Case, setup: Setup, arrays: Arrays) -> None:
+        self._mx = import_mxnet()
+        self.case, self.setup = case, setup
+        self.context = self._mx.gpu() if setup.context == "gpu" else self._mx.cpu()
+        self.seen = Observation()
+        with self._timed("arrays"):
+            weights = {n: arrays.get(n, a) for n, a in weight_arrays(case).items()}
+            self.aux = {
+                v.name: self._ndarray(weights[v.name]) for v in case.variables if v.role == "aux"
+            }
+            self.weights = {
+                v.name: self._ndarray(weights[v.name]) for v in case.variables if v.role == "weight"
+            }
+            self.inputs = [
+                {
+                    n: self._ndarray(arrays.get(f"{n}@{turn}", a))
+                    for n, a in input_arrays(case, turn).items()
+                }
+                for turn in range(INPUT_SETS)
+            ]
+        self.symbol: Any = None
+
+    def observe(self) -> Observation:
+        try:
+            with self._timed("plain"), mxtrt.options(enabled=False):
+                self.symbol = self._mx.sym.load_json(self.case.symbol_json())
+                self.seen.plain = self._forwards(self._plainly())
+        except (self._mx.MXNetError, AssertionError, RuntimeError, ValueError) as error:
+            self.seen.invalid = mxnet_reason(error)
+            return self.seen
+        for mask in self.setup.masks:
+            with self._timed(f"mask {mask}"):
+                self.seen.runs.append(self._run(mask))
+        if self.setup.exactness:
+            with self._timed("exactness"):
+                self._check_exactness()
+        return self.seen
+
+    # -- the ways to bind ------------------------------------------------------------------
+
+    @cached_property
+    def _ways(self) -> Mapping[str, Callable[[], _Forward]]:
+        return {
+            "bind": self._bind,
+            "simple_bind": self._bind_simple,
+            "gluon": lambda: self._bind_gluon(False),
+            "gluon_static": lambda: self._bind_gluon(True),
+            "optimize_for": self._bind_optimized,
+        }
+
+    def _plainly(self) -> _Forward:
+        """Plain MXNet, bound as the case says: MXNet's kernels differ among its ways to bind."""
+        return self._ways["bind" if self._way == "optimize_for" else self._way]()
+
+    @property
+    def _way(self) -> str:
+        """How the case is bound: without data Gluon has nothing to call."""
+        return self.case.bind if self.inputs[0] else "bind"
+
+    def _fresh_inputs(self) -> dict[str, Any]:
+        return {
+            name: self._mx.nd.zeros(array.shape, self.context, dtype=array.dtype)
+            for name, array in self.inputs[0].items()
+        }
+
+    def _bind(self) -> _Forward:
+        args = {**self._fresh_inputs(), **self.weights}
+        executor = self.symbol.bind(self.context, args, aux_states=self.aux, grad_req="null")
+        return lambda inputs: list(executor.forward(**inputs))
+
+    def _bind_simple(self) -> _Forward:
+        shapes = {name: array.shape for name, array in self.inputs[0].items()}
+        types = {
+            v.name: np.dtype(v.tensor.dtype).type for v in self.case.variables if v.role != "aux"
+        }
+        executor = self.symbol.simple_bind(self.context, grad_req="null", type_dict=types, **shapes)
+        executor.copy_params_from(self.weights, self.aux)
+        return lambda inputs: list(executor.forward(**inputs))
+
+    def _bind_gluon(self, static: bool) -> _Forward:
+        names = list(self.inputs[0])
+        variables = [self._mx.sym.var(name) for name in names]
+        block = self._mx.gluon.SymbolBlock(self.symbol, variables)
+        values = {**self.weights, **self.aux}
+        for name, parameter in block.collect_params().items():
+            parameter.cast(values[name].dtype)
+            parameter._load_init(values[name], self.context)
+        block.hybridize(static_alloc=static, static_shape=static)
+
+        def forward(inputs: Mapping[str, Any]) -> list[Any]:
+            outputs = block(*(inputs[name] for name in names))
+            return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+        return forward
+
+    def _bind_optimized(self) -> _Forward:
+        args, aux = {**self._fresh_inputs(), **self.weights}, dict(self.aux)
+        symbol = self.symbol.optimize_for("TensorRT", args, aux, self.context)
+        kept = {name: args[name] for name in symbol.list_arguments()}
+        states = {name: aux[name] for name in symbol.list_auxiliary_states()}
+        executor = symbol.bind(self.context, kept, aux_states=states, grad_req="null")
+        return lambda inputs: list(
+            executor.forward(**{n: a for n, a in inputs.items() if n in executor.arg_dict})
+        )
+
+    # -- runs ------------------------------------------------------------------------------
+
+    def _forwards(self, forward: _Forward) -> tuple[Outputs, ...]:
+        """The heads for the first inputs, after other inputs went through: nothing is stale."""
+        turns = [
+            tuple(head.asnumpy() for head in forward(self.inputs[turn]))
+            for turn in reversed(range(len(self.inputs)))
+        ]
+        return tuple(reversed(turns))
+
+    def _options(self, mask: str) -> dict[str, Any]:
+        denied = {
+            "none": (),
+            "drawn": self.case.denied,
+            "all": tuple({node.op for node in self.case.operations}),
+        }[mask]
+        return {
+            "deny_ops": denied,
+            "engine": self.setup.engine,
+            "inline_below": 10**6 if self.case.inline else 0,
+        }
+
+    def _run(self, mask: str) -> Run:
+        run = Run(mask)
+        for name, array in self.weights.items():
+            if array.size * 4 >= SMALLEST:  # in memory again, whatever an earlier run released
+                self.weights[name] = array.copy()
+        with _Complaints() as complaints, mxtrt.options(**self._options(mask)):
+            try:
+                run.outputs = self._forwards(self._ways[self._way]())
+            except Exception as error:
+                run.raised = True
+                run.reason = f"{type(error).__name__}: {mxnet_reason(error)}"
+                return run
+        report = mxtrt.last_report()
+        assert report is not None
+        run.reason = report.reason or complaints.first
+        run.segments = [list(segment.nodes) for segment in report.segments]
+        run.left = [node.name for node in report.left]
+        run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes
+        return run
+
+    def _check_exactness(self) -> None:
+        """What has to be equal to the bit."""
+        with mxtrt.options(enabled=False):
+            if not _equal(self._forwards(self._plainly()), self.seen.plain):
+                self.seen.unequal.append("toggle")
+        for run in self.seen.runs:
+            if run.mask == "all" and not run.reason and not _equal(run.outputs, self.seen.plain):
+                self.seen.unequal.append("denied")
+        first = next((run for run in self.seen.runs if run.mask == "none"), None)
+        if first is None or first.reason or self.case.seed % 4 > 1:
+            return
+        if self.case.seed % 4:
+            if not _equal(self._run("none").outputs, first.outputs):
+                self.seen.unequal.append("rebuild")
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_and_load(Path(folder))
+        if not _equal(self._run("none").outputs, first.outputs):
+            self.seen.unequal.append("saved")
+
+    def _save_and_load(self, folder: Path) -> None:
+        """Write symbol and parameters as MXNet does, and go on with what is read back."""
+        nd, sym = self._mx.nd, self._mx.sym
+        self.symbol.save(str(folder / "case-symbol.json"))
+        self.symbol = sym.load(str(folder / "case-symbol.json"))
+        if self.weights or self.aux:
+            nd.save(str(folder / "case.params"), {**self.weights, **self.aux})
+            arrays = nd.load(str(folder / "case.params"))
+            self.weights = {n: arrays[n].as_in_context(self.context) for n in self.weights}
+            self.aux = {n: arrays[n].as_in_context(self.context) for n in self.aux}
+
+    # -- helpers ---------------------------------------------------------------------------
+
+    def _ndarray(self, array: Array) -> Any:
+        made = self._mx.nd.empty(array.shape, self.context, dtype=array.dtype)
+        made._sync_copyfrom(array)
+        return made
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.seen.seconds[what] = self.seen.seconds.get(what, 0.0) + spent
+
+
+def _equal(one: tuple[Outputs, ...], two: tuple[Outputs, ...]) -> bool:
+    """Whether two sets of heads are the same numbers, NaN included."""
+    return len(one) == len(two) and all(
+        len(a) == len(b)
+        and all(
+            x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True)
+            for x, y in zip(a, b, strict=True)
+        )
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+class _Complaints(logging.Handler):
+    """Collects what mxtrt warns of while a block runs: a request that fell back to MXNet."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first = ""
+        self._warnings = warnings.catch_warnings()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or record.getMessage()
+
+    def __enter__(self) -> _Complaints:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")  # said in the report too
+        logging.getLogger("mxtrt").addHandler(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        logging.getLogger("mxtrt").removeHandler(self)
+        self._warnings.__exit__(None, None, None)

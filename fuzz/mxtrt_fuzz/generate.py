@@ -1,0 +1,397 @@
+"""Hypothesis strategies of cases.
+
+A graph grows forward, one operator (or motif) at a time, until a flag says stop.  It is valid
+by construction: an operator is applied only to a value that it accepts, its other inputs are
+values of the pool that fit or new variables, and its outputs join the pool.  The reference is
+evaluated along the way, which gives shapes, and keeps the numbers such that they tell something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mxtrt.graph import Entry
+from mxtrt.ops import registry
+from mxtrt_fuzz.graphs import BINDS, LANES, Case, Node, Operation, Role, Shape, Tensor, Variable
+from mxtrt_fuzz.specs import Application, Attributes, Operand, OpSpec, specs
+from mxtrt_fuzz.values import Array, fill
+
+__all__ = ["Grower", "cases", "operator_cases"]
+
+#: Operators that most networks are made of; an example draws some of them, and a few others.
+COMMON = (
+    "Activation",
+    "BatchNorm",
+    "Concat",
+    "Convolution",
+    "Flatten",
+    "FullyConnected",
+    "LeakyReLU",
+    "Pooling",
+    "Reshape",
+    "SliceChannel",
+    "_mul_scalar",
+    "_plus_scalar",
+    "broadcast_add",
+    "broadcast_mul",
+    "clip",
+    "elemwise_add",
+    "elemwise_mul",
+    "mean",
+    "relu",
+    "slice_axis",
+    "softmax",
+    "sort",
+    "transpose",
+)
+
+_ROLES: tuple[Role, ...] = ("data", "data", "weight")
+_MOST_OPERATORS = 24
+_MOST_ELEMENTS = 2048
+_LARGEST = 1e4
+_WIDE = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    entry: Entry
+    tensor: Tensor
+    array: Array
+
+
+class Grower:
+    """A graph that grows.
+
+    Args:
+        draw: Hypothesis' draw.
+        seed: Seed of the variables' values.
+        lane: What the data hold; the graph is grown on tame numbers whatever it says.
+    """
+
+    def __init__(self, draw: st.DrawFn, seed: int, lane: str = "uniform") -> None:
+        self._draw = draw
+        self._seed = seed
+        self._lane = lane if lane == "grid" else "uniform"
+        self._numbers: dict[str, int] = {}
+        self._owned: set[int] = set()
+        self.nodes: list[Node] = []
+        self.pool: list[_Value] = []
+        self.operators = 0
+
+    # -- building blocks -------------------------------------------------------------------
+
+    def variable(
+        self,
+        tensor: Tensor,
+        role: Role = "data",
+        low: float = -2.0,
+        high: float = 2.0,
+    ) -> _Value:
+        """A new variable; weights do not join the pool."""
+        variable = Variable(self._name(role), tensor, role, float(low), float(high))
+        lane = self._lane if role == "data" else "uniform"
+        array = fill(variable, self._seed, 0, lane).astype(np.float64)
+        self.nodes.append(variable)
+        value = _Value(Entry(len(self.nodes) - 1), tensor, array)
+        if role == "data":
+            self.pool.append(value)
+        return value
+
+    def apply(self, spec: OpSpec, first: _Value) -> list[_Value]:
+        """Apply an operator to a value; nothing comes of it where the result would be useless."""
+        application = spec.apply(self._draw, first.tensor.shape)
+        start = len(self.nodes), len(self.pool), dict(self._numbers)
+        inputs = [first]
+        for operand in application.operands:
+            inputs.append(self._operand(operand, first.tensor.dtype))
+        outputs = self._node(spec, application, inputs)
+        if not outputs:
+            del self.nodes[start[0] :], self.pool[start[1] :]
+            self._numbers = start[2]
+            self._owned = {index for index in self._owned if index < start[0]}
+        return outputs
+
+    def _node(
+        self, spec: OpSpec, application: Application, inputs: Sequence[_Value]
+    ) -> list[_Value]:
+        attrs = tuple(sorted((key, str(value)) for key, value in application.attrs.items()))
+        read = Attributes(attrs)
+        with np.errstate(all="ignore"):
+            arrays = spec.outputs(read, [value.array for value in inputs])
+        if not all(_is_tame(array) for array in arrays):
+            return []
+        dtype = spec.result(read, inputs[0].tensor.dtype)
+        tensors = tuple(Tensor(array.shape, dtype) for array in arrays)
+        node = Operation(
+            spec.name, self._name("op"), attrs, tuple(v.entry for v in inputs), tensors
+        )
+        self.nodes.append(node)
+        self.operators += 1
+        index = len(self.nodes) - 1
+        outputs = [
+            _Value(Entry(index, i), tensor, array)
+            for i, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
+        ]
+        self.pool += outputs
+        return outputs
+
+    def _name(self, kind: str) -> str:
+        self._numbers[kind] = self._numbers.get(kind, -1) + 1
+        return f"{kind}{self._numbers[kind]}"
+
+    def _operand(self, operand: Operand, dtype: str) -> _Value:
+        draw, tensor = self._draw, Tensor(operand.shape, dtype)
+        if operand.own:
+            value = self.variable(tensor, operand.role, operand.low, operand.high)
+            self._owned.add(value.entry.node)
+            return value
+        if operand.role != "data":
+            shared = [
+                i
+                for i, node in enumerate(self.nodes)
+                if isinstance(node, Variable)
+                and i not in self._owned
+                and (node.tensor, node.role) == (tensor, operand.role)
+                and operand.low <= node.low <= node.high <= operand.high
+            ]
+            if shared and draw(st.integers(0, 3)) == 3:
+                index = shared[draw(st.integers(0, len(shared) - 1))]
+                node = self.nodes[index]
+                assert isinstance(node, Variable)
+                return _Value(Entry(index), tensor, fill(node, self._seed).astype(np.float64))
+            return self.variable(tensor, operand.role, operand.low, operand.high)
+        fits = operand.fits or (lambda shape: shape == operand.shape)
+        fitting = [v for v in self.pool if v.tensor.dtype == dtype and fits(v.tensor.shape)]
+        if fitting and draw(st.integers(0, 3)) > 0:
+            return fitting[-1 - draw(st.integers(0, len(fitting) - 1))]
+        role: Role = draw(st.sampled_from(_ROLES))
+        return self.variable(tensor, role, operand.low, operand.high)
+
+    def pick(self, accepts: Callable[[_Value], bool]) -> _Value | None:
+        """A value of the pool, more often one of the latest: deep graphs rather than wide ones."""
+        fitting = [value for value in reversed(self.pool) if accepts(value)]
+        if not fitting:
+            return None
+        if self._draw(st.integers(0, 3)):
+            fitting = fitting[:2]
+        return fitting[self._draw(st.integers(0, len(fitting) - 1))]
+
+    # -- growth ----------------------------------------------------------------------------
+
+    def grow(self, spec: OpSpec) -> list[_Value]:
+        """Apply an operator to some value that it accepts, or to a new input."""
+
+        def accepts(value: _Value) -> bool:
+            return value.tensor.dtype in spec.dtypes and spec.accepts(value.tensor.shape)
+
+        value = self.pick(accepts)
+        if value is None:
+            value = self.variable(Tensor(self.shape(spec.accepts), spec.dtypes[0]))
+        if spec.domain is not None:
+            value = self._inside(value, *spec.domain)
+        return self.apply(spec, value) if value is not None else []
+
+    def shape(self, accepts: Callable[[Shape], bool] = lambda shape: True) -> Shape:
+        """A shape of an input; mostly pictures."""
+        ranks = [r for r in (4, 4, 4, 2, 3, 5, 1) if accepts((2,) * r)]
+        rank = self._draw(st.sampled_from(ranks))
+        batch = self._draw(st.integers(1, 3))
+        channels = self._draw(st.sampled_from([2, 4, 1, 3, 6]))
+        largest = {1: 8, 2: 8, 3: 8, 4: 7, 5: 4}[rank]
+        rest = self._draw(
+            st.lists(st.integers(1, largest), min_size=max(rank - 2, 0), max_size=max(rank - 2, 0))
+        )
+        return (batch, channels, *rest)[:rank]
+
+    def _inside(self, value: _Value, low: float, high: float) -> _Value | None:
+        """The value, clipped where it leaves a range."""
+        if value.array.min() >= low and value.array.max() <= high:
+            return value
+        clipped = self._node(specs()["clip"], Application({"a_min": low, "a_max": high}), [value])
+        return clipped[0] if clipped else None
+
+    def heads(self) -> tuple[Entry, ...]:
+        """What the graph returns: values that nothing reads, and some that something reads."""
+        read = {e for n in self.nodes if isinstance(n, Operation) for e in n.inputs}
+        made = [v.entry for v in self.pool if isinstance(self.nodes[v.entry.node], Operation)]
+        leaves = [entry for entry in made if entry not in read][-3:]
+        every = [value.entry for value in self.pool]
+        more = self._draw(st.lists(st.integers(0, len(every) - 1), max_size=2))
+        return (*leaves, *(every[place] for place in more))
+
+
+def _is_tame(array: Array) -> bool:
+    return (
+        0 < array.size <= _MOST_ELEMENTS
+        and array.ndim <= 6
+        and bool(np.isfinite(array).all())
+        and float(np.abs(array).max()) <= _LARGEST
+    )
+
+
+# -- motifs: what networks are made of -------------------------------------------------------
+
+
+def _conv_norm_relu(grower: Grower, draw: st.DrawFn) -> None:
+    for name in ("Convolution", "BatchNorm", draw(st.sampled_from(["Activation", "relu"]))):
+        if not grower.grow(specs()[name]):
+            return
+
+
+def _residual(grower: Grower, draw: st.DrawFn) -> None:
+    start = grower.pick(lambda v: len(v.tensor.shape) == 4 and v.tensor.dtype == "float32")
+    if start is None:
+        return
+    channels = start.tensor.shape[1]
+    body = grower._node(
+        specs()["Convolution"],
+        Application({"kernel": (3, 3), "pad": (1, 1), "num_filter": channels, "no_bias": True}),
+        [start, grower.variable(Tensor((channels, channels, 3, 3)), "weight", -0.5, 0.5)],
+    )
+    for value in body:
+        for total in grower._node(specs()["elemwise_add"], Application(), [value, start]):
+            grower.apply(specs()["relu"], total)
+
+
+def _shared_weight(grower: Grower, draw: st.DrawFn) -> None:
+    start = grower.pick(lambda v: v.tensor.dtype == "float32" and prod(v.tensor.shape[1:]) <= 64)
+    if start is None:
+        return
+    size = prod(start.tensor.shape[1:])
+    weight = grower.variable(Tensor((size, size)), "weight", -0.5, 0.5)
+    value = start
+    for _ in range(2):
+        made = grower._node(
+            specs()["FullyConnected"],
+            Application({"num_hidden": size, "no_bias": True}),
+            [value, weight],
+        )
+        if not made:
+            return
+        value = made[0]
+
+
+def _constant_branch(grower: Grower, draw: st.DrawFn) -> None:
+    """A branch that reads only weights, added to a value."""
+    start = grower.pick(lambda v: True)
+    if start is None:
+        return
+    weight = grower.variable(start.tensor, "weight")
+    name = draw(st.sampled_from(["tanh", "square", "_mul_scalar"]))
+    attrs = {"scalar": 0.5} if name == "_mul_scalar" else {}
+    for value in grower._node(specs()[name], Application(attrs), [weight]):
+        grower._node(specs()["elemwise_add"], Application(), [start, value])
+
+
+def _split_and_join(grower: Grower, draw: st.DrawFn) -> None:
+    """Several outputs of one node, joined in another order: a channel shuffle."""
+    start = grower.pick(lambda v: len(v.tensor.shape) > 1 and v.tensor.shape[1] % 2 == 0)
+    if start is None:
+        return
+    parts = grower._node(specs()["SliceChannel"], Application({"num_outputs": 2}), [start])
+    if parts:
+        parts = parts[::-1] if draw(st.booleans()) else parts
+        grower._node(specs()["Concat"], Application({"num_args": 2, "dim": 1}), parts)
+
+
+def _wide_layer(grower: Grower, draw: st.DrawFn) -> None:
+    """A weight large enough to leave MXNet's memory when an engine holds it."""
+    start = grower.pick(lambda v: prod(v.tensor.shape[1:]) >= 32 and v.tensor.dtype == "float32")
+    if start is None:
+        return
+    inputs = prod(start.tensor.shape[1:])
+    hidden = min(_WIDE // inputs, _MOST_ELEMENTS // start.tensor.shape[0])
+    weight = grower.variable(Tensor((hidden, inputs)), "weight", -0.1, 0.1)
+    application = Application({"num_hidden": hidden, "no_bias": True})
+    grower._node(specs()["FullyConnected"], application, [start, weight])
+
+
+MOTIFS = (
+    _conv_norm_relu,
+    _residual,
+    _shared_weight,
+    _constant_branch,
+    _split_and_join,
+    _wide_layer,
+)
+
+
+# -- strategies ------------------------------------------------------------------------------
+
+
+@st.composite
+def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = LANES) -> Case:
+    """Cases: a graph with heads, lane, support mask and bind path, all drawn.
+
+    Args:
+        draw: Hypothesis' draw.
+        most: Largest number of operators (a motif may exceed it).
+        lanes: Lanes to draw from; most cases take the first.
+    """
+    lane = draw(st.sampled_from([*[lanes[0]] * 9, *lanes[1:]]))
+    grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
+    swarm = draw(st.lists(st.sampled_from(COMMON), min_size=3, max_size=10, unique=True))
+    swarm += draw(st.lists(st.sampled_from(sorted(specs())), min_size=2, max_size=8, unique=True))
+    dtype = "float64" if draw(st.integers(0, 15)) == 15 else "float32"
+    grower.variable(Tensor(grower.shape(), dtype))
+    while grower.operators == 0 or (grower.operators < most and draw(st.integers(0, 30))):
+        before = grower.operators
+        step = draw(st.integers(0, len(swarm) + 1))
+        if step < len(swarm):
+            grower.grow(specs()[swarm[step]])
+        else:
+            draw(st.sampled_from(MOTIFS))(grower, draw)
+        if grower.operators == 0 and before == 0:  # nothing applied: an operator that always does
+            grower.apply(specs()["tanh"], grower.pool[0])
+    return _finished(draw, grower, lane)
+
+
+def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
+    case = Case(tuple(grower.nodes), grower.heads(), lane=lane, seed=grower._seed).keeping()
+    used = sorted({node.op for node in case.operations})
+    denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
+    return case.replace(
+        bind=draw(_binds(case)), denied=tuple(sorted(denied)), inline=draw(st.booleans())
+    )
+
+
+def _binds(case: Case) -> st.SearchStrategy[str]:
+    """Ways to bind a case."""
+    hybrid = all(specs()[node.op].hybrid for node in case.operations)
+    return st.sampled_from([way for way in BINDS if hybrid or not way.startswith("gluon")])
+
+
+@st.composite
+def operator_cases(draw: st.DrawFn, name: str) -> Case:
+    """One operator alone, over its attribute space, on a new input inside its domain.
+
+    Args:
+        draw: Hypothesis' draw.
+        name: MXNet's name of the operator.
+    """
+    spec = specs()[name]
+    lane = draw(st.sampled_from(["uniform", "grid"]))
+    grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
+    low, high = spec.domain or (-3.0, 3.0)
+    outputs: list[Any] = []
+    for attempt in range(4):
+        first = grower.variable(Tensor(grower.shape(spec.accepts)), "data", low, high)
+        outputs = grower.apply(spec, first)
+        if outputs:
+            break
+        # Too large or not finite: a narrower range away from zero.
+        low, high = (0.5, 1.0 + 1 / (attempt + 1)) if spec.domain is None else (low, high)
+    entry = registry().get(name)
+    if entry is not None and entry.moves_data_only:
+        # Alone it would stay in MXNet: an engine runs nothing that only moves data.
+        double = Application({"scalar": 2.0})
+        outputs = [v for o in outputs for v in grower._node(specs()["_mul_scalar"], double, [o])]
+    heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
+    case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
+    return case.replace(bind=draw(_binds(case)))

@@ -1,0 +1,272 @@
+"""A case: one graph with everything that its run depends on, and nothing else.
+
+A case is plain data: it is written to JSON, hashed, shrunk and replayed.  The values of its
+variables follow from ``seed`` (:mod:`mxtrt_fuzz.values`), so that they need not be stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+from mxtrt.graph import DTYPES, Entry
+
+__all__ = ["BINDS", "LANES", "Case", "Operation", "Role", "Shape", "Tensor", "Variable"]
+
+Shape = tuple[int, ...]
+Role = Literal["data", "weight", "aux"]
+
+#: Ways to bind: MXNet's two, Gluon without and with static memory, and the explicit pass.
+BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for")
+
+#: What the data hold: uniform numbers, halves (ties, zeros), or some special values among them.
+LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")
+
+_FORMAT = 1
+# MXNet's type flags (mshadow/base.h).
+_TYPE_FLAGS = {str(dtype): str(flag) for flag, dtype in DTYPES.items()}
+
+
+class Tensor(NamedTuple):
+    """Shape and dtype (by NumPy name) of a value."""
+
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the symbol.
+
+    Attributes:
+        name: Unique name.
+        tensor: Shape and dtype.
+        role: Data change between forwards; weights and auxiliary states do not.
+        low: Smallest value of the uniform distribution that fills it.
+        high: Largest value.
+    """
+
+    name: str
+    tensor: Tensor
+    role: Role = "data"
+    low: float = -2.0
+    high: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operator node.
+
+    Attributes:
+        op: MXNet operator name.
+        name: Unique name.
+        attrs: Attributes as MXNet stores them, sorted by key.
+        inputs: Entries that it reads; every one is before it.
+        outputs: Shape and dtype of every visible output.
+    """
+
+    op: str
+    name: str
+    attrs: tuple[tuple[str, str], ...]
+    inputs: tuple[Entry, ...]
+    outputs: tuple[Tensor, ...]
+
+
+Node = Variable | Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A graph, how it is bound, and what is denied to the engine.
+
+    Attributes:
+        nodes: Variables and operators in topological order.
+        heads: What the symbol returns, in order, repeats included.
+        bind: One of :data:`BINDS`.
+        denied: Operators of the drawn support mask, which stay in MXNet.
+        lane: One of :data:`LANES`.
+        inline: Whether a graph of one segment may run on the calling thread.
+        seed: Seed of the variables' values.
+    """
+
+    nodes: tuple[Node, ...]
+    heads: tuple[Entry, ...]
+    bind: str = "bind"
+    denied: tuple[str, ...] = ()
+    lane: str = "uniform"
+    inline: bool = False
+    seed: int = 0
+
+    def tensor(self, entry: Entry) -> Tensor:
+        """Shape and dtype of an entry."""
+        node = self.nodes[entry.node]
+        return node.tensor if isinstance(node, Variable) else node.outputs[entry.output]
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The variables, in the order of the nodes."""
+        return tuple(node for node in self.nodes if isinstance(node, Variable))
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operator nodes, in order."""
+        return tuple(node for node in self.nodes if isinstance(node, Operation))
+
+    def replace(self, **changes: Any) -> Case:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def keeping(self, wanted: Callable[[int], bool] | None = None) -> Case:
+        """The case without the nodes that no head needs (or that are not ``wanted``)."""
+        needed = {head.node for head in self.heads}
+        for index in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[index]
+            if index in needed and isinstance(node, Operation):
+                needed.update(entry.node for entry in node.inputs)
+        kept = [i for i in range(len(self.nodes)) if i in needed and (wanted is None or wanted(i))]
+        place = {old: new for new, old in enumerate(kept)}
+
+        def move(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+            return tuple(Entry(place[e.node], e.output) for e in entries)
+
+        nodes = tuple(
+            dataclasses.replace(node, inputs=move(node.inputs))
+            if isinstance(node, Operation)
+            else node
+            for node in (self.nodes[i] for i in kept)
+        )
+        return self.replace(nodes=nodes, heads=move(self.heads))
+
+    # -- what MXNet reads -----------------------------------------------------------------
+
+    def symbol_json(self, heads: Sequence[Entry] | None = None) -> str:
+        """The symbol as MXNet's JSON.
+
+        Args:
+            heads: Entries to return instead of the case's own heads.
+        """
+        items: list[dict[str, Any]] = []
+        for node in self.nodes:
+            if isinstance(node, Variable):
+                item: dict[str, Any] = {"op": "null", "name": node.name, "inputs": []}
+                if node.role != "data":  # MXNet infers some of these and refuses to guess others
+                    flag = _TYPE_FLAGS[node.tensor.dtype]
+                    item["attrs"] = {"__shape__": str(node.tensor.shape), "__dtype__": flag}
+                items.append(item)
+            else:
+                inputs = [[e.node, e.output, 0] for e in node.inputs]
+                item = {"op": node.op, "name": node.name, "inputs": inputs}
+                items.append(item | ({"attrs": dict(node.attrs)} if node.attrs else {}))
+        return json.dumps(
+            {
+                "nodes": items,
+                "arg_nodes": [i for i, n in enumerate(self.nodes) if isinstance(n, Variable)],
+                "heads": [[e.node, e.output, 0] for e in (self.heads if heads is None else heads)],
+                "attrs": {"mxnet_version": ["int", 10901]},
+            }
+        )
+
+    # -- as JSON ---------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The case as JSON-ready data."""
+        nodes: list[dict[str, Any]] = []
+        for node in self.nodes:
+            if isinstance(node, Variable):
+                item = dataclasses.asdict(node)
+                item["tensor"] = _write(node.tensor)
+            else:
+                item = {
+                    "op": node.op,
+                    "name": node.name,
+                    "attrs": dict(node.attrs),
+                    "inputs": [list(e) for e in node.inputs],
+                    "outputs": [_write(tensor) for tensor in node.outputs],
+                }
+            nodes.append(item)
+        rest = {
+            "bind": self.bind,
+            "denied": list(self.denied),
+            "lane": self.lane,
+            "inline": self.inline,
+            "seed": self.seed,
+        }
+        heads = [list(head) for head in self.heads]
+        return {"format": _FORMAT, "nodes": nodes, "heads": heads, **rest}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Case:
+        """Read what :meth:`to_dict` gives.
+
+        Raises:
+            ValueError: The data are no case, or a node reads what is not before it.
+        """
+        try:
+            if data["format"] != _FORMAT:
+                raise ValueError(f"its format is {data['format']}, expected {_FORMAT}")
+            nodes = tuple(_read_node(item) for item in data["nodes"])
+            case = cls(
+                nodes,
+                tuple(Entry(*head) for head in data["heads"]),
+                str(data["bind"]),
+                tuple(map(str, data["denied"])),
+                str(data["lane"]),
+                bool(data["inline"]),
+                int(data["seed"]),
+            )
+            for index, node in enumerate(nodes):
+                if isinstance(node, Operation) and any(e.node >= index for e in node.inputs):
+                    raise ValueError(f"node {node.name!r} reads a node that is not before it")
+            for head in case.heads:
+                case.tensor(head)
+            if case.bind not in BINDS or case.lane not in LANES or not case.heads:
+                raise ValueError(f"bind {case.bind!r} or lane {case.lane!r} is not known")
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"not a case ({type(error).__name__}: {error})") from error
+        return case
+
+    def to_json(self) -> str:
+        """The case as JSON text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        """Read JSON text.
+
+        Raises:
+            ValueError: The text is no case.
+        """
+        return cls.from_dict(json.loads(text))
+
+    @property
+    def digest(self) -> str:
+        """Content hash, eight hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+
+
+def _write(tensor: Tensor) -> list[Any]:
+    return [list(tensor.shape), tensor.dtype]
+
+
+def _tensor(item: Sequence[Any]) -> Tensor:
+    shape, dtype = item
+    return Tensor(tuple(map(int, shape)), str(dtype))
+
+
+def _read_node(item: Mapping[str, Any]) -> Node:
+    if "op" not in item:
+        role = cast(Role, item["role"])
+        return Variable(
+            item["name"], _tensor(item["tensor"]), role, float(item["low"]), float(item["high"])
+        )
+    return Operation(
+        item["op"],
+        item["name"],
+        tuple(sorted((str(k), str(v)) for k, v in item["attrs"].items())),
+        tuple(Entry(*entry) for entry in item["inputs"]),
+        tuple(map(_tensor, item["outputs"])),
+    )

@@ -1,0 +1,375 @@
+"""Seeded mutants: mistakes put into mxtrt on purpose, all of which the oracle must catch.
+
+Each is a patch of one function for the time of a ``with`` block; nothing on disk changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import mxtrt.hooks.executor
+import mxtrt.paging
+import mxtrt.partition
+import mxtrt.pipeline
+import mxtrt.plan
+import mxtrt.rewrite
+from mxtrt import onnx_builder
+from mxtrt.graph import Graph
+
+__all__ = ["MUTANTS", "Mutant"]
+
+_pipeline: Any = mxtrt.pipeline
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mistake.
+
+    Attributes:
+        name: What is wrong.
+        room: The part of mxtrt that it is in.
+        planted: Makes it for the time of a ``with`` block.
+        operators: Operators whose own lane shows it; empty where whole graphs do.
+    """
+
+    name: str
+    room: str
+    planted: Callable[[], contextlib.AbstractContextManager[Any]]
+    operators: tuple[str, ...] = ()
+
+
+# -- converters: what they emit is changed on its way into the ONNX model ---------------------
+
+_Emit = Callable[[str, list[str], dict[str, Any]], None]
+
+
+def _emitting(op_type: str, change: _Emit) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Change every ONNX node of a type: ``change`` edits its inputs and attributes in place."""
+
+    def planted() -> contextlib.AbstractContextManager[Any]:
+        original = onnx_builder.OnnxBuilder.node
+
+        def node(self: Any, kind: str, inputs: Any, outputs: Any, **attributes: Any) -> None:
+            names = list(inputs)
+            if kind == op_type:
+                change(kind, names, attributes)
+            original(self, attributes.pop("op_type", kind), names, outputs, **attributes)
+
+        return mock.patch.object(onnx_builder.OnnxBuilder, "node", node)
+
+    return planted
+
+
+def _set(key: str, edit: Callable[[Any], Any]) -> _Emit:
+    def change(kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+        attributes[key] = edit(attributes.get(key))
+
+    return change
+
+
+def _as(other: str) -> _Emit:
+    def change(kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+        attributes["op_type"] = other
+
+    return change
+
+
+def _without_bias(kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+    del inputs[2:]
+
+
+def _swapped(first: int, second: int) -> _Emit:
+    def change(kind: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+        if len(inputs) > max(first, second):
+            inputs[first], inputs[second] = inputs[second], inputs[first]
+
+    return change
+
+
+def _turned(values: Any) -> list[int]:
+    return [*values[:-2], values[-1], values[-2]] if len(values) > 1 else list(values)
+
+
+def _converter(name: str, op_type: str, change: _Emit, *operators: str) -> Mutant:
+    return Mutant(name, "converters", _emitting(op_type, change), operators)
+
+
+_CONVERTERS = (
+    _converter("convolution drops its bias", "Conv", _without_bias, "Convolution"),
+    _converter(
+        "convolution pads only before",
+        "Conv",
+        _set("pads", lambda p: [*p[: len(p) // 2], *(0 for _ in p[len(p) // 2 :])]),
+        "Convolution",
+    ),
+    _converter(
+        "convolution forgets its stride",
+        "Conv",
+        _set("strides", lambda s: [1 for _ in s]),
+        "Convolution",
+    ),
+    _converter(
+        "convolution forgets its dilation",
+        "Conv",
+        _set("dilations", lambda d: [1 for _ in d]),
+        "Convolution",
+    ),
+    _converter(
+        "deconvolution forgets its adjustment",
+        "ConvTranspose",
+        _set("output_padding", lambda _: None),
+        "Deconvolution",
+    ),
+    _converter("fully connected drops its bias", "Gemm", _without_bias, "FullyConnected"),
+    _converter(
+        "concatenation along the wrong axis",
+        "Concat",
+        _set("axis", lambda axis: max(axis - 1, 0)),
+        "Concat",
+    ),
+    _converter(
+        "concatenation in reverse", "Concat", lambda _, inputs, a: inputs.reverse(), "Concat"
+    ),
+    _converter("transpose swaps two axes", "Transpose", _set("perm", _turned), "transpose"),
+    _converter(
+        "softmax along the wrong axis",
+        "Softmax",
+        _set("axis", lambda axis: max(axis - 1, 0)),
+        "softmax",
+    ),
+    _converter(
+        "batch norm with another epsilon",
+        "BatchNormalization",
+        _set("epsilon", lambda e: 10 * e),
+        "BatchNorm",
+    ),
+    _converter(
+        "batch norm swaps gamma and beta", "BatchNormalization", _swapped(1, 2), "BatchNorm"
+    ),
+    _converter("batch norm swaps mean and beta", "BatchNormalization", _swapped(2, 3), "BatchNorm"),
+    _converter(
+        "instance norm with another epsilon",
+        "InstanceNormalization",
+        _set("epsilon", lambda e: 2 * e),
+        "InstanceNorm",
+    ),
+    _converter("LRN with ONNX's default bias", "LRN", _set("bias", lambda _: 1.0), "LRN"),
+    _converter(
+        "average counts its padding always",
+        "AveragePool",
+        _set("count_include_pad", lambda _: 1),
+        "Pooling",
+    ),
+    _converter(
+        "maximum pooling without padding at the end",
+        "MaxPool",
+        _set("pads", lambda p: [*p[: len(p) // 2], *p[: len(p) // 2]]),
+        "Pooling",
+    ),
+    _converter(
+        "leaky slope of ONNX's default", "LeakyRelu", _set("alpha", lambda _: 0.01), "LeakyReLU"
+    ),
+    _converter("ELU with slope one", "Elu", _set("alpha", lambda _: 1.0), "LeakyReLU"),
+    _converter("subtraction the wrong way round", "Sub", _swapped(0, 1), "elemwise_sub"),
+    _converter("maximum for minimum", "Min", _as("Max"), "_minimum"),
+    _converter("maximum for mean", "ReduceMean", _as("ReduceMax"), "mean"),
+    _converter("halves rounded up", "LessOrEqual", _as("Less"), "rint"),
+    _converter(
+        "hard sigmoid with another slope",
+        "HardSigmoid",
+        _set("alpha", lambda a: 1.01 * a),
+        "hard_sigmoid",
+    ),
+)
+
+
+# -- numbers: values that are nearly right ---------------------------------------------------
+
+
+@contextlib.contextmanager
+def _rounded_weights(dtype: Any) -> Iterator[None]:
+    """Engines are given weights in a lower precision."""
+    import mxnet as mx
+
+    original = mxtrt.plan.EngineNode.build
+
+    def build(self: Any, arrays: Any) -> None:
+        low = {
+            name: mx.nd.array(arrays[name].asnumpy().astype(dtype).astype(np.float32))
+            for name in self.weights
+        }
+        original(self, {**arrays, **low})
+
+    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+        yield
+
+
+@contextlib.contextmanager
+def _rounded_scalars() -> Iterator[None]:
+    """Constants inside models are stored in half precision."""
+    original = onnx_builder.OnnxBuilder.constant
+
+    def constant(self: Any, array: Any) -> str:
+        if array.dtype == np.float32:
+            array = array.astype(np.float16).astype(np.float32)
+        return original(self, array)
+
+    with mock.patch.object(onnx_builder.OnnxBuilder, "constant", constant):
+        yield
+
+
+# -- partition and rewrite -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _ignored_mask() -> Iterator[None]:
+    """``deny_ops`` is not read."""
+    original = _pipeline.refusals
+    with mock.patch.object(
+        _pipeline, "refusals", lambda graph, weights, denied=(): original(graph, weights)
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _rewritten(change: Callable[[Graph], Graph]) -> Iterator[None]:
+    original = _pipeline.rewrite
+    with mock.patch.object(_pipeline, "rewrite", lambda *args: change(original(*args))):
+        yield
+
+
+def _heads_reversed(graph: Graph) -> Graph:
+    return Graph(graph.nodes, graph.heads[::-1], graph.attrs)
+
+
+def _heads_without_repeats(graph: Graph) -> Graph:
+    return Graph(graph.nodes, list(dict.fromkeys(graph.heads)), graph.attrs)
+
+
+def _outputs_swapped(segment: Any) -> Any:
+    return dataclasses.replace(segment, outputs=segment.outputs[::-1])
+
+
+@contextlib.contextmanager
+def _mixed_up_outputs() -> Iterator[None]:
+    """The engine node's outputs are connected in another order than its segment has them."""
+    original = _pipeline.rewrite
+
+    def rewrite(graph: Graph, segments: Any, keys: Any) -> Graph:
+        return original(graph, [_outputs_swapped(segment) for segment in segments], keys)
+
+    with mock.patch.object(_pipeline, "rewrite", rewrite):
+        yield
+
+
+@contextlib.contextmanager
+def _forgotten_node() -> Iterator[None]:
+    """The report leaves a node out."""
+    original = _pipeline.describe
+
+    def describe(*args: Any) -> Any:
+        report = original(*args)
+        report.left = report.left[:-1]
+        return report
+
+    with mock.patch.object(_pipeline, "describe", describe):
+        yield
+
+
+# -- plan, node and hooks ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _retained_weights() -> Iterator[None]:
+    """Weights that engines hold stay resident in MXNet too."""
+    with mock.patch.object(mxtrt.paging, "page_out", return_value=0):
+        yield
+
+
+@contextlib.contextmanager
+def _stale_weights() -> Iterator[None]:
+    """An executor takes its weights for unchanged when they were set after the bind."""
+    original = mxtrt.plan.EngineNode.build
+
+    def build(self: Any, arrays: Any) -> None:
+        import mxnet as mx
+
+        zeros = {n: mx.nd.zeros_like(arrays[n]) for n in self.weights}
+        original(self, {**arrays, **zeros})
+
+    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+        yield
+
+
+@contextlib.contextmanager
+def _stale_outputs() -> Iterator[None]:
+    """An executor answers with the outputs of its first forward."""
+    original = mxtrt.hooks.executor.InferenceExecutor.forward
+
+    def forward(self: Any, is_train: bool = False, **kwargs: Any) -> Any:
+        heads = original(self, is_train, **kwargs)
+        kept = self.__dict__.setdefault("_kept", [head.copy() for head in heads])
+        return kept
+
+    with mock.patch.object(mxtrt.hooks.executor.InferenceExecutor, "forward", forward):
+        yield
+
+
+@contextlib.contextmanager
+def _inputs_exchanged() -> Iterator[None]:
+    """An engine reads its inputs in another order."""
+    original = _pipeline.rewrite
+
+    def rewrite(graph: Graph, segments: Any, keys: Any) -> Graph:
+        def turned(segment: Any) -> Any:
+            types = [graph.type_of(entry) for entry in segment.inputs]
+            same = len(set(map(str, types))) == 1
+            return dataclasses.replace(
+                segment, inputs=segment.inputs[::-1] if same else segment.inputs
+            )
+
+        return original(graph, [turned(segment) for segment in segments], keys)
+
+    with mock.patch.object(_pipeline, "rewrite", rewrite):
+        yield
+
+
+@contextlib.contextmanager
+def _failing_build() -> Iterator[None]:
+    """The engine refuses segments of more than two nodes."""
+    from mxtrt.errors import EngineError
+
+    original = mxtrt.plan.EngineNode.build
+
+    def build(self: Any, arrays: Any) -> None:
+        if len(self.report.nodes) > 2:
+            raise EngineError("refused")
+        original(self, arrays)
+
+    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+        yield
+
+
+_GRAPHS = (
+    Mutant("weights in half precision", "engine", lambda: _rounded_weights(np.float16)),
+    Mutant("constants in half precision", "engine", _rounded_scalars, ("_mul_scalar",)),
+    Mutant("the mask is ignored", "partition", _ignored_mask),
+    Mutant("heads in reverse order", "rewrite", lambda: _rewritten(_heads_reversed)),
+    Mutant("repeated heads dropped", "rewrite", lambda: _rewritten(_heads_without_repeats)),
+    Mutant("outputs of an engine exchanged", "rewrite", _mixed_up_outputs),
+    Mutant("inputs of an engine exchanged", "rewrite", _inputs_exchanged),
+    Mutant("a node missing from the report", "partition", _forgotten_node),
+    Mutant("weights retained", "memory", _retained_weights),
+    Mutant("weights as they were before they were set", "plan", _stale_weights),
+    Mutant("outputs of the first forward", "node", _stale_outputs),
+    Mutant("builds that fail", "engine", _failing_build),
+)
+
+#: Every mutant.
+MUTANTS = (*_CONVERTERS, *_GRAPHS)

@@ -1,0 +1,226 @@
+"""Who is right: the float64 reference, plain MXNet or mxtrt.
+
+Two against one: the party that disagrees with both others is blamed.  Where plain MXNet and
+mxtrt agree with each other but not with the reference, the reference is suspect; it may also be
+that mxtrt faithfully repeats a mistake of MXNet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mxtrt.graph import Entry
+from mxtrt_fuzz.execute import Observation, Run
+from mxtrt_fuzz.graphs import Case, Operation
+from mxtrt_fuzz.properties import ledger, partition_faults
+from mxtrt_fuzz.reference import Reference
+from mxtrt_fuzz.signatures import Failure, Signature
+from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
+from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
+
+__all__ = ["Oracle", "Verdict"]
+
+#: Runs a case: in this process, or in an isolated one.
+Observe = Callable[[Case], Observation]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the oracle says of a case.
+
+    Attributes:
+        failures: What does not hold, worst first.
+        invalid: Why plain MXNet refused the case; empty if it did not.
+        elements: Elements of heads that were compared.
+        undetermined: Those of them that rounding decides.
+        worst: Largest error of mxtrt in units of its limit.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    invalid: str = ""
+    elements: int = 0
+    undetermined: int = 0
+    worst: float = 0.0
+
+
+class Oracle:
+    """Judges cases.
+
+    Args:
+        observe: Runs a case; used again to find the operator to blame.
+        arrays: Values of variables instead of those of a case's seed, as
+            :func:`mxtrt_fuzz.execute.observe` takes them.
+    """
+
+    def __init__(self, observe: Observe, arrays: Arrays | None = None) -> None:
+        self._observe = observe
+        self._arrays: Arrays = arrays or {}
+
+    def limits(
+        self, case: Case, samples: int = SAMPLES, heads: tuple[Entry, ...] | None = None
+    ) -> list[list[Limit]]:
+        """Limits of the heads, for each set of inputs."""
+        weights = {n: self._arrays.get(n, a) for n, a in weight_arrays(case).items()}
+        found = []
+        for turn in range(INPUT_SETS):
+            data = {
+                n: self._arrays.get(f"{n}@{turn}", a) for n, a in input_arrays(case, turn).items()
+            }
+            reference = Reference(case, {**weights, **data})
+            found.append(limits(reference, case.heads if heads is None else heads, samples))
+        return found
+
+    def judge(
+        self, case: Case, seen: Observation, known: list[list[Limit]] | None = None
+    ) -> Verdict:
+        """Judge what a case did.
+
+        Args:
+            case: The case.
+            seen: What it did.
+            known: Its limits, if they have been computed already.
+        """
+        verdict = Verdict(invalid=seen.invalid)
+        if seen.invalid:
+            return verdict
+        for run in seen.runs:
+            self._judge_run(case, run, verdict)
+        for symptom in seen.unequal:
+            verdict.failures.append(
+                _failure(case, "forward", f"unequal_{symptom}", _UNEQUAL[symptom])
+            )
+        known = self.limits(case) if known is None else known
+        wrong = self._wrong(case, seen, known, verdict)
+        if wrong:
+            # About to be reported: limits from more samples, and the operator to blame.
+            wrong = self._wrong(case, seen, self.limits(case, ESCALATED), Verdict())
+            verdict.failures += [self._blame(case, failure) for failure in wrong]
+        verdict.failures.sort(key=lambda failure: -failure.severity)
+        return verdict
+
+    def _judge_run(self, case: Case, run: Run, verdict: Verdict) -> None:
+        if run.reason:
+            stage = "forward" if run.raised else "bind"
+            symptom = "error" if run.raised else "left_to_mxnet"
+            verdict.failures.append(
+                _failure(
+                    case, stage, symptom, f"mask {run.mask}: {run.reason}", _suspect(case, run)
+                )
+            )
+            return
+        for symptom, detail in partition_faults(case, run):
+            verdict.failures.append(_failure(case, "partition", symptom, detail, "graph"))
+        for symptom, detail in ledger(case, run):
+            verdict.failures.append(_failure(case, "memory", symptom, detail, "graph"))
+
+    def _wrong(
+        self, case: Case, seen: Observation, known: list[list[Limit]], verdict: Verdict
+    ) -> list[Failure]:
+        """Answers beyond their limits, one failure for every party blamed."""
+        found: dict[str, Failure] = {}
+        for turn, heads in enumerate(known):
+            for place, limit in enumerate(heads):
+                verdict.elements += limit.exact.size
+                verdict.undetermined += int(limit.undetermined.sum())
+                plain = _error(limit, seen.plain[turn], place)
+                answers = {
+                    run.mask: _error(limit, run.outputs[turn], place)
+                    for run in seen.runs
+                    if run.outputs
+                }
+                verdict.worst = max([verdict.worst, *answers.values()])
+                for blamed, detail, error in _blamed(plain, answers):
+                    dtype = case.tensor(case.heads[place]).dtype
+                    symptom = "class" if np.isinf(error) else "value"
+                    signature = Signature("answer", symptom, blamed, _producer(case, place), dtype)
+                    told = f"head {place}, inputs {turn}: {detail}"
+                    found.setdefault(blamed, Failure(signature, told, error))
+        return list(found.values())
+
+    def _blame(self, case: Case, failure: Failure) -> Failure:
+        """The failure with the first operator whose own value is wrong."""
+        entries = tuple(
+            Entry(index, output)
+            for index, node in enumerate(case.nodes)
+            if isinstance(node, Operation)
+            for output in range(len(node.outputs))
+        )
+        whole = case.replace(heads=entries).keeping()
+        seen = self._observe(whole)
+        if seen.invalid or not seen.plain:
+            return failure
+        parties: Mapping[str, list[tuple[tuple[Array, ...], ...]]] = {
+            "mxtrt": [run.outputs for run in seen.runs if run.outputs],
+            "mxnet": [seen.plain],
+            "reference": [seen.plain],
+        }
+        for turn, heads in enumerate(self.limits(whole)):
+            for place, limit in enumerate(heads):
+                if any(
+                    _error(limit, o[turn], place) > 1 for o in parties[failure.signature.blamed]
+                ):
+                    node = whole.nodes[whole.heads[place].node]
+                    assert isinstance(node, Operation)
+                    old = failure.signature
+                    signature = Signature(
+                        old.stage, old.symptom, old.blamed, node.op, node.outputs[0].dtype
+                    )
+                    return Failure(signature, failure.detail, failure.severity)
+        return failure
+
+
+_UNEQUAL = {
+    "toggle": "switched off again, the answer is not plain MXNet's to the bit",
+    "denied": "with every operator denied, the answer is not plain MXNet's to the bit",
+    "rebuild": "a second bind gives other numbers than the first",
+    "saved": "the graph saved and loaded gives other numbers",
+}
+
+
+def _error(limit: Limit, outputs: tuple[Array, ...], place: int) -> float:
+    if len(outputs) <= place or outputs[place].shape != limit.exact.shape:
+        return float("inf")
+    return limit.error(outputs[place])
+
+
+def _blamed(plain: float, answers: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Who is wrong, why, and by how much."""
+    worst = max(answers, key=lambda mask: answers[mask], default=None)
+    if worst is not None and answers[worst] > 1 and plain <= 1:
+        return [
+            (
+                "mxtrt",
+                f"under mask {worst} it is {answers[worst]:.3g} limits off where plain MXNet is "
+                f"{plain:.3g}",
+                answers[worst],
+            )
+        ]
+    if plain > 1:
+        agrees = worst is not None and min(answers.values()) > 1
+        blamed = "reference" if agrees else "mxnet"
+        return [(blamed, f"plain MXNet is {plain:.3g} limits off, mxtrt {dict(answers)}", plain)]
+    return []
+
+
+def _producer(case: Case, place: int) -> str:
+    node = case.nodes[case.heads[place].node]
+    return node.op if isinstance(node, Operation) else "variable"
+
+
+def _suspect(case: Case, run: Run) -> str:
+    """The operator that an error message names, else the only one, else ``graph``."""
+    for node in case.operations:
+        if node.name in run.reason.replace("'", " ").replace("_", " ").split():
+            return node.op
+    return _operator(case)
+
+
+def _operator(case: Case) -> str:
+    return case.operations[0].op if len(case.operations) == 1 else "graph"
+
+
+def _failure(case: Case, stage: str, symptom: str, detail: str, operator: str = "") -> Failure:
+    return Failure(Signature(stage, symptom, "mxtrt", operator or _operator(case)), detail)

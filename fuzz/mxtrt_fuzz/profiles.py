@@ -1,0 +1,33 @@
+"""How much a campaign does: the profiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PROFILES", "Profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile.
+
+    Attributes:
+        examples: Cases to run.
+        targeted: Whether Hypothesis looks for larger errors (``target(error / limit)``).
+        context: ``cpu`` or ``gpu``: where MXNet's arrays are.
+        masks: Support masks that every case runs under.
+        repeatable: Two campaigns of one seed run the same cases; no example database is used.
+    """
+
+    examples: int
+    targeted: bool = False
+    context: str = "cpu"
+    masks: tuple[str, ...] = ("none", "drawn", "all")
+    repeatable: bool = False
+
+
+PROFILES = {
+    "ci": Profile(examples=200, repeatable=True),
+    "gpu": Profile(examples=500, masks=("none", "drawn")),
+    "nightly": Profile(examples=20_000, targeted=True),
+}

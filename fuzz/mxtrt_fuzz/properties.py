@@ -1,0 +1,97 @@
+"""What has to hold for every run besides the answers: cover, order, heads and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+
+import numpy as np
+
+from mxtrt.paging import SMALLEST
+from mxtrt_fuzz.execute import Run
+from mxtrt_fuzz.graphs import Case, Operation, Variable
+
+__all__ = ["ledger", "partition_faults"]
+
+_PAGE = 4096
+
+
+def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
+    """What is wrong with a partition, as symptom and detail.
+
+    Every operator is in exactly one segment or left in MXNet, a denied one is left, and the
+    graph with its segments contracted has no cycle.
+    """
+    names = [node.name for node in case.operations]
+    seen = [name for segment in run.segments for name in segment] + run.left
+    if sorted(seen) != sorted(names):
+        yield "cover", f"nodes {sorted(names)} became {sorted(seen)}"
+        return
+    inside = {name for segment in run.segments for name in segment}
+    for node in case.operations:
+        denied = run.mask == "all" or (run.mask == "drawn" and node.op in case.denied)
+        if denied and node.name in inside:
+            yield "denied", f"{node.op} is denied and runs in an engine"
+    if _has_cycle(case, run):
+        yield "cycle", f"segments {run.segments} read each other"
+
+
+def _has_cycle(case: Case, run: Run) -> bool:
+    unit = {name: f"segment {i}" for i, names in enumerate(run.segments) for name in names}
+    reads: dict[str, set[str]] = {}
+    for node in case.operations:
+        own = unit.get(node.name, node.name)
+        for entry in node.inputs:
+            producer = case.nodes[entry.node]
+            if isinstance(producer, Operation):
+                other = unit.get(producer.name, producer.name)
+                if other != own:
+                    reads.setdefault(own, set()).add(other)
+    done: set[str] = set()
+    while reads:
+        ready = [name for name, others in reads.items() if not (others & reads.keys()) - done]
+        if not ready:
+            return True
+        for name in ready:
+            del reads[name]
+            done.add(name)
+    return False
+
+
+def ledger(case: Case, run: Run) -> Iterator[tuple[str, str]]:
+    """What is wrong with a run's memory by mxtrt's own report, as symptom and detail.
+
+    MXNet's weights, less those released, plus those of the engines may exceed plain MXNet's
+    only by what mxtrt leaves in place on purpose: small arrays, and parts of pages.
+    """
+    sizes = {v.name: _nbytes(v) for v in case.variables if v.role != "data"}
+    plain = sum(sizes.values())
+    readers = _engine_weights(case, run)
+    slack = sum(size if size < SMALLEST + 2 * _PAGE else 2 * _PAGE for size in sizes.values())
+    held = plain - run.released_bytes + run.weight_bytes
+    needed = sum(sizes[name] for name in readers)
+    if run.weight_bytes > needed:
+        yield (
+            "twice",
+            f"engines hold {run.weight_bytes} B where the weights they read have {needed}",
+        )
+    elif held > plain + slack:
+        yield "resident", f"{held} B of weights are resident where plain MXNet holds {plain} B"
+    if run.released_bytes > run.weight_bytes:
+        yield "released", f"{run.released_bytes} B released of {run.weight_bytes} B in engines"
+
+
+def _engine_weights(case: Case, run: Run) -> Mapping[str, None]:
+    """Weights that some node in a segment reads."""
+    inside = {name for segment in run.segments for name in segment}
+    return {
+        producer.name: None
+        for node in case.operations
+        if node.name in inside
+        for producer in (case.nodes[entry.node] for entry in node.inputs)
+        if isinstance(producer, Variable) and producer.role != "data"
+    }
+
+
+def _nbytes(variable: Variable) -> int:
+    return prod(variable.tensor.shape) * np.dtype(variable.tensor.dtype).itemsize

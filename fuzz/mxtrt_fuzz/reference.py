@@ -1,0 +1,171 @@
+"""The reference: a case's graph on NumPy arrays in float64, exactly or with rounding noise.
+
+The noise stands for everything that an implementation may do between exact inputs and rounded
+outputs.  A backward stable operator computes the exact result of slightly different inputs
+(Higham, Accuracy and Stability of Numerical Algorithms, chapter 1), so every operator's inputs
+and outputs are perturbed by some roundings of their dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mxtrt.graph import Entry
+from mxtrt_fuzz.graphs import Case, Operation, Variable
+from mxtrt_fuzz.specs import Attributes, OpSpec, specs
+from mxtrt_fuzz.values import Array, Arrays
+
+__all__ = ["Noise", "Reference", "Values"]
+
+Values = dict[Entry, Array]
+
+_POOL = np.random.default_rng(0).standard_normal(1 << 16)
+
+
+class Noise:
+    """A stream of normal numbers: slices of one fixed table, at places that a seed chooses."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._places: Any = iter(())
+
+    def _place(self) -> int:
+        for place in self._places:
+            return int(place)
+        self._places = iter(self._random.integers(0, _POOL.size, 256))
+        return int(next(self._places))
+
+    def perturb(self, values: Array, info: Any, roundings: float, absolute: float = 0.0) -> Array:
+        """Values with relative errors of so many roundings; subnormals may vanish.
+
+        Args:
+            values: float64 values; zeros stay zeros.
+            info: ``numpy.finfo`` of the dtype that an implementation computes in.
+            roundings: Standard deviation, in units of the dtype's roundoff.
+            absolute: Standard deviation of an absolute error, in roundoffs of one.
+        """
+        deviate = np.take(_POOL, np.arange(values.size) + self._place(), mode="wrap")
+        deviate = deviate.reshape(values.shape)
+        unit = float(info.eps) / 2
+        noisy: Array = values * (1 + deviate * (roundings * unit))
+        if absolute:
+            return noisy + deviate * (absolute * unit)
+        small = np.abs(values) < float(info.tiny)
+        if small.any():  # an implementation may flush them to zero
+            noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)
+        return noisy
+
+
+class _Step(NamedTuple):
+    spec: OpSpec
+    attrs: Attributes
+    node: Operation
+    place: int
+
+
+class Reference:
+    """A case, ready to be evaluated many times.
+
+    Args:
+        case: The case.
+        arrays: Values of all its variables.
+    """
+
+    def __init__(self, case: Case, arrays: Arrays) -> None:
+        self.case = case
+        self._arrays = {
+            Entry(i): np.asarray(arrays[node.name], np.float64)
+            for i, node in enumerate(case.nodes)
+            if isinstance(node, Variable)
+        }
+        self._steps = [
+            _Step(specs()[node.op], Attributes(node.attrs), node, i)
+            for i, node in enumerate(case.nodes)
+            if isinstance(node, Operation)
+        ]
+        self._info = {dtype: np.finfo(dtype) for dtype in ("float32", "float64")}
+
+    @property
+    def jumps(self) -> bool:
+        """Whether some operator's function jumps."""
+        return any(step.spec.jumps for step in self._steps)
+
+    def values(
+        self, noise: Noise | None = None, poison: Mapping[Entry, Array] | None = None
+    ) -> Values:
+        """Every entry's value in float64, within the range of its dtype.
+
+        Args:
+            noise: Source of rounding errors; none for the exact values.
+            poison: Elements that become NaN, which marks all that depends on them.
+        """
+        values: Values = dict(self._arrays)
+        with np.errstate(all="ignore"):
+            for spec, attrs, node, index in self._steps:
+                operands = [values[entry] for entry in node.inputs]
+                more = {}
+                info = self._info[node.outputs[0].dtype]
+                noisy = noise is not None and spec.roundings > 0 and not spec.exact(attrs)
+                if noise is not None and noisy:
+                    if spec.statistics:
+                        more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
+                    operands = [noise.perturb(x, info, spec.roundings) for x in operands]
+                for output, value in enumerate(spec.outputs(attrs, operands, **more)):
+                    if noise is not None and noisy:
+                        value = noise.perturb(value, info, spec.roundings, spec.absolute)
+                    value = _in_range(value, info)
+                    entry = Entry(index, output)
+                    if poison is not None and entry in poison:
+                        value = np.where(poison[entry], np.nan, value)
+                    values[entry] = value
+        return values
+
+    def single(self) -> Values:
+        """Every entry's value computed in its own dtype: shows where float32 overflows inside."""
+        values: Values = {
+            entry: array.astype(self.case.tensor(entry).dtype)
+            for entry, array in self._arrays.items()
+        }
+        with np.errstate(all="ignore"):
+            for spec, attrs, node, index in self._steps:
+                operands = [values[entry] for entry in node.inputs]
+                outputs = spec.outputs(attrs, operands)
+                for output, value in enumerate(outputs):
+                    values[Entry(index, output)] = value.astype(node.outputs[output].dtype)
+        return values
+
+    def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
+        """Elements of operators that jump whose samples do not all agree."""
+        found = {}
+        for spec, _, _, index in self._steps:
+            if spec.jumps:
+                entry = Entry(index)
+                differs = np.any([s[entry] != exact[entry] for s in samples], axis=0)
+                differs &= ~np.isnan(exact[entry])
+                if differs.any():
+                    found[entry] = differs
+        return found
+
+    def nan_blind(self, exact: Values) -> set[Entry]:
+        """Entries behind an operator that met a NaN and whose answer to it is not defined."""
+        tainted: set[Entry] = set()
+        for spec, _, node, index in self._steps:
+            outputs = [Entry(index, output) for output in range(len(node.outputs))]
+            touched = (*node.inputs, *outputs)
+            reads_nan = spec.nan_blind and any(np.isnan(exact[e]).any() for e in touched)
+            if reads_nan or any(entry in tainted for entry in node.inputs):
+                tainted.update(outputs)
+        return tainted
+
+
+def _in_range(value: Array, info: Any) -> Array:
+    """Values that a dtype can hold: others become infinite or vanish."""
+    size = np.abs(value)
+    if (beyond := size > float(info.max)).any():
+        value = np.where(beyond, np.copysign(np.inf, value), value)
+    if (below := size < float(info.smallest_subnormal) / 2).any():
+        value = np.where(below, np.copysign(0.0, value), value)
+    return value

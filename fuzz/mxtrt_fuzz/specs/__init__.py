@@ -1,0 +1,17 @@
+"""Specifications of operators, one module per family as in ``mxtrt.ops``.
+
+Importing this package fills the registry.  An operator is its converter and its specification.
+"""
+
+from mxtrt_fuzz.specs import activation as activation
+from mxtrt_fuzz.specs import elementwise as elementwise
+from mxtrt_fuzz.specs import nn as nn
+from mxtrt_fuzz.specs import norm as norm
+from mxtrt_fuzz.specs import pooling as pooling
+from mxtrt_fuzz.specs import reduce as reduce
+from mxtrt_fuzz.specs import shape as shape
+from mxtrt_fuzz.specs import softmax as softmax
+from mxtrt_fuzz.specs import unconverted as unconverted
+from mxtrt_fuzz.specs.base import Application, Attributes, Operand, OpSpec, specs
+
+__all__ = ["Application", "Attributes", "OpSpec", "Operand", "specs"]

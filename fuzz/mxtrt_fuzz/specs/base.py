@@ -1,0 +1,208 @@
+"""What an operator's specification says, and the registry of all of them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mxtrt_fuzz.graphs import Role, Shape, Tensor
+from mxtrt_fuzz.values import Array
+
+__all__ = [
+    "FLOATS",
+    "Application",
+    "Attributes",
+    "Draw",
+    "OpSpec",
+    "Operand",
+    "any_rank",
+    "like",
+    "maybe",
+    "rank_at_least",
+    "ranks",
+    "register",
+    "sizes",
+    "specs",
+]
+
+Draw = st.DrawFn
+
+#: Dtypes that MXNet computes in on a CPU and that the references model.
+FLOATS = ("float32", "float64")
+
+
+class Attributes:
+    """An operator's attributes, read from the strings that MXNet stores."""
+
+    def __init__(self, items: Sequence[tuple[str, str]]) -> None:
+        self._items = dict(items)
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        """A value that must be there."""
+        return self.get(key, None)
+
+    def get(self, key: str, default: Any) -> Any:
+        """A value as Python data: numbers, tuples, booleans; other text stays text."""
+        if key not in self._read:
+            text = self._items.get(key, "None")
+            try:
+                self._read[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                self._read[key] = text
+        value = self._read[key]
+        return default if value is None else value
+
+    def integers(self, key: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+        """A tuple; a single integer gives a tuple of one."""
+        value = self.get(key, default)
+        return (value,) if isinstance(value, int) else tuple(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An input of an operator beyond its first.
+
+    Attributes:
+        shape: Shape of the variable that is made for it.
+        role: Weights and auxiliary states are always variables; data may be any value that fits.
+        low: Range of the new variable.
+        high: Range of the new variable.
+        fits: Which shapes fit, where it is not only ``shape``.
+        own: No other operator may read the variable: MXNet writes to it.
+    """
+
+    shape: Shape
+    role: Role = "data"
+    low: float = -2.0
+    high: float = 2.0
+    fits: Callable[[Shape], bool] | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An operator applied to a first input: its attributes and its other inputs."""
+
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    operands: tuple[Operand, ...] = ()
+
+
+def any_rank(shape: Shape) -> bool:
+    """Every shape."""
+    return True
+
+
+def rank_at_least(lowest: int) -> Callable[[Shape], bool]:
+    """Shapes of so many axes or more."""
+    return lambda shape: len(shape) >= lowest
+
+
+def ranks(*accepted: int) -> Callable[[Shape], bool]:
+    """Shapes of one of these numbers of axes."""
+    return lambda shape: len(shape) in accepted
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One operator of MXNet: how to apply it, and what it computes.
+
+    Attributes:
+        name: MXNet's name.
+        apply: The attribute strategy: draws an application to a first input of a shape.
+        reference: The operator on NumPy arrays, in the dtype that they have; a tuple where
+            there are several visible outputs.  It is the shape rule too.
+        accepts: Whether a first input of this shape is valid.
+        domain: Range in which the operator's value on its first input is a tame number.
+        dtypes: Dtypes of the first input.
+        result: Dtype of the outputs, given the attributes and that of the first input.
+        roundings: Rounding errors, in units of the dtype's roundoff, that an implementation
+            may make on each input and on the output.
+        absolute: The same of an absolute error of the output, in roundoffs of one.
+        exact: Whether an application with these attributes rounds nothing after all.
+        statistics: The reference takes ``statistics``, the first input as its mean sees it: an
+            implementation rounds that mean and the centred values on their own.
+        hybrid: Gluon can hybridize it, which takes a gradient.
+        jumps: The function jumps: a rounding error before it may change its value by a lot.
+        nan_blind: What it gives on a NaN differs among MXNet's own kernels.
+    """
+
+    name: str
+    apply: Callable[[Draw, Shape], Application]
+    reference: Callable[..., Array | tuple[Array, ...]]
+    accepts: Callable[[Shape], bool] = any_rank
+    domain: tuple[float, float] | None = None
+    dtypes: tuple[str, ...] = FLOATS
+    result: Callable[[Attributes, str], str] = lambda _, dtype: dtype
+    roundings: float = 1.0
+    absolute: float = 0.0
+    exact: Callable[[Attributes], bool] = lambda _: False
+    statistics: bool = False
+    hybrid: bool = True
+    jumps: bool = False
+    nan_blind: bool = False
+
+    def outputs(
+        self, attrs: Attributes, inputs: Sequence[Array], **more: Array
+    ) -> tuple[Array, ...]:
+        """The operator's value on arrays; ``more`` is ``statistics`` where it is taken."""
+        values = self.reference(attrs, *inputs, **more)
+        return values if isinstance(values, tuple) else (values,)
+
+    def tensors(self, attrs: Attributes, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Shapes and dtypes of the outputs: those of the reference on zeros."""
+        zeros = [np.zeros(shape, np.float32) for shape, _ in inputs]
+        dtype = self.result(attrs, inputs[0].dtype)
+        with np.errstate(all="ignore"):
+            return tuple(Tensor(v.shape, dtype) for v in self.outputs(attrs, zeros))
+
+    @cached_property
+    def converted(self) -> bool:
+        """Whether mxtrt has a converter for it."""
+        from mxtrt.ops import registry
+
+        return self.name in registry()
+
+
+_SPECS: dict[str, OpSpec] = {}
+
+
+def register(*new: OpSpec) -> None:
+    """Add specifications to the registry.
+
+    Raises:
+        ValueError: An operator has one already.
+    """
+    for spec in new:
+        if spec.name in _SPECS:
+            raise ValueError(f"operator {spec.name} has two specifications")
+        _SPECS[spec.name] = spec
+
+
+def specs() -> Mapping[str, OpSpec]:
+    """Every specification by the operator's name."""
+    return _SPECS
+
+
+# -- small strategies that several families share ------------------------------------------
+
+
+def like(draw: Draw, shape: Shape) -> Application:
+    """No attributes and no other inputs."""
+    return Application()
+
+
+def sizes(draw: Draw, rank: int, low: int, high: int) -> tuple[int, ...]:
+    """One size per axis."""
+    return tuple(draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
+
+
+def maybe(draw: Draw, **attrs: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Each attribute drawn, or left out so that MXNet's default counts."""
+    return {key: draw(values) for key, values in attrs.items() if draw(st.booleans())}

@@ -1,0 +1,238 @@
+"""Elementwise arithmetic: of two tensors, of a tensor and a scalar, and functions of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mxtrt_fuzz.graphs import Shape
+from mxtrt_fuzz.specs.base import Application, Attributes, Draw, Operand, OpSpec, like, register
+from mxtrt_fuzz.values import Array
+
+__all__ = ["erf"]
+
+_erf: Callable[[Array], Any] = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def erf(x: Array) -> Array:
+    """The error function in float64, in the dtype of its argument."""
+    values: Array = _erf(x)
+    return values.astype(x.dtype)
+
+
+def _rint(x: Array) -> Array:
+    """To the nearest integer, halves down (``mshadow_op.h``)."""
+    low, high = np.floor(x), np.ceil(x)
+    return np.where(x - low <= high - x, low, high)
+
+
+# -- two tensors -----------------------------------------------------------------------------
+
+_BINARY: tuple[tuple[str, str, Callable[..., Array]], ...] = (
+    (
+        "elemwise_add _plus _Plus _add _grad_add",
+        "broadcast_add broadcast_plus",
+        np.add,
+    ),
+    ("elemwise_sub _minus _Minus _sub", "broadcast_sub broadcast_minus", np.subtract),
+    ("elemwise_mul _mul _Mul", "broadcast_mul", np.multiply),
+    ("elemwise_div _div _Div", "broadcast_div", np.divide),
+    ("_maximum _Maximum", "broadcast_maximum", np.maximum),
+    ("_minimum _Minimum", "broadcast_minimum", np.minimum),
+    ("_power _Power", "broadcast_power", np.power),
+)
+
+
+def _equal_shapes(divides: bool) -> Callable[[Draw, Shape], Application]:
+    low = 0.3 if divides else -2.0
+    return lambda draw, shape: Application({}, (Operand(shape, low=low),))
+
+
+def _broadcast(divides: bool) -> Callable[[Draw, Shape], Application]:
+    def apply(draw: Draw, shape: Shape) -> Application:
+        ones = draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
+        other = tuple(1 if one else size for one, size in zip(ones, shape, strict=True))
+        other = other[draw(st.integers(0, len(shape) - 1)) :]  # a lower rank, aligned at the end
+        if draw(st.booleans()):
+            # The other tensor is the larger one where this one has ones.
+            tail = shape[len(shape) - len(other) :]
+            more = draw(st.integers(2, 3))
+            other = tuple(more if n == 1 else o for n, o in zip(tail, other, strict=True))
+
+        def fits(candidate: Shape) -> bool:
+            pairs = zip(candidate[::-1], shape[::-1], strict=False)
+            return all(a == b or 1 in (a, b) for a, b in pairs)
+
+        return Application({}, (Operand(other, low=0.3 if divides else -2.0, fits=fits),))
+
+    return apply
+
+
+def _of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda attrs, *arrays: function(*arrays)
+
+
+for _equal, _wide, _function in _BINARY:
+    _divides, _power = _function is np.divide, _function is np.power
+    _extremum = _function in (np.maximum, np.minimum)
+    for _names, _apply in (
+        (_equal, _equal_shapes(_divides)),
+        (_wide, _broadcast(_divides)),
+    ):
+        register(
+            *(
+                OpSpec(
+                    _name,
+                    _apply,
+                    _of_arrays(_function),
+                    domain=(0.1, 3.0) if _power else None,
+                    roundings=4.0 if _power else float(not _extremum),
+                    nan_blind=_extremum or _power,
+                    hybrid=_name != "_grad_add",
+                )
+                for _name in _names.split()
+            )
+        )
+
+
+# -- a tensor and a scalar -------------------------------------------------------------------
+
+_SCALAR: tuple[tuple[str, Callable[[Array, float], Array]], ...] = (
+    ("_plus_scalar _PlusScalar", lambda x, s: x + s),
+    ("_minus_scalar _MinusScalar", lambda x, s: x - s),
+    ("_rminus_scalar _RMinusScalar", lambda x, s: s - x),
+    ("_mul_scalar _MulScalar", lambda x, s: x * s),
+    ("_div_scalar _DivScalar", lambda x, s: x / s),
+    ("_rdiv_scalar _RDivScalar", lambda x, s: s / x),
+    ("_maximum_scalar _MaximumScalar", np.maximum),
+    ("_minimum_scalar _MinimumScalar", np.minimum),
+    ("_power_scalar _PowerScalar", np.power),
+    ("_rpower_scalar _RPowerScalar", lambda x, s: np.power(s, x)),
+)
+
+#: Numbers that float32 and float64 both hold: MXNet rounds a scalar to the tensor's dtype.
+_NUMBERS = st.one_of(
+    st.sampled_from([2.0, 0.5, -1.0, 1.0, 3.0, 0.125]),
+    st.floats(-4, 4, width=32, allow_subnormal=False),
+)
+
+
+def _scalars(numbers: st.SearchStrategy[float]) -> Callable[[Draw, Shape], Application]:
+    return lambda draw, shape: Application({"scalar": draw(numbers)})
+
+
+def _with_scalar(function: Callable[[Array, float], Array]) -> Callable[..., Array]:
+    def reference(attrs: Attributes, x: Array) -> Array:
+        return function(x, x.dtype.type(attrs["scalar"]))
+
+    return reference
+
+
+for _names, _binary in _SCALAR:
+    _is_power = "ower" in _names
+    _numbers: st.SearchStrategy[float] = _NUMBERS
+    if _names.startswith("_rpower"):
+        _numbers = st.sampled_from([2.0, 0.5, 1.5, 3.0])
+    elif _is_power:
+        _numbers = st.sampled_from([2.0, 0.5, -1.5, 3.0, 1.0, 0.0, -1.0])
+    elif _names.startswith("_div"):
+        _numbers = _NUMBERS.filter(lambda value: abs(value) > 1e-3)
+    register(
+        *(
+            OpSpec(
+                _name,
+                _scalars(_numbers),
+                _with_scalar(_binary),
+                domain=(0.1, 3.0) if _names.startswith("_power") else None,
+                roundings=4.0 if _is_power else float("imum" not in _names),
+                nan_blind=_is_power or "imum" in _names,
+            )
+            for _name in _names.split()
+        )
+    )
+
+
+# -- one tensor ------------------------------------------------------------------------------
+
+#: Function, range where it is tame, whether it jumps, roundings (0: exact).
+_UNARY: dict[str, tuple[Callable[[Array], Array], tuple[float, float] | None, bool, float]] = {
+    "abs": (np.abs, None, False, 0),
+    "arccos": (np.arccos, (-0.99, 0.99), False, 2),
+    "arccosh": (np.arccosh, (1.01, 4), False, 2),
+    "arcsin": (np.arcsin, (-0.99, 0.99), False, 2),
+    "arcsinh": (np.arcsinh, None, False, 2),
+    "arctan": (np.arctan, None, False, 2),
+    "arctanh": (np.arctanh, (-0.95, 0.95), False, 2),
+    "cbrt": (np.cbrt, None, False, 4),
+    "ceil": (np.ceil, None, True, 0),
+    "cos": (np.cos, None, False, 2),
+    "cosh": (np.cosh, None, False, 2),
+    "erf": (erf, None, False, 2),
+    "exp": (np.exp, None, False, 2),
+    "fix": (np.trunc, None, True, 0),
+    "floor": (np.floor, None, True, 0),
+    "log": (np.log, (0.01, 9), False, 2),
+    "log10": (np.log10, (0.01, 9), False, 2),
+    "log2": (np.log2, (0.01, 9), False, 2),
+    "negative": (np.negative, None, False, 0),
+    "reciprocal": (np.reciprocal, None, False, 1),
+    "rint": (_rint, None, True, 0),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), (0.1, 9), False, 2),
+    "sign": (np.sign, None, True, 0),
+    "sin": (np.sin, None, False, 2),
+    "sinh": (np.sinh, None, False, 2),
+    "sqrt": (np.sqrt, (0, 9), False, 1),
+    "square": (np.square, None, False, 1),
+    "tan": (np.tan, (-1.4, 1.4), False, 2),
+    "trunc": (np.trunc, None, True, 0),
+}
+
+for _name, (_unary, _domain, _jumps, _roundings) in _UNARY.items():
+    register(
+        OpSpec(
+            _name,
+            like,
+            _of_arrays(_unary),
+            domain=_domain,
+            jumps=_jumps,
+            roundings=_roundings,
+            absolute=float(_name == "erf"),
+            nan_blind=_jumps,
+        )
+    )
+
+
+# -- any number of tensors, bounds, identities -----------------------------------------------
+
+
+def _add_n(draw: Draw, shape: Shape) -> Application:
+    others = draw(st.integers(0, 3))
+    return Application({"num_args": others + 1}, (Operand(shape),) * others)
+
+
+def _clip(draw: Draw, shape: Shape) -> Application:
+    low, high = sorted(draw(st.tuples(_NUMBERS, _NUMBERS)))
+    return Application({"a_min": low, "a_max": high})
+
+
+register(
+    *(
+        OpSpec(name, _add_n, lambda attrs, *arrays: sum(arrays[1:], arrays[0]))
+        for name in ("add_n", "ElementWiseSum")
+    ),
+    OpSpec(
+        "clip",
+        _clip,
+        lambda attrs, x: np.clip(x, np.float32(attrs["a_min"]), np.float32(attrs["a_max"])),
+        roundings=0,
+        nan_blind=True,
+    ),
+    *(
+        OpSpec(name, like, lambda attrs, x: x, roundings=0)
+        for name in ("_copy", "identity", "BlockGrad", "stop_gradient", "MakeLoss", "make_loss")
+    ),
+)

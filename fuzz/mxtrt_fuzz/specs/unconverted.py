@@ -1,0 +1,71 @@
+"""Operators that no engine takes: they split graphs into segments wherever they stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mxtrt_fuzz.graphs import Shape
+from mxtrt_fuzz.specs.base import (
+    Application,
+    Attributes,
+    Draw,
+    Operand,
+    OpSpec,
+    like,
+    maybe,
+    ranks,
+    register,
+)
+from mxtrt_fuzz.values import Array
+
+
+def _draw_axis(draw: Draw, shape: Shape) -> Application:
+    # Without the attribute, MXNet fails to build the gradient of a hybridized sort.
+    return Application({"axis": draw(st.integers(-len(shape), len(shape) - 1))})
+
+
+def _sort(attrs: Attributes, x: Array) -> Array:
+    """Ascending; a row with a NaN has no order."""
+    axis = attrs.get("axis", -1)
+    unordered = np.isnan(x).any(axis, keepdims=True)
+    return np.where(unordered, x.dtype.type(np.nan), np.sort(x, axis))
+
+
+def _draw_batch_dot(draw: Draw, shape: Shape) -> Application:
+    attrs: dict[str, Any] = maybe(draw, transpose_b=st.booleans())
+    other = (shape[0], shape[2], draw(st.integers(1, 4)))
+    if attrs.get("transpose_b"):
+        other = (other[0], other[2], other[1])
+    return Application(attrs, (Operand(other),))
+
+
+def _batch_dot(attrs: Attributes, x: Array, y: Array) -> Array:
+    return x @ (y.swapaxes(1, 2) if attrs.get("transpose_b", False) else y)
+
+
+def _draw_cast(draw: Draw, shape: Shape) -> Application:
+    return Application({"dtype": draw(st.sampled_from(["float64", "float32"]))})
+
+
+register(
+    OpSpec("sort", _draw_axis, _sort, roundings=0, nan_blind=True),
+    OpSpec(
+        "reverse",
+        lambda draw, shape: Application({"axis": draw(st.integers(0, len(shape) - 1))}),
+        lambda attrs, x: np.flip(x, attrs["axis"]),
+        roundings=0,
+    ),
+    OpSpec(
+        "round",
+        like,
+        lambda attrs, x: np.copysign(np.floor(np.abs(x) + 0.5), x),
+        roundings=0,
+        jumps=True,
+        nan_blind=True,
+    ),
+    OpSpec("batch_dot", _draw_batch_dot, _batch_dot, ranks(3)),
+    OpSpec("Cast", _draw_cast, lambda attrs, x: x, result=lambda attrs, _: str(attrs["dtype"])),
+)

@@ -1,0 +1,122 @@
+"""How far an answer may be off: derived for every element from noisy evaluations.
+
+The limit is eight standard deviations of the noisy samples, at least those pooled over the
+element's row, plus four units in the last place.  Elements that the noise decides (a sign that
+flips, a class that changes) are undetermined: no answer to them is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mxtrt.graph import Entry
+from mxtrt_fuzz.reference import Noise, Reference, Values
+from mxtrt_fuzz.values import Array
+
+__all__ = ["ESCALATED", "SAMPLES", "Limit", "limits"]
+
+#: Noisy evaluations of every case, and of one that is about to be reported.
+SAMPLES, ESCALATED = 8, 64
+
+_DEVIATIONS, _ULPS = 8.0, 4.0
+# A float32 evaluation that is so far off (relatively) overflowed or vanished on the way.
+_OVERFLOWED = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What is known of one entry.
+
+    Attributes:
+        exact: The float64 reference.
+        limit: Largest allowed distance of each element, 0 where ``exact`` is not finite.
+        undetermined: Elements that rounding decides.
+    """
+
+    exact: Array
+    limit: Array
+    undetermined: Array
+
+    def error(self, answer: Array) -> float:
+        """Largest distance of an answer from the reference, in units of the limit.
+
+        Infinite where the class (finite, NaN, infinity of a sign) is another one.
+        """
+        with np.errstate(all="ignore"):
+            answer = answer.astype(np.float64)
+            finite = np.isfinite(self.exact)
+            ratio = np.abs(answer - self.exact) / self.limit
+            same = (answer == self.exact) | (np.isnan(answer) & np.isnan(self.exact))
+            ratio = np.where(finite & np.isfinite(answer), ratio, np.where(same, 0.0, np.inf))
+            ratio = np.where(self.undetermined | (answer == self.exact), 0.0, ratio)
+        return float(ratio.max(initial=0.0))
+
+
+def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMPLES) -> list[Limit]:
+    """Limits of some entries of a case.
+
+    Args:
+        reference: The case with the values of its variables.
+        entries: Which entries.
+        samples: Number of noisy evaluations.
+    """
+    exact = reference.values()
+    noisy = [reference.values(Noise(seed)) for seed in range(samples)]
+    masks = {entry: _class_changes(exact[entry], [s[entry] for s in noisy]) for entry in entries}
+    _mark_jumps(reference, exact, noisy, masks)
+    found = {}
+    for entry in set(entries):
+        dtype = reference.case.tensor(entry).dtype
+        limit = _limit(exact[entry], [s[entry] for s in noisy], dtype)
+        found[entry] = Limit(exact[entry], limit, masks[entry])
+    _mark_special(reference, exact, found)
+    return [found[entry] for entry in entries]
+
+
+def _limit(exact: Array, noisy: list[Array], dtype: str) -> Array:
+    with np.errstate(all="ignore"):
+        deviations = np.stack(noisy) - exact
+        finite = np.isfinite(exact) & np.isfinite(deviations).all(0)
+        variance = np.where(finite, np.square(deviations).mean(0), 0.0)
+        pooled = variance.mean(-1, keepdims=True) if variance.ndim > 1 else variance.mean()
+        spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.float64)
+        limit: Array = _DEVIATIONS * np.sqrt(np.maximum(variance, pooled)) + _ULPS * spacing
+        return np.where(np.isfinite(exact), limit, 0.0)
+
+
+def _class_changes(exact: Array, noisy: list[Array]) -> Array:
+    stacked = np.stack([exact, *noisy])
+    nan, infinite = np.isnan(stacked), np.isinf(stacked) * np.sign(stacked)
+    changed: Array = (nan != nan[0]).any(0)
+    with np.errstate(invalid="ignore"):
+        return changed | ((infinite != infinite[0]) & ~nan).any(0)
+
+
+def _mark_jumps(
+    reference: Reference, exact: Values, noisy: list[Values], masks: dict[Entry, Array]
+) -> None:
+    jumped = reference.jumped(exact, noisy) if reference.jumps else {}
+    if jumped:
+        poisoned = reference.values(poison=jumped)
+        for entry, mask in masks.items():
+            mask |= np.isnan(poisoned[entry]) & ~np.isnan(exact[entry])
+
+
+def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]) -> None:
+    """Overflow inside an operator, and what becomes of a NaN where MXNet does not say."""
+    if all(np.isfinite(value).all() for value in exact.values()) and (
+        reference.case.lane in ("uniform", "grid")
+    ):
+        return
+    single = reference.single()
+    blind = reference.nan_blind(exact)
+    for entry, known in found.items():
+        value = single[entry].astype(np.float64)
+        mask = known.undetermined
+        mask |= _class_changes(exact[entry], [value])
+        with np.errstate(all="ignore"):
+            mask |= np.abs(value - exact[entry]) > known.limit + _OVERFLOWED * np.abs(exact[entry])
+        if entry in blind:
+            mask |= np.isnan(exact[entry])

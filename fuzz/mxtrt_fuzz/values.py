@@ -1,0 +1,67 @@
+"""Values of a case's variables, from its seed.
+
+Every variable has a stream of its own, named after it, so that removing one variable leaves
+the values of the others as they were.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mxtrt_fuzz.graphs import Case, Variable
+
+__all__ = ["INPUT_SETS", "Array", "Arrays", "fill", "input_arrays", "weight_arrays"]
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+#: Sets of inputs that every case is run with, one after the other.
+INPUT_SETS = 2
+
+_TINY = float(np.finfo(np.float32).tiny)
+_NONFINITE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0])
+
+
+def fill(variable: Variable, seed: int, turn: int = 0, lane: str = "uniform") -> Array:
+    """Values of one variable.
+
+    Args:
+        variable: The variable; its range bounds the values.
+        seed: The case's seed.
+        turn: Which set of inputs.
+        lane: What the data hold, one of :data:`mxtrt_fuzz.graphs.LANES`.
+    """
+    random = np.random.default_rng([seed, zlib.crc32(variable.name.encode()), turn])
+    shape, dtype = variable.tensor
+    if np.issubdtype(dtype, np.integer):
+        return random.integers(int(variable.low), int(variable.high) + 1, shape).astype(dtype)
+    values = random.uniform(variable.low, variable.high, shape)
+    if lane == "grid":
+        halves = np.round(values * 2) / 2
+        values = np.where((halves >= variable.low) & (halves <= variable.high), halves, values)
+    elif lane != "uniform":
+        special: Array
+        if lane == "subnormal":
+            special = random.uniform(-1.5, 1.5, shape) * _TINY
+        elif lane == "huge":
+            special = np.copysign(10.0 ** random.uniform(15, 38, shape), values)
+        else:
+            special = random.choice(_NONFINITE, shape)
+        rare = 0.1 if lane == "nonfinite" else 0.4
+        values = np.where(random.random(shape) < rare, special, values)
+    return values.astype(dtype)
+
+
+def weight_arrays(case: Case) -> dict[str, Array]:
+    """Values of weights and auxiliary states by name."""
+    return {v.name: fill(v, case.seed) for v in case.variables if v.role != "data"}
+
+
+def input_arrays(case: Case, turn: int) -> dict[str, Array]:
+    """Values of the data by name, in one of the :data:`INPUT_SETS` sets."""
+    data = (v for v in case.variables if v.role == "data")
+    return {v.name: fill(v, case.seed, turn, case.lane) for v in data}

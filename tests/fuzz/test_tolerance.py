@@ -1,0 +1,114 @@
+"""Limits are wide enough for float32, too narrow for float16, and know what rounding decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from mxtrt_fuzz.execute import Setup, observe
+from mxtrt_fuzz.generate import cases
+from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.reference import Noise, Reference
+from mxtrt_fuzz.tolerance import Limit, limits
+from mxtrt_fuzz.values import input_arrays, weight_arrays
+
+
+class Halves(Noise):
+    """Rounds every operator's inputs and outputs to float16."""
+
+    def perturb(self, values: Any, info: Any, roundings: float, absolute: float = 0.0) -> Any:
+        """The values in half precision."""
+        return values.astype(np.float16).astype(np.float64)
+
+
+def _limits(case: Case) -> list[Limit]:
+    arrays = {**weight_arrays(case), **input_arrays(case, 0)}
+    return limits(Reference(case, arrays), case.heads)
+
+
+def test_the_exact_answer_has_no_error_and_one_rounding_is_allowed(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Four units in the last place at least."""
+    (limit,) = _limits(make_chain("tanh", "sigmoid", shape=(64,)))
+    assert limit.error(limit.exact) == 0
+    assert limit.error(np.nextafter(limit.exact.astype("f"), np.float32(9))) <= 1
+    assert limit.error(limit.exact * (1 + 1e-4)) > 1
+
+
+def test_a_class_of_its_own_is_infinitely_far(make_chain: Callable[..., Case]) -> None:
+    """NaN for a number, an infinity of the other sign."""
+    (limit,) = _limits(make_chain("tanh", shape=(4,)))
+    wrong = limit.exact.copy()
+    wrong[1] = np.nan
+    assert limit.error(wrong) == np.inf
+
+
+def test_what_a_rounding_decides_is_undetermined(make_chain: Callable[..., Case]) -> None:
+    """The sign of a difference that is zero but for rounding; and all that depends on it."""
+    third = ("_mul_scalar", {"scalar": "0.3333333432674408"})
+    back = ("_div_scalar", {"scalar": "0.3333333432674408"})
+    case = make_chain(third, back, "floor", "exp", shape=(64,)).replace(lane="grid")
+    (limit,) = _limits(case)
+    whole = input_arrays(case, 0)["data0"] % 1 == 0
+    assert whole.any()
+    assert np.array_equal(limit.undetermined, whole & (limit.exact != 1))
+
+
+def test_an_exact_jump_is_determined(make_chain: Callable[..., Case]) -> None:
+    """Ties of halves are not excused when nothing was rounded before."""
+    case = make_chain("rint", shape=(64,)).replace(lane="grid")
+    (limit,) = _limits(case)
+    assert not limit.undetermined.any()
+    assert limit.error(np.round(input_arrays(case, 0)["data0"] + 0.25)) > 1
+
+
+def test_noise_keeps_zeros_and_follows_the_roundings() -> None:
+    """The standard deviation is that asked for."""
+    values = np.concatenate([np.zeros(1000), np.full(20000, 3.0)])
+    noisy = Noise(1).perturb(values, np.finfo(np.float32), 2.0)
+    assert np.array_equal(noisy[:1000], values[:1000])
+    deviation = np.std(noisy[1000:] / 3 - 1) / (np.finfo(np.float32).eps / 2)
+    assert 1.9 < deviation < 2.1
+
+
+def _study(count: int) -> tuple[int, int, int]:
+    """Graphs, those whose plain float32 answer is refused, those whose float16 is accepted."""
+    seen = refused = accepted = 0
+    setup = Setup(masks=(), exactness=False)
+
+    @settings(derandomize=True, max_examples=count, deadline=None, database=None)
+    @given(cases(lanes=("uniform",)))
+    def study(case: Case) -> None:
+        nonlocal seen, refused, accepted
+        plain = observe(case, setup)
+        known = _limits(case)
+        seen += 1
+        pairs = list(zip(known, plain.plain[0], strict=True))
+        refused += any(limit.error(head) > 1 for limit, head in pairs)
+        half = Reference(case, {**weight_arrays(case), **input_arrays(case, 0)}).values(Halves(0))
+        pairs = [(limit, half[head]) for limit, head in zip(known, case.heads, strict=True)]
+        differs = [np.abs(values - limit.exact).max(initial=0) > 1e-5 for limit, values in pairs]
+        accepted += any(differs) and all(limit.error(values) <= 1 for limit, values in pairs)
+
+    study()
+    return seen, refused, accepted
+
+
+def test_plain_mxnet_is_within_the_limits_and_float16_is_not() -> None:
+    """No false alarm on clean graphs, and no float16 taken for float32."""
+    seen, refused, accepted = _study(100)
+    assert seen > 90
+    assert refused == 0
+    assert accepted == 0
+
+
+@pytest.mark.slow
+def test_tolerance_study() -> None:
+    """The same on two thousand graphs."""
+    _, refused, accepted = _study(2000)
+    assert (refused, accepted) == (0, 0)
