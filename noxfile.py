@@ -82,6 +82,6 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Types of the package."""
-    session.install("mypy", ".")
+    """Types of the package and the fuzzer."""
+    session.install("mypy", ".[fuzz]")
     session.run("mypy")
