@@ -18,6 +18,7 @@ from typing import Any
 
 from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase
 
+from mxtrt.probe import working_operators
 from mxtrt_fuzz import corpus
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.hunt import Hunt
@@ -63,7 +64,8 @@ class Campaign:
     def setup(self) -> Setup:
         """What the cases run on."""
         profile = PROFILES[self.profile]
-        return Setup(self.engine, profile.context, profile.masks)
+        working = working_operators() if profile.context == "gpu" else None
+        return Setup(self.engine, profile.context, working, profile.masks, profile.exactness)
 
     def shards(self, count: int) -> Iterator[Campaign]:
         """The campaign cut into shards of their own seeds."""

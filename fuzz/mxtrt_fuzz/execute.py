@@ -40,7 +40,9 @@ class Setup:
 
     Attributes:
         engine: An engine of ``mxtrt.config.ENGINES``.
-        context: ``cpu`` or ``gpu``: where MXNet's arrays are.
+        context: ``cpu`` or ``gpu``: where mxtrt's arrays are; plain MXNet, the reference, is on
+            the CPU.
+        working: Operators that MXNet can be left with in that context, None for all of them.
         masks: Which of :data:`MASKS` every case runs under.
         exactness: Whether to check what has to be equal to the bit: the toggle, a rebuild, a
             graph saved and loaded.
@@ -48,6 +50,7 @@ class Setup:
 
     engine: str = "auto"
     context: str = "cpu"
+    working: frozenset[str] | None = None
     masks: tuple[str, ...] = MASKS
     exactness: bool = True
 
@@ -114,7 +117,7 @@ class _Execution:
     def __init__(self, case: Case, setup: Setup, arrays: Arrays) -> None:
         self._mx = import_mxnet()
         self.case, self.setup = case, setup
-        self.context = self._mx.gpu() if setup.context == "gpu" else self._mx.cpu()
+        self.context = self._mx.cpu()
         self.seen = Observation()
         with self._timed("arrays"):
             weights = {n: arrays.get(n, a) for n, a in weight_arrays(case).items()}
@@ -141,6 +144,11 @@ class _Execution:
         except (self._mx.MXNetError, AssertionError, RuntimeError, ValueError) as error:
             self.seen.invalid = mxnet_reason(error)
             return self.seen
+        if self.setup.working is not None and (missing := self._missing()):
+            self.seen.invalid = f"MXNet has no {', '.join(missing)} in context {self.setup.context}"
+            return self.seen
+        if self.setup.context == "gpu":
+            self._move(self._mx.gpu())
         for mask in self.setup.masks:
             with self._timed(f"mask {mask}"):
                 self.seen.runs.append(self._run(mask))
@@ -148,6 +156,22 @@ class _Execution:
             with self._timed("exactness"):
                 self._check_exactness()
         return self.seen
+
+    def _missing(self) -> list[str]:
+        """Operators that no engine takes and that MXNet cannot be left with."""
+        assert self.setup.working is not None
+        data = [v for v in self.case.variables if v.role == "data"]
+        shapes = {v.name: v.tensor.shape for v in data}
+        dtypes = {v.name: v.tensor.dtype for v in data}
+        left = {node.op for node in mxtrt.inspect(self.symbol, shapes, dtypes).left}
+        return sorted(left - self.setup.working)
+
+    def _move(self, context: Any) -> None:
+        """Go on with copies of the arrays elsewhere."""
+        self.context = context
+        self.weights = {n: self._ndarray(a.asnumpy()) for n, a in self.weights.items()}
+        self.aux = {n: self._ndarray(a.asnumpy()) for n, a in self.aux.items()}
+        self.inputs = [{n: self._ndarray(a.asnumpy()) for n, a in i.items()} for i in self.inputs]
 
     # -- the ways to bind ------------------------------------------------------------------
 
@@ -167,12 +191,17 @@ class _Execution:
 
     @property
     def _way(self) -> str:
-        """How the case is bound: without data Gluon has nothing to call."""
-        return self.case.bind if self.inputs[0] else "bind"
+        """How the case is bound: without data Gluon has nothing to call.
+
+        ``simple_bind`` fills its arrays with zeros, for which MXNet may have no code on a GPU.
+        """
+        if not self.inputs[0] or (self.case.bind == "simple_bind" and self.setup.working):
+            return "bind"
+        return self.case.bind
 
     def _fresh_inputs(self) -> dict[str, Any]:
         return {
-            name: self._mx.nd.zeros(array.shape, self.context, dtype=array.dtype)
+            name: self._ndarray(np.zeros(array.shape, array.dtype))
             for name, array in self.inputs[0].items()
         }
 
@@ -232,6 +261,8 @@ class _Execution:
             "drawn": self.case.denied,
             "all": tuple({node.op for node in self.case.operations}),
         }[mask]
+        if self.setup.working is not None:
+            denied = tuple(name for name in denied if name in self.setup.working)
         return {
             "deny_ops": denied,
             "engine": self.setup.engine,

@@ -14,7 +14,8 @@ class Profile:
     Attributes:
         examples: Cases to run.
         targeted: Whether Hypothesis looks for larger errors (``target(error / limit)``).
-        context: ``cpu`` or ``gpu``: where MXNet's arrays are.
+        context: ``cpu`` or ``gpu``: where mxtrt's arrays are.
+        exactness: Whether to check what has to be equal to the bit.
         masks: Support masks that every case runs under.
         repeatable: Two campaigns of one seed run the same cases; no example database is used.
     """
@@ -23,11 +24,13 @@ class Profile:
     targeted: bool = False
     context: str = "cpu"
     masks: tuple[str, ...] = ("none", "drawn", "all")
+    exactness: bool = True
     repeatable: bool = False
 
 
 PROFILES = {
     "ci": Profile(examples=200, repeatable=True),
-    "gpu": Profile(examples=500, masks=("none", "drawn")),
+    "gpu": Profile(examples=500, masks=("none", "drawn"), exactness=False),
+    "gpu-context": Profile(examples=500, context="gpu", masks=("none", "drawn"), exactness=False),
     "nightly": Profile(examples=20_000, targeted=True),
 }

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["fuzz"]
 
-_PROFILES = ("ci", "gpu", "nightly")
+_PROFILES = ("ci", "gpu", "gpu-context", "nightly")
 
 
 def fuzz(
     profile: Annotated[
-        str, typer.Option("--profile", metavar="NAME", help="ci, gpu or nightly.")
+        str, typer.Option("--profile", metavar="NAME", help="ci, gpu, gpu-context or nightly.")
     ] = "ci",
     examples: Annotated[
         int | None, typer.Option("--examples", min=1, help="Graphs. Default: the profile's.")

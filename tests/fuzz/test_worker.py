@@ -14,7 +14,7 @@ from mxtrt_fuzz.graphs import BINDS, Case
 from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.signatures import Failure
-from mxtrt_fuzz.worker import Worker
+from mxtrt_fuzz.worker import InProcess, Worker
 
 
 @pytest.mark.parametrize("bind", BINDS)
@@ -40,6 +40,18 @@ def test_a_case_that_mxnet_refuses_is_invalid(
     """It is counted, not blamed on anyone."""
     case = make_chain(("clip", {"a_min": "0"}))
     assert "a_max" in worker(case).invalid
+
+
+def test_a_context_without_code_for_an_operator_leaves_its_cases_out(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Also from what the engine is denied: MXNet is left only with operators that work there."""
+    setup = Setup(working=frozenset({"exp"}), masks=("drawn",), exactness=False)
+    refused = make_chain("tanh", ("sort", {"axis": "1"}))
+    assert InProcess(setup)(refused).invalid == "MXNet has no sort in context cpu"
+    seen = InProcess(setup)(make_chain("tanh", "exp", "relu").replace(denied=("exp", "tanh")))
+    assert not seen.invalid
+    assert seen.runs[0].left == ["op1"]
 
 
 def test_given_values_take_the_place_of_the_seeds(

@@ -1,0 +1,35 @@
+"""Random graphs in TensorRT, with MXNet's arrays in host memory and on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mxnet as mx
+import pytest
+
+from mxtrt_fuzz import campaign
+
+EXAMPLES = 40
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu-context"])
+def test_random_graphs_have_no_unexplained_failure(
+    profile: str, table: Callable[..., None], tmp_path: Path
+) -> None:
+    """``mxtrt fuzz --profile`` runs more of them."""
+    if profile == "gpu-context" and not mx.context.num_gpus():
+        pytest.skip("this MXNet has no GPU code; install mxnet-cu117 1.9.1 for mx.gpu()")
+    report = campaign.run(campaign.Campaign(profile, EXAMPLES, engine="tensorrt"), jobs=1)
+    campaign.explain(report, tmp_path)
+    table(
+        "random graphs in TensorRT",
+        profile=profile,
+        graphs=report.graphs,
+        valid=f"{report.valid_rate:.0%}",
+        per_second=f"{report.graphs_per_second:.1f}",
+        failures=len(report.unexplained),
+    )
+    assert report.unexplained == {}, "\n".join(
+        f"{name}: {found.failure.detail}" for name, found in report.unexplained.items()
+    )
