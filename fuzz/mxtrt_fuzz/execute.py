@@ -25,7 +25,7 @@ from mxtrt.paging import SMALLEST
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
-__all__ = ["MASKS", "Observation", "Run", "Setup", "observe"]
+__all__ = ["MASKS", "Observation", "Run", "Setup", "bound", "observe"]
 
 #: What is denied to the engine: nothing, the case's own choice, everything.
 MASKS = ("none", "drawn", "all")
@@ -111,6 +111,17 @@ def observe(case: Case, setup: Setup | None = None, arrays: Arrays | None = None
     return _Execution(case, setup or Setup(), arrays or {}).observe()
 
 
+def bound(case: Case, setup: Setup, mask: str | None) -> Callable[[], object]:
+    """Bind a case; every call of what is returned runs it once.
+
+    Args:
+        case: The case.
+        setup: Engine and context.
+        mask: One of :data:`MASKS`, or None for plain MXNet.
+    """
+    return _Execution(case, setup, {}).bound(mask)
+
+
 class _Execution:
     """A case in MXNet: its symbol and arrays, made once for all runs."""
 
@@ -156,6 +167,18 @@ class _Execution:
             with self._timed("exactness"):
                 self._check_exactness()
         return self.seen
+
+    def bound(self, mask: str | None) -> Callable[[], object]:
+        self.symbol = self._mx.sym.load_json(self.case.symbol_json())
+        options = {"enabled": False} if mask is None else self._options(mask)
+        with mxtrt.options(**options):
+            forward = self._plainly() if mask is None else self._ways[self._way]()
+
+        def call() -> object:
+            with mxtrt.options(**options):  # Gluon binds at its first call
+                return self._forwards(forward)
+
+        return call
 
     def _missing(self) -> list[str]:
         """Operators that no engine takes and that MXNet cannot be left with."""
