@@ -115,7 +115,11 @@ class Reference:
                     operands = [noise.perturb(x, info, spec.roundings) for x in operands]
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
-                        value = noise.perturb(value, info, spec.roundings, spec.absolute)
+                        roundings = spec.roundings
+                        if spec.sums:
+                            terms = operands[0].size / max(value.size, 1)
+                            roundings = max(roundings, np.sqrt(terms) / 2)
+                        value = noise.perturb(value, info, roundings, spec.absolute)
                     value = _in_range(value, info)
                     entry = Entry(index, output)
                     if poison is not None and entry in poison:
@@ -150,13 +154,15 @@ class Reference:
         return found
 
     def nan_blind(self, exact: Values) -> set[Entry]:
-        """Entries behind an operator that met a NaN and whose answer to it is not defined."""
+        """Entries behind an operator that met inputs for which its answer is not defined."""
         tainted: set[Entry] = set()
         for spec, _, node, index in self._steps:
             outputs = [Entry(index, output) for output in range(len(node.outputs))]
             touched = (*node.inputs, *outputs)
-            reads_nan = spec.nan_blind and any(np.isnan(exact[e]).any() for e in touched)
-            if reads_nan or any(entry in tainted for entry in node.inputs):
+            blind = spec.nan_blind and any(
+                (np.isnan(exact[e]) | np.isneginf(exact[e])).any() for e in touched
+            )
+            if blind or any(entry in tainted for entry in node.inputs):
                 tainted.update(outputs)
         return tainted
 

@@ -119,4 +119,4 @@ def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]
         with np.errstate(all="ignore"):
             mask |= np.abs(value - exact[entry]) > known.limit + _OVERFLOWED * np.abs(exact[entry])
         if entry in blind:
-            mask |= np.isnan(exact[entry])
+            mask |= ~np.isfinite(exact[entry])

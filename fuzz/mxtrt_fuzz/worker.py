@@ -171,8 +171,9 @@ class Worker:
                 code = self._process.wait(5)
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        told = [line for line in lines if "MXNET_SUBGRAPH_BACKEND" not in line]
-        return f"{name}; {' | '.join(told[-6:])}"
+        idle = ("MXNET_SUBGRAPH_BACKEND", "Extension modules:")
+        told = [line.strip() for line in lines if line and not any(text in line for text in idle)]
+        return f"{name}; {' | '.join(told[:12])}"  # the reason, then the innermost calls
 
 
 def _environment() -> dict[str, str]:

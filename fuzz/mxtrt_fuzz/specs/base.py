@@ -125,12 +125,15 @@ class OpSpec:
         roundings: Rounding errors, in units of the dtype's roundoff, that an implementation
             may make on each input and on the output.
         absolute: The same of an absolute error of the output, in roundoffs of one.
+        sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
+            as large as the terms before it, and on terms of one sign these errors do not cancel.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
             implementation rounds that mean and the centred values on their own.
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
-        nan_blind: What it gives on a NaN differs among MXNet's own kernels.
+        nan_blind: What it gives on a NaN, or where the largest of its inputs is minus infinity,
+            differs among MXNet's own kernels.
     """
 
     name: str
@@ -142,6 +145,7 @@ class OpSpec:
     result: Callable[[Attributes, str], str] = lambda _, dtype: dtype
     roundings: float = 1.0
     absolute: float = 0.0
+    sums: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False
     hybrid: bool = True

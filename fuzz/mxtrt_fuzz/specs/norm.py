@@ -101,7 +101,8 @@ def _l2(attrs: Attributes, x: Array) -> Array:
     mode = attrs.get("mode", "instance")
     axes = {"instance": range(1, x.ndim), "channel": (1,), "spatial": range(2, x.ndim)}[mode]
     total = (x**2).sum(tuple(axes), keepdims=True)
-    return x / np.sqrt(total + x.dtype.type(attrs.get("eps", 1e-10)))
+    # MXNet keeps eps as a float32 whatever the dtype.
+    return x / np.sqrt(total + x.dtype.type(np.float32(attrs.get("eps", 1e-10))))
 
 
 def _draw_lrn(draw: Draw, shape: Shape) -> Application:

@@ -51,7 +51,14 @@ def _reference(function: Callable[..., Array]) -> Callable[..., Array]:
 
 register(
     *(
-        OpSpec(name, _draw, _reference(function), roundings=2, nan_blind=name.startswith("m"))
+        OpSpec(
+            name,
+            _draw,
+            _reference(function),
+            roundings=2,
+            sums=function in (np.sum, np.mean),
+            nan_blind=name.startswith("m"),
+        )
         for name, function in _REDUCTIONS.items()
     )
 )

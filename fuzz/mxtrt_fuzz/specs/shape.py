@@ -120,7 +120,9 @@ def _codes(draw: Draw, shape: Shape, splits: bool) -> list[int]:
             codes += [-4, factor, size // factor]
             if "infer" in kinds and draw(st.booleans()):  # MXNet wants one -1 at the most
                 codes[-1] = -1
-                kinds.remove("infer")
+            # MXNet looks for -1 at its place among the codes, of which -4 is three for two axes:
+            # after one it writes beside the shape, now and then beyond its memory.
+            kinds = [other for other in kinds if other != "infer"]
         elif kind == "infer":
             codes.append(-1)
             kinds.remove("infer")
