@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +32,9 @@ from mxtrt_fuzz.worker import Worker
 __all__ = ["Campaign", "default_jobs", "explain", "run", "run_on_dask", "run_shard"]
 
 Progress = Callable[[FuzzReport], None]
+#: Shards of a campaign that is to be repeated, and seconds between two of their reports.
+_SHARDS, _TELL_EVERY = 2, 1.0
+
 Saved = Mapping[bytes, tuple[bytes, ...]]
 
 
@@ -78,8 +83,11 @@ class Campaign:
 
 
 def default_jobs() -> int:
-    """Hunts that keep this machine busy: each is one process that thinks and one that runs."""
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+    """Hunts that keep this machine busy: one per core.
+
+    Each is a process that draws and judges, and one that runs; they wait for each other.
+    """
+    return len(os.sched_getaffinity(0))
 
 
 def run_shard(
@@ -135,28 +143,60 @@ def run(
     Args:
         campaign: What to do.
         jobs: Hunts at a time, by default as many as keep the cores busy.
-        progress: Called with the report so far.
+        progress: Called with the report so far, about once a second.
     """
     jobs = default_jobs() if jobs is None else jobs
-    if jobs == 1:
-        return run_shard(campaign, progress=progress)[0]
+    # What is to be the same on every machine is cut the same on every machine.
+    shards = list(campaign.shards(_SHARDS if PROFILES[campaign.profile].repeatable else jobs))
+    latest: dict[int, FuzzReport] = {}
+    begin = time.perf_counter()
+
+    def tell(place: int, report: FuzzReport) -> None:
+        latest[place] = report
+        if progress is not None:
+            progress(_together(latest.values(), begin))
+
+    if len(shards) == 1:
+        tell(0, run_shard(shards[0], progress=functools.partial(tell, 0))[0])
+        return _together(latest.values(), begin)
+    # Processes of their own also for one job: Hypothesis draws constants of the modules that a
+    # process has loaded, so that cases would depend on who asks for them.
+    spawn = get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        news: Any = manager.Queue()
+        futures = {
+            pool.submit(_run_and_tell, shard, news, place): place
+            for place, shard in enumerate(shards)
+        }
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=_TELL_EVERY, return_when=FIRST_COMPLETED)
+            while not news.empty():
+                tell(*news.get())
+            for future in done:
+                tell(futures[future], future.result())
+    return _together(latest.values(), begin)
+
+
+def _run_and_tell(shard: Campaign, news: Any, place: int) -> FuzzReport:
+    """Run a shard in a process of its own, and send its report now and then."""
+    told = time.monotonic()
+
+    def tell(report: FuzzReport) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _TELL_EVERY:
+            told = time.monotonic()
+            news.put((place, report))
+
+    return run_shard(shard, progress=tell)[0]
+
+
+def _together(reports: Iterable[FuzzReport], begin: float) -> FuzzReport:
     whole = FuzzReport()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run_shard, shard) for shard in campaign.shards(jobs)]
-        for future in as_completed(futures):
-            _take(whole, future, progress)
-    whole.wall /= max(len(futures), 1)
+    for report in reports:
+        whole.merge(report)
+    whole.wall = time.perf_counter() - begin
     return whole
-
-
-def _take(
-    whole: FuzzReport, future: Future[tuple[FuzzReport, Saved]], progress: Progress | None
-) -> Saved:
-    report, saved = future.result()
-    whole.merge(report)
-    if progress is not None:
-        progress(whole)
-    return saved
 
 
 def run_on_dask(
@@ -176,20 +216,24 @@ def run_on_dask(
     import distributed
 
     dask: Any = distributed
-    whole = FuzzReport()
+    reports: list[FuzzReport] = []
     saved: dict[bytes, tuple[bytes, ...]] = {}
+    begin = time.perf_counter()
     with dask.Client(scheduler) as client:
         threads = max(sum(client.nthreads().values()), 1)
         waiting = list(campaign.shards(-(-campaign.total // shard)))[::-1]
         first = [waiting.pop() for _ in range(min(threads, len(waiting)))]
         running = dask.as_completed([client.submit(run_shard, one, pure=False) for one in first])
         for future in running:
-            for key, values in _take(whole, future, progress).items():
+            report, examples = future.result()
+            reports.append(report)
+            if progress is not None:
+                progress(_together(reports, begin))
+            for key, values in examples.items():
                 saved[key] = tuple(dict.fromkeys((*saved.get(key, ()), *values)))
             if waiting:
                 running.add(client.submit(run_shard, waiting.pop(), dict(saved), pure=False))
-    whole.wall /= threads
-    return whole
+    return _together(reports, begin)
 
 
 def explain(report: FuzzReport, folder: Path) -> None:

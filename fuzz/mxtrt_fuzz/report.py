@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -179,8 +181,13 @@ class FuzzReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        """Write the report as JSON, whole or not at all."""
+        part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            part.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def merge(self, other: FuzzReport) -> None:
         """Add what another campaign counted."""
@@ -195,7 +202,7 @@ class FuzzReport:
         for name, found in other.found.items():
             own = self.found.get(name)
             if own is None:
-                self.found[name] = found
+                self.found[name] = dataclasses.replace(found)
                 continue
             own.count += found.count
             if _size(found.case) < _size(own.case):

@@ -43,7 +43,7 @@ def fuzz(
         Path, typer.Option("--corpus", metavar="DIR", help="Where reproducers are kept.")
     ] = Path("fuzz/corpus"),
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Hunts at a time. Default: cores / 2.")
+        int | None, typer.Option("--jobs", min=1, help="Hunts at a time. Default: one per core.")
     ] = None,
     replay: Annotated[
         Path | None, typer.Option("--replay", metavar="DIR", help="Run one reproducer again.")

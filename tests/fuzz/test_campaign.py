@@ -1,0 +1,43 @@
+"""Campaigns: the same cases on every machine, one report, whatever runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mxtrt_fuzz import campaign
+from mxtrt_fuzz.report import FuzzReport
+
+
+def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
+    """Its cases are cut into shards the same way, however many run at a time."""
+    plan = campaign.Campaign("ci", examples=16, engine="onnxruntime")
+    told: list[int] = []
+    one = campaign.run(plan, jobs=1)
+    two = campaign.run(plan, jobs=2, progress=lambda report: told.append(report.graphs))
+    assert one.graphs == two.graphs == 16
+    for counted in ("operators", "edges", "boundary", "sizes", "drawn"):
+        assert getattr(one, counted) == getattr(two, counted)
+    assert not one.unexplained
+    assert told == sorted(told)
+    assert told[-1] == 16
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """An earlier report stays if writing fails, and nothing half-written is left."""
+    path = tmp_path / "fuzz-report.json"
+    FuzzReport().write(path)
+    before = path.read_text()
+
+    class Broken(FuzzReport):
+        def to_dict(self) -> dict[str, object]:
+            return {"what": object()}  # not JSON
+
+    try:
+        Broken().write(path)
+    except TypeError:
+        pass
+    else:
+        raise AssertionError("it was written")
+    assert json.loads(path.read_text()) == json.loads(before)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
