@@ -117,7 +117,8 @@ _SCALAR: tuple[tuple[str, Callable[[Array, float], Array]], ...] = (
 #: Numbers that float32 and float64 both hold: MXNet rounds a scalar to the tensor's dtype.
 _NUMBERS = st.one_of(
     st.sampled_from([2.0, 0.5, -1.0, 1.0, 3.0, 0.125]),
-    st.floats(-4, 4, width=32, allow_subnormal=False),
+    # Not the very smallest: MXNet's parser of numbers makes a subnormal of them.
+    st.floats(-4, 4, width=32, allow_subnormal=False).filter(lambda x: not 0 < abs(x) < 1e-30),
 )
 
 

@@ -120,6 +120,9 @@ def _lrn(attrs: Attributes, x: Array) -> Array:
     size = attrs["nsize"]
     padded = np.pad(x**2, [(0, 0), (size // 2, size // 2), (0, 0), (0, 0)])
     total = np.stack([padded[:, i : i + x.shape[1]] for i in range(size)]).sum(0)
+    # Implementations take powers of the sum apart, and keep a running sum over the channels: where
+    # one overflows on the way, others go with it.
+    total = total + 0 * np.square((x**2).sum(1, keepdims=True))
     base = attrs.get("knorm", 2.0) + attrs.get("alpha", 1e-4) / size * total
     return x * base ** -attrs.get("beta", 0.75)
 
