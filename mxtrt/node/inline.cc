@@ -21,6 +21,7 @@
 namespace mxtrt {
 namespace {
 
+constexpr int kAsync = 4;  // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
 constexpr int kNotReady = 600;         // CUDA_ERROR_NOT_READY
 constexpr unsigned kNoTiming = 2;      // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kLookEvery = 50;    // microseconds
@@ -223,6 +224,30 @@ void output_arrays(const Node& node, const Variant& variant, std::vector<void*>*
   variant.spares.offer(*arrays);
 }
 
+// Hands a run to MXNet's engine, which starts it at once if its inputs are there.
+void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs, std::vector<void*>* made) {
+  std::vector<void*> read;  // each array once
+  for (size_t i = 0; i < task->inputs.size(); ++i) {
+    void* copy;
+    if (g_mxnet.shallow_copy(inputs[i], &copy)) throw std::runtime_error("an input is gone");
+    task->arrays.push_back(copy);
+    const bool again = std::any_of(read.begin(), read.end(), [&](void* array) {
+      return chunk(array).var == chunk(copy).var;
+    });
+    if (!again) read.push_back(copy);
+  }
+  for (void* array : *made) task->written.push_back(chunk(array).var);
+  Context context{gpu < 0 ? kCpu : kGpu, std::max(gpu, 0)};
+  int property = kAsync;
+  if (g_mxnet.push_async(launch, task.get(),
+                         [](void* given) { delete static_cast<Launch*>(given); }, &context,
+                         read.data(), static_cast<int>(read.size()), made->data(),
+                         static_cast<int>(made->size()), &property, 0, "mxtrt_run", false)) {
+    throw std::runtime_error("MXNet's engine refused a run");
+  }
+  task.release();  // MXNet's now
+}
+
 }  // namespace
 }  // namespace mxtrt
 
@@ -276,33 +301,11 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
       auto bindings = variant->session->bindings();
       variant->run(bindings.get(), in, out, nullptr);
     } else {
-      // Arrays that are given twice are read once.
-      std::vector<void*> read;
-      for (int i = 0; i < num_inputs; ++i) {
-        const bool again = std::any_of(read.begin(), read.end(), [&](void* array) {
-          return chunk(array).var == chunk(inputs[i]).var;
-        });
-        if (!again) read.push_back(inputs[i]);
-      }
       auto task = std::make_unique<Launch>();
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);
-      for (int i = 0; i < num_inputs; ++i) {
-        void* copy;
-        if (g_mxnet.shallow_copy(inputs[i], &copy)) throw std::runtime_error("an input is gone");
-        task->arrays.push_back(copy);
-      }
-      for (void* array : made) task->written.push_back(chunk(array).var);
-      Context context{node->gpu < 0 ? kCpu : kGpu, std::max(node->gpu, 0)};
-      int property = 4;  // mxnet::FnProperty::kAsync: at once on this thread, if inputs are there
-      auto* parameter = task.release();
-      if (g_mxnet.push_async(launch, parameter,
-                             [](void* given) { delete static_cast<Launch*>(given); }, &context,
-                             read.data(), static_cast<int>(read.size()), made.data(), num_outputs,
-                             &property, 0, "mxtrt_run", false)) {
-        throw std::runtime_error("MXNet's engine refused a run");
-      }
+      start(std::move(task), node->gpu, inputs, &made);
     }
     std::copy(made.begin(), made.end(), outputs);
     return 1;
