@@ -40,8 +40,8 @@ def _draw(draw: Draw, shape: Shape) -> Application:
 
 def _reference(function: Callable[..., Array]) -> Callable[..., Array]:
     def reference(attrs: Attributes, x: Array) -> Array:
-        axes = {axis % x.ndim for axis in attrs.integers("axis")} or set(range(x.ndim))
-        if attrs.get("exclude", False):
+        axes = {axis % x.ndim for axis in attrs.integers("axis")}
+        if not axes or attrs.get("exclude", False):  # without axes MXNet reduces all of them
             axes = set(range(x.ndim)) - axes
         reduced = function(x, axis=tuple(axes), keepdims=bool(attrs.get("keepdims", False)))
         return np.reshape(reduced, (1,)) if reduced.ndim == 0 else reduced
