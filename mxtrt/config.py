@@ -57,16 +57,13 @@ def _count(value: Any) -> int:
     return number
 
 
-def _engine(value: Any) -> str:
-    if value not in ENGINES:
-        raise ValueError
-    return str(value)
+def _one_of(values: tuple[str, ...]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in values:
+            raise ValueError
+        return str(value)
 
-
-def _precision(value: Any) -> str:
-    if value not in PRECISIONS:
-        raise ValueError
-    return str(value)
+    return parse
 
 
 def _size(value: Any) -> int:
@@ -144,7 +141,7 @@ OPTIONS: Mapping[str, Option] = {
             "one of " + ", ".join(ENGINES),
             "Which engine runs the segments; auto takes TensorRT where it is installed and a GPU "
             "answers, else ONNX Runtime.",
-            _engine,
+            _one_of(ENGINES),
         ),
         Option(
             "precision",
@@ -152,7 +149,7 @@ OPTIONS: Mapping[str, Option] = {
             ("MXTRT_PRECISION",),
             "one of " + ", ".join(PRECISIONS),
             "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only.",
-            _precision,
+            _one_of(PRECISIONS),
         ),
         Option(
             "workspace",

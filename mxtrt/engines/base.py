@@ -34,7 +34,7 @@ class BuildRequest:
 
     Attributes:
         segment: The model.
-        weights: Its weights; their memory must outlive the session if ``engine.reads_weights``.
+        weights: Its weights; their memory must outlive the session: ONNX Runtime reads it.
         inputs: Types of the inputs that the session will see, shapes and dtypes known.
         outputs: Types of the outputs at these.
         options: Options of the bind.

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 
 namespace mxtrt {
 
@@ -80,6 +81,13 @@ inline uint64_t version(void* array) { return chunk(array).var->version; }
 inline int gpu_of(void* array) {
   const Context& context = chunk(array).storage.context;
   return context.device_type == kGpu ? context.device_id : -1;
+}
+
+// Another handle of an array, which shares its memory.
+inline void* another_handle(void* array) {
+  void* copy;
+  if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
+  return copy;
 }
 
 }  // namespace mxtrt

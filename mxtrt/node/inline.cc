@@ -184,11 +184,7 @@ bool Spares::take(std::vector<void*>* arrays) {
       return static_cast<Array*>(array)->owners->count == 1;
     });
     if (unused) {
-      for (void* array : set) {
-        void* copy;
-        if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
-        arrays->push_back(copy);
-      }
+      for (void* array : set) arrays->push_back(another_handle(array));
       return true;
     }
   }
@@ -199,11 +195,7 @@ void Spares::offer(const std::vector<void*>& arrays) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (sets_.size() >= kMostSpares) return;
   std::vector<void*> set;
-  for (void* array : arrays) {
-    void* copy;
-    if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
-    set.push_back(copy);
-  }
+  for (void* array : arrays) set.push_back(another_handle(array));
   sets_.push_back(std::move(set));
 }
 
@@ -228,8 +220,7 @@ void output_arrays(const Node& node, const Variant& variant, std::vector<void*>*
 void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs, std::vector<void*>* made) {
   std::vector<void*> read;  // each array once
   for (size_t i = 0; i < task->inputs.size(); ++i) {
-    void* copy;
-    if (g_mxnet.shallow_copy(inputs[i], &copy)) throw std::runtime_error("an input is gone");
+    void* copy = another_handle(inputs[i]);
     task->arrays.push_back(copy);
     const bool again = std::any_of(read.begin(), read.end(), [&](void* array) {
       return chunk(array).var == chunk(copy).var;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import logging
 import threading
 import weakref
 
@@ -18,8 +17,6 @@ from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 
 __all__ = ["TensorRT", "tensorrt"]
-
-_log = logging.getLogger("mxtrt")
 
 
 class TensorRT:

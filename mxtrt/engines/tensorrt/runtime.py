@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,16 @@ class Runtime:
         """
         library().cuda.make_current(self.ordinal)
         tally = MemoryTally()
-        with self._allocator.counting(tally):
+        with self.counting(tally):
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(f"TensorRT did not load its engine: {self.api.last_error()}")
         return LoadedEngine(self, engine, tally)
 
-    @contextlib.contextmanager
-    def counting(self, tally: MemoryTally) -> Iterator[None]:
+    def counting(self, tally: MemoryTally) -> AbstractContextManager[None]:
         """Count what this thread allocates meanwhile in a tally."""
-        with self._allocator.counting(tally):
-            yield
+        counting: AbstractContextManager[None] = self._allocator.counting(tally)
+        return counting
 
 
 class LoadedEngine:
