@@ -156,6 +156,11 @@ class Graph:
         types = self.nodes[entry.node].types
         return types[entry.output] if entry.output < len(types) else TensorType(None, None)
 
+    def dtypes_of(self, node: Node) -> list[np.dtype[Any]]:
+        """Dtypes of a node's inputs and outputs as far as MXNet inferred them."""
+        tensors = (*(self.type_of(entry) for entry in node.inputs), *node.types)
+        return [tensor.dtype for tensor in tensors if tensor.dtype is not None]
+
     def consumers(self) -> list[list[int]]:
         """For every node, the indices of the nodes that read it, ascending, without repeats."""
         readers: list[list[int]] = [[] for _ in self.nodes]

@@ -94,6 +94,7 @@ def analyse(
     weights: Collection[str],
     options: Options,
     refused: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
 ) -> Partition:
     """Partition a symbol with shapes and dtypes; nothing is built.
 
@@ -102,12 +103,17 @@ def analyse(
         weights: Names of the variables whose values are known when engines are built.
         options: The options of the bind.
         refused: Reasons why further nodes stay in MXNet, by name.
+        engine: The engine that is to run the segments; None for no one in particular.
     """
     denied = {own_name(name) for name in options.deny_ops}
     reasons = refusals(graph, weights, denied)
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
             reasons.setdefault(index, refused[node.name])
+        if engine is not None and not node.is_variable:
+            for dtype in graph.dtypes_of(node):
+                if dtype not in engine.dtypes:
+                    reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
@@ -130,7 +136,7 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     begin = time.perf_counter()
     graph = Graph.from_json(text)
     engine = select(request.options)
-    found = analyse(graph, request.weights, request.options, request.refused)
+    found = analyse(graph, request.weights, request.options, request.refused, engine)
     report = describe(graph, found, f"{engine.name} {engine.version}")
     nodes, segments = [], []
     for segment in found.segments:

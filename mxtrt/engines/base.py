@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
 
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, WeightType
@@ -94,6 +96,10 @@ class Engine(Protocol):
     @property
     def contexts(self) -> tuple[str, ...]:
         """Device types of the MXNet contexts whose graphs it runs."""
+
+    @property
+    def dtypes(self) -> Collection[np.dtype[Any]]:
+        """Dtypes of the tensors that it takes; a node with another one stays in MXNet."""
 
     @property
     def static_shapes(self) -> bool:

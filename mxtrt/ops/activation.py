@@ -19,7 +19,7 @@ _ACTIVATIONS = {
 @converter("Activation", outputs=1)
 def activation(call: Call) -> None:
     """``Relu``, ``Sigmoid``, ``Tanh``, ``Softplus`` or ``Softsign`` (``nn/activation-inl.h``)."""
-    call.require_float32()
+    call.require_floats()
     kind = call.text("act_type")
     if kind not in _ACTIVATIONS:
         raise Unsupported(f"act_type={kind} is not known")
@@ -32,7 +32,7 @@ def leaky_relu(call: Call) -> None:
 
     rrelu takes the mean of its bounds at inference; gelu is the exact one, with erf.
     """
-    call.require_float32()
+    call.require_floats()
     kind = call.text("act_type", "leaky")
     data, output = call.input(), call.output()
     if kind == "leaky":
@@ -80,21 +80,21 @@ def _slope(call: Call) -> str:
 @converter("relu", outputs=1)
 def relu(call: Call) -> None:
     """``Relu``."""
-    call.require_float32()
+    call.require_floats()
     call.emit("Relu", [call.input()], output=call.output())
 
 
 @converter("sigmoid", outputs=1)
 def sigmoid(call: Call) -> None:
     """``Sigmoid``."""
-    call.require_float32()
+    call.require_floats()
     call.emit("Sigmoid", [call.input()], output=call.output())
 
 
 @converter("hard_sigmoid", outputs=1)
 def hard_sigmoid(call: Call) -> None:
     """``HardSigmoid``: alpha 0.2 and beta 0.5 by default in both."""
-    call.require_float32()
+    call.require_floats()
     call.emit(
         "HardSigmoid",
         [call.input()],

@@ -75,7 +75,7 @@ _LOG_BASES = {"log2": 2, "log10": 10}
 
 def _binary(op_type: str) -> Converter:
     def convert(call: Call) -> None:
-        call.require_float32()
+        call.require_floats()
         call.emit(op_type, [call.input(0), call.input(1)], output=call.output())
 
     convert.__doc__ = f"``{op_type}`` of two tensors, broadcast as in NumPy."
@@ -84,7 +84,7 @@ def _binary(op_type: str) -> Converter:
 
 def _scalar(op_type: str, scalar_first: bool) -> Converter:
     def convert(call: Call) -> None:
-        call.require_float32()
+        call.require_floats()
         operands = [call.input(), call.constant(_float32(call, "scalar"))]
         call.emit(op_type, operands[::-1] if scalar_first else operands, output=call.output())
 
@@ -94,7 +94,7 @@ def _scalar(op_type: str, scalar_first: bool) -> Converter:
 
 def _unary(op_type: str) -> Converter:
     def convert(call: Call) -> None:
-        call.require_float32()
+        call.require_floats()
         call.emit(op_type, [call.input()], output=call.output())
 
     convert.__doc__ = f"``{op_type}``."
@@ -119,7 +119,7 @@ for _name, _op_type in _UNARY.items():
 @converter("add_n", "ElementWiseSum", outputs=1)
 def add_n(call: Call) -> None:
     """``Sum`` of any number of tensors of one shape; ``Add`` of two."""
-    call.require_float32()
+    call.require_floats()
     names = [call.input(i) for i in range(len(call.inputs))]
     op_type = {1: "Identity", 2: "Add"}.get(len(names), "Sum")
     call.emit(op_type, names, output=call.output())
@@ -128,7 +128,7 @@ def add_n(call: Call) -> None:
 @converter("clip", outputs=1)
 def clip(call: Call) -> None:
     """``Clip`` with constant bounds."""
-    call.require_float32()
+    call.require_floats()
     bounds = [call.constant(_float32(call, key)) for key in ("a_min", "a_max")]
     call.require(_float32(call, "a_min") <= _float32(call, "a_max"), "a_min is above a_max")
     call.emit("Clip", [call.input(), *bounds], output=call.output())
@@ -137,28 +137,28 @@ def clip(call: Call) -> None:
 @converter("_copy", "identity", "BlockGrad", "stop_gradient", moves_data_only=True, outputs=1)
 def identity(call: Call) -> None:
     """``Identity``: gradients do not matter at inference."""
-    call.require_float32()
+    call.require_numbers()
     call.emit("Identity", [call.input()], output=call.output())
 
 
 @converter("square", outputs=1)
 def square(call: Call) -> None:
     """``Mul`` of the tensor with itself."""
-    call.require_float32()
+    call.require_floats()
     call.emit("Mul", [call.input(), call.input()], output=call.output())
 
 
 @converter("rsqrt", outputs=1)
 def rsqrt(call: Call) -> None:
     """``Reciprocal`` of ``Sqrt``."""
-    call.require_float32()
+    call.require_floats()
     call.emit("Reciprocal", [call.emit("Sqrt", [call.input()])], output=call.output())
 
 
 @converter("cbrt", outputs=1)
 def cbrt(call: Call) -> None:
     """The cube root, negative for negative numbers: sign(x) * abs(x) ** (1/3)."""
-    call.require_float32()
+    call.require_floats()
     size = call.emit("Abs", [call.input()])
     root = call.emit("Pow", [size, call.constant(1 / 3)])
     call.emit("Mul", [call.emit("Sign", [call.input()]), root], output=call.output())
@@ -167,7 +167,7 @@ def cbrt(call: Call) -> None:
 @converter(*_LOG_BASES, outputs=1)
 def log_to_base(call: Call) -> None:
     """``Log`` divided by the logarithm of the base."""
-    call.require_float32()
+    call.require_floats()
     natural = call.emit("Log", [call.input()])
     divisor = call.constant(log(_LOG_BASES[call.node.op]))
     call.emit("Div", [natural, divisor], output=call.output())
@@ -176,7 +176,7 @@ def log_to_base(call: Call) -> None:
 @converter("trunc", "fix", outputs=1)
 def trunc(call: Call) -> None:
     """Rounding towards zero: sign(x) * floor(abs(x)), exact in float32."""
-    call.require_float32()
+    call.require_floats()
     size = call.emit("Floor", [call.emit("Abs", [call.input()])])
     call.emit("Mul", [call.emit("Sign", [call.input()]), size], output=call.output())
 
@@ -184,7 +184,7 @@ def trunc(call: Call) -> None:
 @converter("rint", outputs=1)
 def rint(call: Call) -> None:
     """Rounding to the nearest integer, halves down (``mshadow_op.h``); ONNX rounds them to even."""
-    call.require_float32()
+    call.require_floats()
     data = call.input()
     low, high = call.emit("Floor", [data]), call.emit("Ceil", [data])
     below, above = call.emit("Sub", [data, low]), call.emit("Sub", [high, data])

@@ -41,7 +41,7 @@ def _operands(call: Call, no_bias: bool) -> list[str]:
 @converter("Convolution", outputs=1)
 def convolution(call: Call) -> None:
     """``Conv`` in 1, 2 or 3 spatial axes, channel-first (``nn/convolution-inl.h``)."""
-    call.require_float32()
+    call.require_floats()
     kernel = _kernel(call)
     rank = len(kernel)
     call.emit(
@@ -65,7 +65,7 @@ def deconvolution(call: Call) -> None:
     (``nn/deconvolution-inl.h``, ``InferPad``).  oneDNN however pads by ``pad`` as it was
     given and mostly fails, so it has to be the same.
     """
-    call.require_float32()
+    call.require_floats()
     kernel = _kernel(call)
     rank = len(kernel)
     strides = spatial(call, "stride", 1, rank)
@@ -101,7 +101,7 @@ def deconvolution(call: Call) -> None:
 @converter("FullyConnected", outputs=1)
 def fully_connected(call: Call) -> None:
     """``Gemm`` on the flattened input, or ``MatMul`` over the last axis with flatten=False."""
-    call.require_float32()
+    call.require_floats()
     no_bias = call.flag("no_bias")
     data, weight, *bias = _operands(call, no_bias)
     call.require(no_bias or call.rank(2) == 1, "a bias that is not a vector")
@@ -120,7 +120,7 @@ def fully_connected(call: Call) -> None:
 @converter("Dropout", moves_data_only=True, outputs=1)
 def dropout(call: Call) -> None:
     """``Identity``: MXNet drops nothing at inference, unless mode='always'."""
-    call.require_float32()
+    call.require_numbers()
     mode = call.text("mode", "training")
     if mode != "training":
         raise Unsupported(f"mode={mode} drops elements at inference")

@@ -15,7 +15,7 @@ def batch_norm(call: Call) -> None:
     ``fix_gamma`` is true by default and then gamma's values are ignored, whatever they are
     (``nn/batch_norm.cc``); a channel axis other than 1 is transposed there and back.
     """
-    call.require_float32()
+    call.require_floats()
     call.require(not call.flag("output_mean_var"), "output_mean_var=True")
     rank, axis = call.rank(), call.axis("axis", 1)
     call.require(rank > 1, "a tensor of rank 1")
@@ -38,7 +38,7 @@ def batch_norm(call: Call) -> None:
 @converter("InstanceNorm", outputs=1)
 def instance_norm(call: Call) -> None:
     """``InstanceNormalization`` over every axis after the channels."""
-    call.require_float32()
+    call.require_floats()
     call.require(call.rank() >= 3, "a tensor of rank less than 3")
     call.emit(
         "InstanceNormalization",
@@ -54,7 +54,7 @@ def layer_norm(call: Call) -> None:
 
     TensorRT 8.5 has no ``LayerNormalization``, hence the primitive operators.
     """
-    call.require_float32()
+    call.require_floats()
     call.require(not call.flag("output_mean_var"), "output_mean_var=True")
     axis = call.axis("axis", -1)
     data, gamma, beta = (call.input(i) for i in range(3))
@@ -74,7 +74,7 @@ def layer_norm(call: Call) -> None:
 @converter("L2Normalization", outputs=1)
 def l2_normalization(call: Call) -> None:
     """Division by sqrt(sum of squares + eps): eps is under the root (l2_normalization-inl.h)."""
-    call.require_float32()
+    call.require_floats()
     mode, rank = call.text("mode", "instance"), call.rank()
     reduced = {"instance": range(1, rank), "channel": range(1, 2), "spatial": range(2, rank)}
     if mode not in reduced:
@@ -94,7 +94,7 @@ def lrn(call: Call) -> None:
     MXNet's own kernel takes odd windows and rank 4 only (``nn/lrn-inl.h``); oneDNN runs an
     even one, centred differently from ONNX.
     """
-    call.require_float32()
+    call.require_floats()
     size = call.integer("nsize")
     call.require(call.rank() == 4, f"LRN on rank {call.rank()}, not 4")
     call.require(size % 2 == 1, "an even nsize")

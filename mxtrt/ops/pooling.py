@@ -58,7 +58,7 @@ class _Axis:
 @converter("Pooling", outputs=1)
 def pooling(call: Call) -> None:
     """``MaxPool``, ``AveragePool`` or a global reduction; sum and lp are built from averages."""
-    call.require_float32()
+    call.require_floats()
     kind = call.text("pool_type", "max")
     call.require(kind in ("max", "avg", "sum", "lp"), f"pool_type={kind} is not known")
     power = call.integer("p_value") if kind == "lp" else 1

@@ -32,7 +32,7 @@ def _axes(call: Call) -> list[int]:
 @converter(*_REDUCTIONS, outputs=1)
 def reduce(call: Call) -> None:
     """``ReduceMean``, ``ReduceSum`` and so on; all axes give shape (1,) where ONNX gives ()."""
-    call.require_float32()
+    call.require_floats()
     axes = _axes(call)
     keep = call.flag("keepdims")
     op_type = _REDUCTIONS[call.node.op]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,9 +23,23 @@ from mxtrt.errors import Unsupported
 from mxtrt.graph import Node, TensorType
 from mxtrt.onnx_builder import OnnxBuilder
 
-__all__ = ["Call", "Converter", "OpEntry", "convert", "converter", "registry"]
+__all__ = [
+    "FLOATS",
+    "NUMBERS",
+    "Call",
+    "Converter",
+    "OpEntry",
+    "convert",
+    "converter",
+    "registry",
+]
 
 _T = TypeVar("_T")
+
+#: Dtypes that engines compute in.
+FLOATS = frozenset({np.dtype(np.float32)})
+#: Dtypes of what engines move, index with, compare and cast.
+NUMBERS = FLOATS | {np.dtype(kind) for kind in (np.int8, np.uint8, np.int32, np.int64)}
 
 
 class Call:
@@ -156,11 +170,26 @@ class Call:
         if not condition:
             raise Unsupported(reason)
 
-    def require_float32(self) -> None:
-        """Leave the node to MXNet unless every input and output is float32."""
-        for tensor in (*self.inputs, *self.outputs):
-            if tensor.dtype != np.float32:
-                raise Unsupported(f"dtype {tensor.dtype} is not float32")
+    def require_floats(self) -> None:
+        """Leave the node to MXNet unless all inputs and outputs are of one dtype of ``FLOATS``."""
+        self._require_one_of(FLOATS)
+
+    def require_numbers(self) -> None:
+        """Leave the node to MXNet unless all inputs and outputs are of one dtype of ``NUMBERS``."""
+        self._require_one_of(NUMBERS)
+
+    def require_dtype(self, tensor: TensorType, accepted: Collection[np.dtype[Any]]) -> None:
+        """Leave the node to MXNet unless one of its tensors has one of these dtypes."""
+        if tensor.dtype not in accepted:
+            names = ", ".join(sorted(str(dtype) for dtype in accepted))
+            raise Unsupported(f"dtype {tensor.dtype} is not {names}")
+
+    def _require_one_of(self, accepted: Collection[np.dtype[Any]]) -> None:
+        tensors = (*self.inputs, *self.outputs)
+        for tensor in tensors:
+            self.require_dtype(tensor, accepted)
+        if len({tensor.dtype for tensor in tensors}) > 1:
+            raise Unsupported("its inputs and outputs are of several dtypes")
 
     # -- emission ----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ _END = int(np.iinfo(np.int64).max)
 @converter("Concat", "concat", moves_data_only=True, outputs=1)
 def concat(call: Call) -> None:
     """``Concat`` along ``dim``, 1 by default."""
-    call.require_float32()
+    call.require_numbers()
     names = [call.input(i) for i in range(len(call.inputs))]
     call.emit("Concat", names, output=call.output(), axis=call.axis("dim", 1))
 
@@ -23,7 +23,7 @@ def concat(call: Call) -> None:
 @converter("stack", moves_data_only=True, outputs=1)
 def stack(call: Call) -> None:
     """``Concat`` of the inputs with a new axis, the first by default."""
-    call.require_float32()
+    call.require_numbers()
     axis = call.axis("axis", 0, rank=call.rank() + 1)
     axes = call.indices([axis])
     names = [call.emit("Unsqueeze", [call.input(i), axes]) for i in range(len(call.inputs))]
@@ -33,7 +33,7 @@ def stack(call: Call) -> None:
 @converter("Flatten", "flatten", moves_data_only=True, outputs=1)
 def flatten(call: Call) -> None:
     """``Flatten`` of every axis but the first."""
-    call.require_float32()
+    call.require_numbers()
     call.emit("Flatten", [call.input()], output=call.output(), axis=1)
 
 
@@ -45,7 +45,7 @@ def reshape(call: Call) -> None:
     ``reverse``), so the inferred shape says all.  The first axis is kept (0) or left to be
     inferred (-1), which keeps the batch size out of the graph.
     """
-    call.require_float32()
+    call.require_numbers()
     shape, target = call.shape(), call.out_shape()
     call.require(prod(shape) == prod(target), "the target shape has another size")
     _reshape_to_output(call, call.input())
@@ -61,7 +61,7 @@ def _reshape_to_output(call: Call, data: str) -> None:
 @converter("transpose", moves_data_only=True, outputs=1)
 def transpose(call: Call) -> None:
     """``Transpose``; no ``axes`` means all of them reversed."""
-    call.require_float32()
+    call.require_numbers()
     rank = call.rank()
     axes = call.integers("axes", ()) or tuple(reversed(range(rank)))
     call.require(sorted(axes) == list(range(rank)), f"axes={axes} is not a permutation")
@@ -71,7 +71,7 @@ def transpose(call: Call) -> None:
 @converter("SwapAxis", "swapaxes", moves_data_only=True, outputs=1)
 def swap_axis(call: Call) -> None:
     """``Transpose`` of two axes."""
-    call.require_float32()
+    call.require_numbers()
     order = list(range(call.rank()))
     first, second = call.axis("dim1", 0), call.axis("dim2", 0)
     order[first], order[second] = second, first
@@ -81,7 +81,7 @@ def swap_axis(call: Call) -> None:
 @converter("expand_dims", moves_data_only=True, outputs=1)
 def expand_dims(call: Call) -> None:
     """``Unsqueeze`` of one axis, counted in the output."""
-    call.require_float32()
+    call.require_numbers()
     axes = call.indices([call.axis("axis", rank=call.rank() + 1)])
     call.emit("Unsqueeze", [call.input(), axes], output=call.output())
 
@@ -92,7 +92,7 @@ def squeeze(call: Call) -> None:
 
     MXNet makes a tensor of one axis where ONNX would make one of none.
     """
-    call.require_float32()
+    call.require_numbers()
     shape = call.shape()
     given = call.integers("axis", ())
     axes = sorted(i % len(shape) for i in given) or [i for i, n in enumerate(shape) if n == 1]
@@ -108,7 +108,7 @@ def squeeze(call: Call) -> None:
 @converter("slice_axis", moves_data_only=True, outputs=1)
 def slice_axis(call: Call) -> None:
     """``Slice`` of one axis; ``end`` may be ``None`` for the rest."""
-    call.require_float32()
+    call.require_numbers()
     (end,) = call.optional_integers("end", (None,))
     limits = [[call.integer("begin")], [_END if end is None else end]]
     begins, ends = (call.indices(values) for values in limits)
@@ -119,7 +119,7 @@ def slice_axis(call: Call) -> None:
 @converter("slice", "crop", moves_data_only=True, outputs=1)
 def slice_axes(call: Call) -> None:
     """``Slice`` with NumPy's rules for negative and missing limits and for negative steps."""
-    call.require_float32()
+    call.require_numbers()
     begin, end = call.optional_integers("begin"), call.optional_integers("end")
     step = call.optional_integers("step", ()) or (None,) * len(begin)
     call.require(len(begin) == len(end) == len(step) <= call.rank(), "limits of unequal length")
@@ -150,7 +150,7 @@ def _limits(begin: int | None, end: int | None, step: int | None) -> tuple[int, 
 @converter("SliceChannel", "split", moves_data_only=True)
 def slice_channel(call: Call) -> None:
     """``Split`` in equal parts along ``axis``, 1 by default, and ``Squeeze`` if asked."""
-    call.require_float32()
+    call.require_numbers()
     axis, count = call.axis("axis", 1), call.integer("num_outputs")
     call.require(len(call.outputs) == count, f"{len(call.outputs)} outputs, not {count}")
     call.require(call.shape()[axis] % count == 0, "parts of unequal size")
@@ -170,7 +170,7 @@ def slice_channel(call: Call) -> None:
 @converter("UpSampling", moves_data_only=True, outputs=1)
 def up_sampling(call: Call) -> None:
     """``Resize`` that repeats every element ``scale`` times in height and width."""
-    call.require_float32()
+    call.require_floats()
     kind = call.text("sample_type")
     call.require(kind == "nearest", f"sample_type={kind} is not nearest")
     call.require(len(call.inputs) == 1, "more than one input")
@@ -189,7 +189,7 @@ def up_sampling(call: Call) -> None:
 @converter("Pad", "pad", moves_data_only=True, outputs=1)
 def pad(call: Call) -> None:
     """``Pad`` of height and width, and depth; MXNet pads neither batch nor channels."""
-    call.require_float32()
+    call.require_floats()
     mode = call.text("mode")
     if mode not in ("constant", "edge", "reflect"):
         raise Unsupported(f"mode={mode} is not known")

@@ -7,7 +7,7 @@ from mxtrt.ops.registry import Call, converter
 
 def _softmax(call: Call, op_type: str, data: str) -> None:
     """Softmax of ``data / temperature`` along ``axis`` (``nn/softmax-inl.h``)."""
-    call.require_float32()
+    call.require_floats()
     call.require(not call.flag("use_length"), "use_length=True")
     temperature = call.number("temperature", 1.0)
     call.require(temperature != 0, "temperature=0")
@@ -41,7 +41,7 @@ def softmax_activation(call: Call) -> None:
     MXNet's documentation says that the latter takes the whole instance; its code flattens
     every axis but the last (``softmax_activation-inl.h``).
     """
-    call.require_float32()
+    call.require_floats()
     mode, rank = call.text("mode", "instance"), call.rank()
     call.require(mode in ("instance", "channel"), f"mode={mode} is not known")
     call.require(mode == "instance" or rank >= 3, f"mode=channel on rank {rank}")
@@ -57,7 +57,7 @@ def softmax_output(call: Call) -> None:
     instance but oneDNN on the last axis (``mkldnn_softmax_output.cc``), depending on the
     rank: such tensors stay in MXNet.
     """
-    call.require_float32()
+    call.require_floats()
     rank = call.rank()
     call.require(rank >= 2, "a tensor of rank 1")
     if call.flag("multi_output"):
@@ -74,7 +74,7 @@ def softmax_output(call: Call) -> None:
 @converter("LogisticRegressionOutput", outputs=1)
 def logistic_regression_output(call: Call) -> None:
     """``Sigmoid`` of the data; the label matters in training only."""
-    call.require_float32()
+    call.require_floats()
     call.emit("Sigmoid", [call.input()], output=call.output())
 
 
@@ -88,5 +88,5 @@ def logistic_regression_output(call: Call) -> None:
 )
 def regression_output(call: Call) -> None:
     """``Identity`` of the data; the label and the loss matter in training only."""
-    call.require_float32()
+    call.require_numbers()
     call.emit("Identity", [call.input()], output=call.output())

@@ -8,7 +8,10 @@ import importlib.util
 import logging
 from typing import Any
 
+import numpy as np
+
 from mxtrt.errors import EngineError
+from mxtrt.ops import FLOATS
 
 __all__ = ["PACKAGES", "Api", "load_api"]
 
@@ -28,6 +31,7 @@ class Api:
         trt: The package.
         package: Its name.
         version: Its version.
+        dtypes: Dtypes of the tensors that it takes at its edges.
         shares_profiles: Whether several contexts of an engine can use an optimization profile.
         profile_sharing: The preview feature that it takes, None where it takes none.
         logger: What TensorRT logs to; see :meth:`last_error`.
@@ -50,6 +54,9 @@ class Api:
         self.version = str(self.trt.__version__)
         if not hasattr(self.trt.ICudaEngine, "get_tensor_name"):
             raise EngineError(f"TensorRT {self.version} is older than 8.5")
+        # Before 10, int64 is for shapes only; int8 is for quantized tensors, uint8 for casts.
+        wide = not self.version.startswith("8.") and not self.version.startswith("9.")
+        self.dtypes = FLOATS | {np.dtype(np.int32)} | ({np.dtype(np.int64)} if wide else set())
         preview = getattr(self.trt, "PreviewFeature", None)
         # 8.5 has neither; 10 needs no flag any more.
         self.profile_sharing = getattr(preview, "PROFILE_SHARING_0806", None)

@@ -40,6 +40,7 @@ class TensorRT:
         except NodeError as error:
             raise EngineError(f"TensorRT has no GPU: {error}") from error
         self.version = api.version
+        self.dtypes = api.dtypes
         self._runtimes: dict[int, Runtime] = {}
         self._loaded: weakref.WeakValueDictionary[tuple[int, str], LoadedEngine]
         self._loaded = weakref.WeakValueDictionary()
