@@ -54,7 +54,12 @@ class Failure(AssertionError):  # noqa: N818 - a finding, not an error of the fu
 
     def specific(self) -> Failure:
         """The same failure as an instance of its signature's own class."""
-        return failure_class(self.signature)(self.signature, self.detail, self.severity)
+        return _specific(self.signature, self.detail, self.severity)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Classes of signatures have no module to be looked up in.
+        make = Failure if type(self) is Failure else _specific
+        return make, (self.signature, self.detail, self.severity)
 
     def to_dict(self) -> dict[str, Any]:
         """The failure as JSON-ready data."""
@@ -65,3 +70,7 @@ class Failure(AssertionError):  # noqa: N818 - a finding, not an error of the fu
 def failure_class(signature: Signature) -> type[Failure]:
     """The exception class of a signature: always the same one."""
     return type(str(signature), (Failure,), {"__doc__": f"Failures of {signature}."})
+
+
+def _specific(signature: Signature, detail: str, severity: float) -> Failure:
+    return failure_class(signature)(signature, detail, severity)

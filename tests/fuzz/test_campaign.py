@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 from mxtrt_fuzz import campaign
+from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.report import FuzzReport
+from mxtrt_fuzz.signatures import Failure, Signature
 
 
 def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
@@ -21,6 +25,21 @@ def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
     assert not one.unexplained
     assert told == sorted(told)
     assert told[-1] == 16
+
+
+def test_a_report_travels_between_processes_with_its_failures(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Classes of signatures are made as they are needed: pickle finds them in no module."""
+    report = FuzzReport()
+    failure = Failure(Signature("answer", "value", "mxtrt", "exp"), "far off", 3.0)
+    report.record(make_chain("exp"), failure)
+    crash = Failure(Signature("forward", "crash", "mxtrt", "log"), "SIGSEGV")
+    report.record(make_chain("log"), crash.specific())
+    again = pickle.loads(pickle.dumps(report))
+    assert again.to_dict() == report.to_dict()
+    for name, found in report.found.items():
+        assert type(again.found[name].failure) is type(found.failure)
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
