@@ -66,10 +66,11 @@ def in_host_memory(array: Any) -> tuple[int, Any]:
         The address of the first byte, and what has to stay alive for it: the array itself, or
         a copy if it is on a GPU.
     """
-    if gpu_of(array.context) is None:
-        return _address_of(array), array
-    copy = np.ascontiguousarray(array.asnumpy())
-    return copy.ctypes.data, copy
+    import mxnet as mx
+
+    # To MXNet's engine `asnumpy` is a write to an array on a GPU.
+    array = array.as_in_context(mx.cpu())
+    return _address_of(array), array
 
 
 def empty_pools(arrays: Iterable[Any]) -> None:

@@ -45,11 +45,13 @@ class Campaign:
     Attributes:
         profile: A name of :data:`mxtrt_fuzz.profiles.PROFILES`.
         examples: Cases, or None for the profile's number.
-        seconds: Seconds at the most, or None.
+        seconds: Seconds at the most, or None; as many again to reduce each failure.
         seed: Seed of the first shard.
         engine: An engine of ``mxtrt.config.ENGINES``.
         known: Open signatures with their reasons: counted, not reported as failures.
         reduce: Candidates that are tried to make one failure smaller.
+        working: MXNet's operators that work where the profile runs them, None for all;
+            :meth:`probed` sets it.
     """
 
     profile: str = "ci"
@@ -59,6 +61,7 @@ class Campaign:
     engine: str = "auto"
     known: tuple[tuple[str, str], ...] = ()
     reduce: int = 200
+    working: frozenset[str] | None = None
 
     @property
     def total(self) -> int:
@@ -69,8 +72,13 @@ class Campaign:
     def setup(self) -> Setup:
         """What the cases run on."""
         profile = PROFILES[self.profile]
-        working = working_operators() if profile.context == "gpu" else None
-        return Setup(self.engine, profile.context, working, profile.masks, profile.exactness)
+        return Setup(self.engine, profile.context, self.working, profile.masks, profile.exactness)
+
+    def probed(self) -> Campaign:
+        """The campaign with what works on this machine, asked once for all shards."""
+        if PROFILES[self.profile].context != "gpu" or self.working is not None:
+            return self
+        return dataclasses.replace(self, working=working_operators())
 
     def shards(self, count: int) -> Iterator[Campaign]:
         """The campaign cut into shards of their own seeds."""
@@ -103,6 +111,7 @@ def run_shard(
     Returns:
         The report, and the examples saved so far.
     """
+    campaign = campaign.probed()
     profile = PROFILES[campaign.profile]
     database: ExampleDatabase | None = None
     if not profile.repeatable:
@@ -128,7 +137,7 @@ def run_shard(
             if not found.open:
                 with contextlib.suppress(ValueError):  # it does not fail a second time
                     found.case, found.failure = reduced(
-                        found.case, signature, worker, campaign.reduce
+                        found.case, signature, worker, campaign.reduce, campaign.seconds
                     )
         report.restarts = worker.restarts
     data = database.data if isinstance(database, InMemoryExampleDatabase) else {}
@@ -146,6 +155,7 @@ def run(
         progress: Called with the report so far, about once a second.
     """
     jobs = default_jobs() if jobs is None else jobs
+    campaign = campaign.probed()
     # What is to be the same on every machine is cut the same on every machine.
     shards = list(campaign.shards(_SHARDS if PROFILES[campaign.profile].repeatable else jobs))
     latest: dict[int, FuzzReport] = {}

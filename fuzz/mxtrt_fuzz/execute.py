@@ -30,6 +30,10 @@ __all__ = ["MASKS", "Observation", "Run", "Setup", "bound", "observe"]
 #: What is denied to the engine: nothing, the case's own choice, everything.
 MASKS = ("none", "drawn", "all")
 
+#: CUDA's words where MXNet was built for older GPUs only: what works there with some attributes
+#: may not with others.
+_NO_DEVICE_CODE = "no kernel image is available"
+
 Outputs = tuple[Array, ...]
 _Forward = Callable[[Mapping[str, Any]], list[Any]]
 
@@ -162,7 +166,11 @@ class _Execution:
             self._move(self._mx.gpu())
         for mask in self.setup.masks:
             with self._timed(f"mask {mask}"):
-                self.seen.runs.append(self._run(mask))
+                run = self._run(mask)
+            if _NO_DEVICE_CODE in run.reason:
+                self.seen.invalid = f"MXNet in context {self.setup.context}: {run.reason}"
+                return self.seen
+            self.seen.runs.append(run)
         if self.setup.exactness:
             with self._timed("exactness"):
                 self._check_exactness()

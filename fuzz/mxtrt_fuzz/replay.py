@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from mxtrt_fuzz.corpus import Reproducer
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.graphs import Case
@@ -38,7 +41,11 @@ def failures_of(case: Case, executor: Executor) -> list[Failure]:
 
 
 def reduced(
-    case: Case, signature: str, executor: Executor, budget: int = 400
+    case: Case,
+    signature: str,
+    executor: Executor,
+    budget: int = 400,
+    seconds: float | None = None,
 ) -> tuple[Case, Failure]:
     """A case made smaller while it fails with a signature.
 
@@ -47,11 +54,13 @@ def reduced(
         signature: Text of the signature.
         executor: Runs cases.
         budget: Number of candidates to try.
+        seconds: Time to try them in, or None.
 
     Raises:
         ValueError: The case does not fail in this way.
     """
     last: dict[Case, Failure] = {}
+    end = math.inf if seconds is None else time.monotonic() + seconds
 
     def fails(candidate: Case) -> bool:
         for failure in failures_of(candidate, executor):
@@ -62,5 +71,5 @@ def reduced(
 
     if not fails(case):
         raise ValueError(f"the case does not fail with {signature}")
-    smallest = reduce_case(case, fails, budget)
+    smallest = reduce_case(case, lambda one: time.monotonic() < end and fails(one), budget)
     return smallest, last[smallest]

@@ -132,6 +132,8 @@ def test_released_weights_leave_the_gpu_and_come_back(device):
     there = {"data": x.as_in_context(device), "conv_weight": mx.nd.array(weight, ctx=device)}
     plain_executor = symbol.bind(device, there, grad_req="null")
     expected = plain_executor.forward()[0].asnumpy()
+    with mxtrt.options(release_weights=False):
+        symbol.bind(device, there, grad_req="null").forward()[0].asnumpy()  # loads libraries
     device.empty_cache()
     before = library().cuda.memory()
     with mxtrt.options():
