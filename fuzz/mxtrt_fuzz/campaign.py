@@ -120,7 +120,7 @@ def run_shard(
             for value in values:
                 database.save(key, value)
     known = dict(campaign.known)
-    with Worker(campaign.setup) as worker:
+    with Worker(campaign.setup, profile.timeout) as worker:
         hunt = Hunt(
             worker,
             examples=campaign.total,

@@ -30,9 +30,9 @@ __all__ = ["MASKS", "Observation", "Run", "Setup", "bound", "observe"]
 #: What is denied to the engine: nothing, the case's own choice, everything.
 MASKS = ("none", "drawn", "all")
 
-#: CUDA's words where MXNet was built for older GPUs only: what works there with some attributes
-#: may not with others.
-_NO_DEVICE_CODE = "no kernel image is available"
+#: What MXNet says on a GPU of operators that it runs on a CPU: it was built for older GPUs only
+#: (what works with some attributes may not with others), or leaves it to cuDNN, which takes less.
+_NOT_ON_THIS_GPU = ("no kernel image is available", "need to have 2 dimensions when mode=instance")
 
 Outputs = tuple[Array, ...]
 _Forward = Callable[[Mapping[str, Any]], list[Any]]
@@ -65,6 +65,7 @@ class Run:
 
     Attributes:
         mask: One of :data:`MASKS`.
+        denied: Operators that it denies to the engine.
         outputs: The heads, for each set of inputs.
         segments: Names of the nodes of every segment.
         left: Names of the nodes that stayed in MXNet.
@@ -75,6 +76,7 @@ class Run:
     """
 
     mask: str
+    denied: tuple[str, ...] = ()
     outputs: tuple[Outputs, ...] = ()
     segments: list[list[str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -167,7 +169,7 @@ class _Execution:
         for mask in self.setup.masks:
             with self._timed(f"mask {mask}"):
                 run = self._run(mask)
-            if _NO_DEVICE_CODE in run.reason:
+            if any(text in run.reason for text in _NOT_ON_THIS_GPU):
                 self.seen.invalid = f"MXNet in context {self.setup.context}: {run.reason}"
                 return self.seen
             self.seen.runs.append(run)
@@ -301,11 +303,12 @@ class _Execution:
         }
 
     def _run(self, mask: str) -> Run:
-        run = Run(mask)
+        options = self._options(mask)
+        run = Run(mask, options["deny_ops"])
         for name, array in self.weights.items():
             if array.size * 4 >= SMALLEST:  # in memory again, whatever an earlier run released
                 self.weights[name] = array.copy()
-        with _Complaints() as complaints, mxtrt.options(**self._options(mask)):
+        with _Complaints() as complaints, mxtrt.options(**options):
             try:
                 run.outputs = self._forwards(self._ways[self._way]())
             except Exception as error:

@@ -17,6 +17,7 @@ class Profile:
         context: ``cpu`` or ``gpu``: where mxtrt's arrays are.
         exactness: Whether to check what has to be equal to the bit.
         masks: Support masks that every case runs under.
+        timeout: Seconds that a case may take: TensorRT builds an engine for every segment.
         repeatable: Two campaigns of one seed run the same cases; no example database is used.
     """
 
@@ -25,12 +26,15 @@ class Profile:
     context: str = "cpu"
     masks: tuple[str, ...] = ("none", "drawn", "all")
     exactness: bool = True
+    timeout: float = 60.0
     repeatable: bool = False
 
 
 PROFILES = {
     "ci": Profile(examples=200, repeatable=True),
-    "gpu": Profile(examples=500, masks=("none", "drawn"), exactness=False),
-    "gpu-context": Profile(examples=500, context="gpu", masks=("none", "drawn"), exactness=False),
+    "gpu": Profile(examples=500, masks=("none", "drawn"), exactness=False, timeout=300),
+    "gpu-context": Profile(
+        examples=500, context="gpu", masks=("none", "drawn"), exactness=False, timeout=300
+    ),
     "nightly": Profile(examples=20_000, targeted=True),
 }

@@ -29,8 +29,7 @@ def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
         return
     inside = {name for segment in run.segments for name in segment}
     for node in case.operations:
-        denied = run.mask == "all" or (run.mask == "drawn" and node.op in case.denied)
-        if denied and node.name in inside:
+        if node.op in run.denied and node.name in inside:
             yield "denied", f"{node.op} is denied and runs in an engine"
     if _has_cycle(case, run):
         yield "cycle", f"segments {run.segments} read each other"
