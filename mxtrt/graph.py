@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,13 @@ class TensorType:
     def known(self) -> bool:
         """Whether the dtype and every dimension are known."""
         return self.shape is not None and self.dtype is not None and min(self.shape, default=0) >= 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, -1 where it is not known."""
+        if self.shape is None or self.dtype is None or min(self.shape, default=0) < 0:
+            return -1
+        return prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
         dims = "?" if self.shape is None else "x".join(map(str, self.shape))

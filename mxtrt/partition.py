@@ -20,9 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mxtrt.graph import Entry, Graph
+from mxtrt.graph import Entry, Graph, Node
 
-__all__ = ["Partition", "Segment", "partition"]
+__all__ = ["SMALL_WEIGHT", "Partition", "Segment", "partition"]
+
+#: Weights of fewer bytes are held by every engine that reads them: engines fold the vectors of
+#: normalisation layers into others, and the states among them could be no inputs.
+SMALL_WEIGHT = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class Segment:
         nodes: Indices, ascending.
         inputs: Entries read from outside that are not weights, in order of first use.
         weights: Variables that become initializers of the engine, in order of first use: those
-            that only engines read (one that MXNet reads too stays MXNet's and is an input).
+            that nothing else reads.  One that MXNet or another engine reads too stays MXNet's and
+            is an input, so that it is in memory once; a small one is every engine's own.
         outputs: Entries read outside, or heads of the symbol, in order of the nodes.
     """
 
@@ -108,17 +113,22 @@ def partition(
             kept.append(nodes)
         else:
             left.update(dict.fromkeys(nodes, reason))
-    inside = {index for nodes in kept for index in nodes}
+    place = {index: nodes[0] for nodes in kept for index in nodes}
     owned = frozenset(
         index
         for index, node in enumerate(graph.nodes)
         if node.is_variable
         and node.name in weights
         and Entry(index) not in graph.heads
-        and inside.issuperset(readers[index])
+        and place.keys() >= set(readers[index])
+        and (len({place[reader] for reader in readers[index]}) == 1 or _is_small(node))
     )
     segments = [_segment(graph, nodes, readers, owned) for nodes in kept]
     return Partition(tuple(segments), left)
+
+
+def _is_small(weight: Node) -> bool:
+    return bool(weight.types) and 0 <= weight.types[0].nbytes < SMALL_WEIGHT
 
 
 def _components(graph: Graph, engine: Sequence[bool]) -> list[int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtrt.graph import Entry, Graph, Node
+from mxtrt.graph import Entry, Graph, Node, TensorType
 from mxtrt.partition import Partition, partition
 from mxtrt.rewrite import rewrite
 
@@ -103,6 +105,23 @@ def test_a_branch_joins_the_segment_that_reads_it():
     late = Node("op", "late", {}, (Entry(2), Entry(3)))
     found = cut(Graph([x, early, denied, side, late], [Entry(4)]), {2: "denied"})
     assert [segment.nodes for segment in found.segments] == [(1,), (3, 4)]
+
+
+@pytest.mark.parametrize(("size", "owners"), [(64 * 1024, 0), (1024, 2)])
+def test_a_weight_of_two_segments_stays_mxnets_unless_it_is_small(size, owners):
+    """It is in memory once: as an input of both."""
+    tensor = TensorType((size // 4,), np.dtype(np.float32))
+    nodes = [
+        Node("null", "data", {}, ()),
+        Node("null", "weight0", {}, (), (tensor,)),
+        Node("op", "early", {}, (Entry(0), Entry(1))),
+        Node("op", "denied", {}, (Entry(2),)),
+        Node("op", "late", {}, (Entry(3), Entry(1))),
+    ]
+    found = cut(Graph(nodes, [Entry(4)]), {3: "denied"})
+    assert [segment.nodes for segment in found.segments] == [(2,), (4,)]
+    assert sum(1 in segment.weights for segment in found.segments) == owners
+    assert sum(Entry(1) in segment.inputs for segment in found.segments) == 2 - owners
 
 
 def test_small_and_idle_segments_stay_in_mxnet_with_a_reason():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
 
 import numpy as np
 
 from mxtrt.paging import SMALLEST
+from mxtrt.partition import SMALL_WEIGHT
 from mxtrt_fuzz.execute import Run
 from mxtrt_fuzz.graphs import Case, Operation, Variable
 
@@ -66,9 +68,15 @@ def ledger(case: Case, run: Run) -> Iterator[tuple[str, str]]:
     sizes = {v.name: _nbytes(v) for v in case.variables if v.role != "data"}
     plain = sum(sizes.values())
     readers = _engine_weights(case, run)
-    slack = sum(size if size < SMALLEST + 2 * _PAGE else 2 * _PAGE for size in sizes.values())
+    slack = sum(
+        size * max(readers.get(name, 1), 1) if size < SMALLEST + 2 * _PAGE else 2 * _PAGE
+        for name, size in sizes.items()
+    )
     held = plain - run.released_bytes + run.weight_bytes
-    needed = sum(sizes[name] for name in readers)
+    needed = sum(
+        sizes[name] * (count if sizes[name] < SMALL_WEIGHT else 1)
+        for name, count in readers.items()
+    )
     if run.weight_bytes > needed:
         yield (
             "twice",
@@ -80,16 +88,17 @@ def ledger(case: Case, run: Run) -> Iterator[tuple[str, str]]:
         yield "released", f"{run.released_bytes} B released of {run.weight_bytes} B in engines"
 
 
-def _engine_weights(case: Case, run: Run) -> Mapping[str, None]:
-    """Weights that some node in a segment reads."""
-    inside = {name for segment in run.segments for name in segment}
-    return {
-        producer.name: None
+def _engine_weights(case: Case, run: Run) -> Mapping[str, int]:
+    """Weights that some node in a segment reads, and in how many segments."""
+    place = {name: i for i, segment in enumerate(run.segments) for name in segment}
+    reads = {
+        (producer.name, place[node.name])
         for node in case.operations
-        if node.name in inside
+        if node.name in place
         for producer in (case.nodes[entry.node] for entry in node.inputs)
         if isinstance(producer, Variable) and producer.role != "data"
     }
+    return Counter(name for name, _ in reads)
 
 
 def _nbytes(variable: Variable) -> int:

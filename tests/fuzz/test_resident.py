@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from mxtrt_fuzz.graphs import Case
+from mxtrt.graph import Entry
+from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.resident import SLACK, growth, heavy_cases
 
 pytestmark = pytest.mark.slow
@@ -37,6 +38,22 @@ def test_a_process_with_engines_grows_no_more_than_plain_mxnet(table: Callable[.
 
     check()
     assert len(excess) >= 10
+
+
+def test_a_weight_of_two_segments_is_resident_once() -> None:
+    """It stays MXNet's, and both engines read it."""
+    row, attrs = Tensor((1, 1536)), (("no_bias", "True"), ("num_hidden", "1536"))
+    case = Case(
+        (
+            Variable("data0", row),
+            Variable("weight0", Tensor((1536, 1536)), "weight", -0.01, 0.01),
+            Operation("FullyConnected", "op0", attrs, (Entry(0), Entry(1)), (row,)),
+            Operation("round", "op1", (), (Entry(2),), (row,)),
+            Operation("FullyConnected", "op2", attrs, (Entry(3), Entry(1)), (row,)),
+        ),
+        (Entry(4),),
+    )
+    assert growth(case, True) <= growth(case, False) + SLACK
 
 
 @seed(3)
