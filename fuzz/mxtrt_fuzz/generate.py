@@ -192,10 +192,14 @@ class Grower:
 
         value = self.pick(accepts)
         if value is None:
-            value = self.variable(Tensor(self.shape(spec.accepts), spec.dtypes[0]))
+            value = self.variable(Tensor(self.first(spec), spec.dtypes[0]))
         if spec.domain is not None:
             value = self._inside(value, *spec.domain)
         return self.apply(spec, value) if value is not None else []
+
+    def first(self, spec: OpSpec) -> Shape:
+        """A shape of a new first input of an operator."""
+        return spec.first(self._draw) if spec.first else self.shape(spec.accepts)
 
     def shape(self, accepts: Callable[[Shape], bool] = lambda shape: True) -> Shape:
         """A shape of an input; mostly pictures."""
@@ -381,7 +385,7 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     low, high = spec.domain or (-3.0, 3.0)
     outputs: list[Any] = []
     for attempt in range(4):
-        first = grower.variable(Tensor(grower.shape(spec.accepts)), "data", low, high)
+        first = grower.variable(Tensor(grower.first(spec)), "data", low, high)
         outputs = grower.apply(spec, first)
         if outputs:
             break

@@ -119,6 +119,7 @@ class OpSpec:
         reference: The operator on NumPy arrays, in the dtype that they have; a tuple where
             there are several visible outputs.  It is the shape rule too.
         accepts: Whether a first input of this shape is valid.
+        first: Draws the shape of a new first input, where ``accepts`` takes few of any rank.
         domain: Range in which the operator's value on its first input is a tame number.
         dtypes: Dtypes of the first input.
         result: Dtype of the outputs, given the attributes and that of the first input.
@@ -140,6 +141,7 @@ class OpSpec:
     apply: Callable[[Draw, Shape], Application]
     reference: Callable[..., Array | tuple[Array, ...]]
     accepts: Callable[[Shape], bool] = any_rank
+    first: Callable[[Draw], Shape] | None = None
     domain: tuple[float, float] | None = None
     dtypes: tuple[str, ...] = FLOATS
     result: Callable[[Attributes, str], str] = lambda _, dtype: dtype
