@@ -8,7 +8,7 @@ from mxtrt.errors import Unsupported
 from mxtrt.ops.registry import Call, converter
 
 
-@converter("BatchNorm", outputs=1)
+@converter("BatchNorm", "_contrib_SyncBatchNorm", outputs=1)
 def batch_norm(call: Call) -> None:
     """``BatchNormalization`` with the moving statistics, as MXNet does at inference.
 
@@ -46,6 +46,22 @@ def instance_norm(call: Call) -> None:
         output=call.output(),
         epsilon=call.number("eps", 1e-3),
     )
+
+
+@converter("GroupNorm", outputs=1)
+def group_norm(call: Call) -> None:
+    """``InstanceNormalization`` of the groups, flattened; gamma and beta are per group."""
+    call.require_floats()
+    call.require(not call.flag("output_mean_var"), "output_mean_var=True")
+    groups = call.integer("num_groups", 1)
+    flat = call.emit("Reshape", [call.input(), call.indices([0, groups, -1])])
+    normed = call.emit(
+        "InstanceNormalization",
+        [flat, call.input(1), call.input(2)],
+        epsilon=call.number("eps", 1e-5),
+    )
+    shape = call.indices([0, *call.shape()[1:]])
+    call.emit("Reshape", [normed, shape], output=call.output())
 
 
 @converter("LayerNorm", outputs=1)

@@ -84,6 +84,23 @@ def test_instance_norm_agrees(shape: tuple[int, ...], attrs: dict[str, Any]) -> 
     check_op("InstanceNorm", shape, (shape[1],), (shape[1],), **attrs)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(2, 4, 5), (2, 4, 3, 2), (1, 4, 2, 3, 2)])
+def test_group_norm_agrees(shape: tuple[int, ...], groups: int) -> None:
+    """Gamma and beta are per group, where others have them per channel."""
+    check_op("GroupNorm", shape, (groups,), (groups,), num_groups=groups, eps=0.1)
+
+
+def test_sync_batch_norm_is_batch_norm_at_inference() -> None:
+    """Gamma counts as one by default, too."""
+    names = ("x", "gamma", "beta", "mean", "variance")
+    sym = symbol("_contrib_SyncBatchNorm", *map(mx.sym.var, names), key="norm")
+    arrays = {name: data(i, 3, low=0.1) for i, name in enumerate(names)}
+    arrays["x"] = data(5, 2, 3, 4, 4)
+    converted = check(sym, arrays)
+    assert converted.ops == ["BatchNormalization"]
+
+
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, -2])
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_layer_norm_agrees(axis: int | None, eps: float) -> None:

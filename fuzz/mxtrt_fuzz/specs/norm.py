@@ -40,15 +40,18 @@ def _draw_batch_norm(draw: Draw, shape: Shape) -> Application:
     axis = 1
     if draw(st.integers(0, 3)) == 0:
         axis = attrs["axis"] = _axis(draw, len(shape))
-    size = (shape[axis],)
-    roles = (
+    return Application(attrs, _batch_norm_operands(shape[axis]))
+
+
+def _batch_norm_operands(channels: int) -> tuple[Operand, ...]:
+    size = (channels,)
+    return (
         # With fix_gamma, MXNet overwrites gamma with ones: no other operator's weight.
         Operand(size, "weight", own=True),
         Operand(size, "weight"),
         Operand(size, "aux"),
         Operand(size, "aux", 0.1, 2.0),
     )
-    return Application(attrs, roles)
 
 
 def _batch_norm(
@@ -59,6 +62,11 @@ def _batch_norm(
         gamma = np.ones_like(gamma)
     gamma, beta, mean, variance = (_along(v, axis, x.ndim) for v in (gamma, beta, mean, variance))
     return (x - mean) / np.sqrt(variance + attrs.get("eps", 1e-3)) * gamma + beta
+
+
+def _draw_sync_batch_norm(draw: Draw, shape: Shape) -> Application:
+    attrs = maybe(draw, fix_gamma=st.booleans(), eps=_EPSILONS, use_global_stats=st.booleans())
+    return Application({**attrs, "key": "norm"}, _batch_norm_operands(shape[1]))
 
 
 def _draw_instance_norm(draw: Draw, shape: Shape) -> Application:
@@ -76,6 +84,25 @@ def _instance_norm(
 ) -> Array:
     normed = _standardised(x, statistics, tuple(range(2, x.ndim)), attrs.get("eps", 1e-3))
     return normed * _along(gamma, 1, x.ndim) + _along(beta, 1, x.ndim)
+
+
+def _draw_group_norm(draw: Draw, shape: Shape) -> Application:
+    attrs = maybe(draw, eps=_EPSILONS, num_groups=st.sampled_from(_divisors(shape[1])))
+    size = (attrs.get("num_groups", 1),)
+    return Application(attrs, (Operand(size, "weight"),) * 2)
+
+
+def _divisors(count: int) -> list[int]:
+    return [n for n in range(1, count + 1) if count % n == 0]
+
+
+def _group_norm(
+    attrs: Attributes, x: Array, gamma: Array, beta: Array, statistics: Array | None = None
+) -> Array:
+    shape = (len(x), len(gamma), -1)
+    rows = x if statistics is None else statistics
+    normed = _standardised(x.reshape(shape), rows.reshape(shape), (2,), attrs.get("eps", 1e-5))
+    return (normed * gamma[:, None] + beta[:, None]).reshape(x.shape)
 
 
 def _draw_layer_norm(draw: Draw, shape: Shape) -> Application:
@@ -130,9 +157,24 @@ def _lrn(attrs: Attributes, x: Array) -> Array:
 register(
     OpSpec("BatchNorm", _draw_batch_norm, _batch_norm, rank_at_least(2), dtypes=("float32",)),
     OpSpec(
+        "_contrib_SyncBatchNorm",
+        _draw_sync_batch_norm,
+        _batch_norm,
+        rank_at_least(2),
+        dtypes=("float32",),
+    ),
+    OpSpec(
         "InstanceNorm",
         _draw_instance_norm,
         _instance_norm,
+        rank_at_least(3),
+        roundings=4,
+        statistics=True,
+    ),
+    OpSpec(
+        "GroupNorm",
+        _draw_group_norm,
+        _group_norm,
         rank_at_least(3),
         roundings=4,
         statistics=True,
