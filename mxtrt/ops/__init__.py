@@ -8,6 +8,7 @@ from mxtrt.ops import pooling as pooling
 from mxtrt.ops import reduce as reduce
 from mxtrt.ops import shape as shape
 from mxtrt.ops import softmax as softmax
+from mxtrt.ops import vision as vision
 from mxtrt.ops.registry import FLOATS, NUMBERS, Call, OpEntry, convert, converter, registry
 
 __all__ = ["FLOATS", "NUMBERS", "Call", "OpEntry", "convert", "converter", "registry"]

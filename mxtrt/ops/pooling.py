@@ -1,4 +1,4 @@
-"""Converter of Pooling.
+"""Converters of Pooling and of adaptive pooling.
 
 MXNet sums a window over the elements that exist, and divides an average by the window's
 length cut at ``size + pad`` (``nn/pool.h``).  A window of the convention ``full`` that hangs
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -137,3 +138,60 @@ def _windows(call: Call, kind: str, data: str, axes: Sequence[_Axis], output: st
     else:
         factor = call.constant(volume)
     return call.emit("Mul", [mean, factor], output=output)
+
+
+@converter("_contrib_AdaptiveAvgPooling2D", outputs=1)
+def adaptive_average_pooling(call: Call) -> None:
+    """``AveragePool`` where all windows are alike, else two ``MatMul`` with rows of averages.
+
+    The windows of n outputs on an axis of a given size start at ``floor(i * size / n)`` and end
+    before ``ceil((i + 1) * size / n)``; they may overlap.
+    """
+    call.require_floats()
+    call.require(call.rank() == 4, f"adaptive pooling on rank {call.rank()}, not 4")
+    sizes, outputs = call.shape()[2:], call.out_shape()[2:]
+    if outputs == (1, 1):
+        call.emit("GlobalAveragePool", [call.input()], output=call.output())
+        return
+    windows = [_adaptive(*axis) for axis in zip(sizes, outputs, strict=True)]
+    regular = [_regular(axis) for axis in windows]
+    if all(regular):
+        kernel, strides = zip(*(pair for pair in regular if pair), strict=True)
+        call.emit(
+            "AveragePool",
+            [call.input()],
+            output=call.output(),
+            kernel_shape=kernel,
+            strides=strides,
+        )
+        return
+    # Several times faster than slices; a number that is not finite spreads along its axes.
+    down, across = (_averages(*axis) for axis in zip(windows, sizes, strict=True))
+    rows = call.emit("MatMul", [call.input(), call.constant(across.T)])
+    call.emit("MatMul", [call.constant(down), rows], output=call.output())
+
+
+def _adaptive(size: int, outputs: int) -> list[tuple[int, int]]:
+    """Begin and end of every window; MXNet divides in float32."""
+    count = np.float32(outputs)
+    return [
+        (int(np.float32(i * size) / count), int(np.ceil(np.float32((i + 1) * size) / count)))
+        for i in range(outputs)
+    ]
+
+
+def _regular(windows: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Length and stride of windows that one pooling has, None for others."""
+    lengths = {end - begin for begin, end in windows}
+    strides = {later[0] - begin[0] for begin, later in pairwise(windows)} or {1}
+    if len(lengths) > 1 or len(strides) > 1 or 0 in strides:
+        return None
+    return lengths.pop(), strides.pop()
+
+
+def _averages(windows: Sequence[tuple[int, int]], size: int) -> np.ndarray[Any, Any]:
+    """A row for every window, with which a column of the data gives its mean."""
+    rows = np.zeros((len(windows), size))
+    for row, (begin, end) in zip(rows, windows, strict=True):
+        row[begin:end] = 1 / (end - begin)
+    return rows

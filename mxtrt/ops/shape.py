@@ -167,25 +167,6 @@ def slice_channel(call: Call) -> None:
             call.emit("Squeeze", [part, axes], output=name)
 
 
-@converter("UpSampling", moves_data_only=True, outputs=1)
-def up_sampling(call: Call) -> None:
-    """``Resize`` that repeats every element ``scale`` times in height and width."""
-    call.require_floats()
-    kind = call.text("sample_type")
-    call.require(kind == "nearest", f"sample_type={kind} is not nearest")
-    call.require(len(call.inputs) == 1, "more than one input")
-    call.require(call.rank() == 4, f"up-sampling on rank {call.rank()}, not 4")
-    scale = call.integer("scale")
-    call.emit(
-        "Resize",
-        [call.input(), "", call.constant([1, 1, scale, scale])],
-        output=call.output(),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
-
-
 @converter("Pad", "pad", moves_data_only=True, outputs=1)
 def pad(call: Call) -> None:
     """``Pad`` of height and width, and depth; MXNet pads neither batch nor channels."""

@@ -45,6 +45,13 @@ CASES: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("Pad", [(3, 4, 5)], {"mode": "edge", "pad_width": (0, 0, 0, 0, 1, 1, 1, 1)}),
     ("UpSampling", [(3, 4, 5)], {"scale": 2, "sample_type": "nearest", "num_args": 1}),
     ("_mul_scalar", [(3, 4)], {"scalar": 2}),
+    ("GroupNorm", [(4, 5, 5), (2,), (2,)], {"num_groups": 2}),
+    ("_contrib_BilinearResize2D", [(3, 4, 5)], {"height": 7, "width": 3}),
+    ("_contrib_AdaptiveAvgPooling2D", [(3, 7, 5)], {"output_size": 3}),
+    ("_contrib_AdaptiveAvgPooling2D", [(3, 8, 8)], {"output_size": 3}),
+    ("GridGenerator", [(6,)], {"transform_type": "affine", "target_shape": (3, 4)}),
+    ("GridGenerator", [(2, 3, 4)], {"transform_type": "warp"}),
+    ("_contrib_box_decode", [(3, 4), (1, 3, 4)], {}),
 ]
 
 

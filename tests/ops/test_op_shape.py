@@ -179,19 +179,6 @@ def test_slice_channel_agrees_on_every_output(
     check_op("SliceChannel", shape, **attrs)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3])
-def test_up_sampling_repeats_elements(scale: int) -> None:
-    """Nearest neighbour in height and width."""
-    check_op("UpSampling", (2, 3, 4, 5), scale=scale, sample_type="nearest", num_args=1)
-
-
-def test_up_sampling_that_would_differ_is_refused() -> None:
-    """Bilinear needs a weight, and several inputs have a size to match."""
-    assert "bilinear" in refusal("UpSampling", (1, 1, 2, 2), scale=2, sample_type="bilinear")
-    shapes = (1, 1, 2, 2), (1, 1, 2, 2)
-    assert "more than one" in refusal("UpSampling", *shapes, scale=2, sample_type="nearest")
-
-
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
 @pytest.mark.parametrize(
     ("shape", "width"),

@@ -12,6 +12,7 @@ from mxtrt_fuzz.specs import reduce as reduce
 from mxtrt_fuzz.specs import shape as shape
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs import unconverted as unconverted
+from mxtrt_fuzz.specs import vision as vision
 from mxtrt_fuzz.specs.base import Application, Attributes, Operand, OpSpec, specs
 
 __all__ = ["Application", "Attributes", "OpSpec", "Operand", "specs"]

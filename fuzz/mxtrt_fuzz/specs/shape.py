@@ -263,15 +263,6 @@ def _pad(attrs: Attributes, x: Array) -> Array:
     return np.pad(x, widths, attrs["mode"])
 
 
-def _draw_upsampling(draw: Draw, shape: Shape) -> Application:
-    scale = draw(st.integers(1, 3))
-    return Application({"scale": scale, "sample_type": "nearest", "num_args": 1})
-
-
-def _upsampling(attrs: Attributes, x: Array) -> Array:
-    return x.repeat(attrs["scale"], 2).repeat(attrs["scale"], 3)
-
-
 def _flatten(attrs: Attributes, x: Array) -> Array:
     return x.reshape(x.shape[0], prod(x.shape[1:]))
 
@@ -298,5 +289,4 @@ register(
     *_spec("slice_axis", _draw_slice_axis, _slice_axis),
     *_spec("slice crop", _draw_slice, _slice),
     *_spec("Pad pad", _draw_pad, _pad, ranks(4, 5)),
-    *_spec("UpSampling", _draw_upsampling, _upsampling, ranks(4)),
 )
