@@ -22,6 +22,7 @@ import numpy as np
 from mxtrt.errors import Unsupported
 from mxtrt.graph import Node, TensorType
 from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.ops import left
 
 __all__ = [
     "FLOATS",
@@ -319,7 +320,7 @@ def convert(
     """
     entry = _REGISTRY.get(node.op)
     if entry is None:
-        raise Unsupported(f"no converter for operator {node.op}")
+        raise Unsupported(left.reason(node.op))
     outputs = node.types[: entry.outputs]
     for tensor in (*inputs, *outputs):
         if not tensor.known:

@@ -1,0 +1,60 @@
+"""Operators that stay in MXNet, with a reason that a person understands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+__all__ = ["LEFT", "reason"]
+
+#: Why operators stay in MXNet, and which: MXNet's names, in which ``*`` stands for any text.
+_REASONS = {
+    "its output depends on random numbers": """
+        _random_* _sample_* _shuffle random_* sample_* _npi_bernoulli _npi_choice _npi_exponential
+        _npi_gamma _npi_gumbel _npi_logistic _npi_multinomial _npi_normal* _npi_pareto
+        _npi_rayleigh _npi_uniform* _npi_weibull
+    """,
+    "non-maximum suppression gives MXNet's fixed-size list, for which ONNX has no operator": """
+        _contrib_box_nms _contrib_MultiBoxDetection _contrib_Proposal _contrib_MultiProposal
+    """,
+    "its boxes depend on shapes alone: an engine would only copy them": "_contrib_MultiBoxPrior",
+    "it is of a model quantized for oneDNN; give the float32 model instead": """
+        _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
+        _sg_mkldnn_*
+    """,
+    "ONNX has deformable convolutions since opset 19 only, and TensorRT 8.5 has none": """
+        _contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution
+    """,
+    "no TensorRT takes the pooling of regions with rounded or learned borders": """
+        ROIPooling _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
+    """,
+    "its loop or branch is a graph of its own, which MXNet runs": "_foreach _while_loop _cond",
+    "the size of its output depends on values": """
+        _contrib_boolean_mask _npx_nonzero _npi_unique
+    """,
+    "it runs code of yours": "Custom _CustomFunction _Native _NDArray",
+    "ONNX has no factorisations of matrices": """
+        _linalg_potrf _linalg_potri _linalg_trsm _linalg_gelqf _linalg_syevd _linalg_inverse
+        _linalg_det _linalg_slogdet _npi_cholesky _npi_svd _npi_eig* _npi_solve _npi_pinv*
+        _npi_tensorinv _npi_tensorsolve
+    """,
+    "no TensorRT takes Fourier transforms": "_contrib_fft _contrib_ifft",
+    "it updates weights, which inference does not do": "*_update *_update_phase*",
+    "it makes the target of a loss, which inference does not need": "_contrib_MultiBoxTarget",
+    "it is a hybridized block of Gluon's": "_CachedOp*",
+}
+
+#: Why operators stay in MXNet, by name or pattern.
+LEFT: Mapping[str, str] = {name: why for why, names in _REASONS.items() for name in names.split()}
+
+
+def reason(op: str) -> str:
+    """Why an operator without a converter stays in MXNet.
+
+    Args:
+        op: MXNet's name of the operator.
+    """
+    for pattern, why in LEFT.items():
+        if fnmatchcase(op, pattern):
+            return why
+    return f"no converter for operator {op}"
