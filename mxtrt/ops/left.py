@@ -7,10 +7,12 @@ from fnmatch import fnmatchcase
 
 __all__ = ["LEFT", "reason"]
 
-#: Why operators stay in MXNet, and which: MXNet's names, in which ``*`` stands for any text.
+#: Why operators stay in MXNet, and which: MXNet's names, in which ``*`` stands for any text.  The
+#: first that fits counts.
 _REASONS = {
+    "ONNX has no densities of distributions": "_random_pdf_*",
     "its output depends on random numbers": """
-        _random_* _sample_* _shuffle random_* sample_* _npi_bernoulli _npi_choice _npi_exponential
+        _random_* _sample_* _image_random_* _shuffle _npi_bernoulli _npi_choice _npi_exponential
         _npi_gamma _npi_gumbel _npi_logistic _npi_multinomial _npi_normal* _npi_pareto
         _npi_rayleigh _npi_uniform* _npi_weibull
     """,
