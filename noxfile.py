@@ -53,9 +53,9 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def zoo(session: nox.Session) -> None:
-    """All 34 networks of the model zoo against plain MXNet, as one table (minutes)."""
+    """All 34 networks of the model zoo, and others, against plain MXNet, as tables (minutes)."""
     session.install(".[dev]")
-    session.run("pytest", "tests/test_zoo.py", *session.posargs)
+    session.run("pytest", "tests/test_zoo.py", "tests/models", *session.posargs)
 
 
 @nox.session

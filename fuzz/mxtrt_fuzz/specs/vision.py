@@ -138,22 +138,17 @@ def _draw_adaptive(draw: Draw, shape: Shape) -> Application:
 def _adaptive(attrs: Attributes, x: Array) -> Array:
     """Products with rows of averages: a number that is not finite may spread along its axes."""
     output = attrs.integers("output_size", (1, 1))
-    down, across = (
-        np.array(
-            [
-                [1 / (ceil((i + 1) * size / n) - i * size // n)]
-                * size
-                * (
-                    (np.arange(size) >= i * size // n)
-                    & (np.arange(size) < ceil((i + 1) * size / n))
-                )
-                for i in range(n)
-            ],
-            x.dtype,
-        )
-        for size, n in zip(x.shape[2:], output * (3 - len(output)), strict=True)
-    )
+    axes = zip(x.shape[2:], output * (3 - len(output)), strict=True)
+    down, across = (_window_means(size, count).astype(x.dtype) for size, count in axes)
     return down @ (x @ across.T)
+
+
+def _window_means(size: int, count: int) -> Array:
+    """For every window on an axis the weights of the elements."""
+    rows = np.zeros((count, size))
+    for i, row in enumerate(rows):
+        row[i * size // count : ceil((i + 1) * size / count)] = 1
+    return rows / rows.sum(1, keepdims=True)
 
 
 def _target(draw: Draw) -> dict[str, Any]:
