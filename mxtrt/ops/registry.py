@@ -267,19 +267,25 @@ class OpEntry:
             only of such operators costs more to enter than it saves.
         outputs: How many outputs the converter produces; a later output that something
             reads leaves the node to MXNet.
+        shape_only: Indices of the inputs of which only the shape matters: the values of the
+            others are all that the outputs depend on.
     """
 
     name: str
     convert: Converter
     moves_data_only: bool = False
     outputs: int | None = None
+    shape_only: tuple[int, ...] = ()
 
 
 _REGISTRY: dict[str, OpEntry] = {}
 
 
 def converter(
-    *names: str, moves_data_only: bool = False, outputs: int | None = None
+    *names: str,
+    moves_data_only: bool = False,
+    outputs: int | None = None,
+    shape_only: tuple[int, ...] = (),
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -287,7 +293,7 @@ def converter(
         for name in names:
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
-            _REGISTRY[name] = OpEntry(name, function, moves_data_only, outputs)
+            _REGISTRY[name] = OpEntry(name, function, moves_data_only, outputs, shape_only)
         return function
 
     return register
