@@ -218,6 +218,14 @@ OPTIONS: Mapping[str, Option] = {
             _names,
         ),
         Option(
+            "allow_ops",
+            (),
+            ("MXTRT_ALLOW_OPS",),
+            "operator names, separated by commas, or *",
+            "Operators that are worth an engine even where a segment has few and cheap ones only.",
+            _names,
+        ),
+        Option(
             "data_names",
             (),
             ("MXTRT_DATA_NAMES",),
@@ -281,6 +289,7 @@ class Options:
     spin: bool = True
     min_nodes: int = 1
     deny_ops: tuple[str, ...] = ()
+    allow_ops: tuple[str, ...] = ()
     data_names: tuple[str, ...] = ()
     inline_below: int = 200
     max_engines: int = 4

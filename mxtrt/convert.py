@@ -16,7 +16,18 @@ from mxtrt.onnx_builder import OnnxBuilder
 from mxtrt.ops import convert, registry
 from mxtrt.report import SegmentReport
 
-__all__ = ["OnnxSegment", "WeightType", "describe_segment", "refusals", "to_onnx"]
+__all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]
+
+# fmt: off
+#: ONNX operators that compute little for each element.
+_CHEAP = frozenset({
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Equal", "Expand", "Flatten", "Floor",
+    "Gather", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "LeakyRelu", "Less",
+    "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Reciprocal", "Relu",
+    "Reshape", "Sigmoid", "Sign", "Slice", "Softsign", "Sqrt", "Squeeze", "Sub", "Tanh",
+    "Transpose", "Unsqueeze", "Where", "Xor",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +70,23 @@ class OnnxSegment:
         return hashlib.sha256(self.model).hexdigest()
 
 
-def refusals(
-    graph: Graph, weights: Collection[str], deny_ops: Collection[str] = ()
-) -> dict[int, str]:
-    """Why operator nodes have to stay in MXNet, by index; the others can be converted.
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What can be converted.
+
+    Attributes:
+        reasons: Why operator nodes have to stay in MXNet, by index; the others can be converted.
+        cheap: Convertible nodes that compute little for each element.
+        known: Convertible nodes whose values depend on nothing but shapes.
+    """
+
+    reasons: dict[int, str]
+    cheap: frozenset[int]
+    known: frozenset[int]
+
+
+def support(graph: Graph, weights: Collection[str], deny_ops: Collection[str] = ()) -> Support:
+    """Find out which nodes can be converted.
 
     Args:
         graph: The symbol with shapes and dtypes.
@@ -70,6 +94,8 @@ def refusals(
         deny_ops: Operators that stay in MXNet whatever the converters say.
     """
     reasons: dict[int, str] = {}
+    cheap: set[int] = set()
+    known: set[int] = set()
     read = {entry for node in graph.nodes for entry in node.inputs} | set(graph.heads)
     highest: dict[int, int] = {}
     for entry in read:
@@ -80,16 +106,26 @@ def refusals(
         if node.op in deny_ops:
             reasons[index] = f"operator {node.op} is in deny_ops"
             continue
-        known = registry().get(node.op)
-        produced = known.outputs if known is not None else None
+        known_op = registry().get(node.op)
+        produced = known_op.outputs if known_op is not None else None
         if produced is not None and highest.get(index, 0) >= produced:
             reasons[index] = f"output {highest[index]} of {node.op} is read"
             continue
         try:
-            _convert(graph, node, weights, OnnxBuilder())
+            _convert(graph, node, weights, builder := OnnxBuilder())
         except Unsupported as refusal:
             reasons[index] = str(refusal)
-    return reasons
+            continue
+        if _CHEAP.issuperset(made.op_type for made in builder.nodes):
+            cheap.add(index)
+        if all(i in shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):
+            known.add(index)
+    return Support(reasons, frozenset(cheap), frozenset(known))
+
+
+def shape_only(node: Node) -> Collection[int]:
+    """Indices of a convertible node's inputs of which only the shape matters."""
+    return registry()[node.op].shape_only
 
 
 def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
@@ -111,6 +147,13 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
             _convert(graph, node, weights, builder)
             sources += [name] * (len(builder.nodes) - len(sources))
     read = {name for node in builder.nodes for name in node.input}
+    # What only gives its shape is an input too: other shapes are inferred from it.
+    read |= {
+        _value(graph, *node.inputs[place])
+        for node in graph.nodes
+        if not node.is_variable
+        for place in shape_only(node)
+    }
     inputs, owned = [], []
     for node in graph.nodes:
         if not node.is_variable:

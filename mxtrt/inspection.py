@@ -127,7 +127,7 @@ def segments_of(symbol: Any, shapes: Mapping[str, Shape], **options: Any) -> lis
 
 def _models(graph: Graph, found: Partition) -> Iterator[tuple[Graph, OnnxSegment]]:
     for segment in found.segments:
-        part, _ = graph.subgraph(segment.nodes, segment.outputs)
+        part, _ = graph.subgraph(segment.members, segment.outputs)
         yield part, to_onnx(part, {graph.nodes[index].name for index in segment.weights})
 
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxtrt.config import Options
-from mxtrt.convert import refusals
+from mxtrt.convert import support
 from mxtrt.engines import Engine, select
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
 from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
-from mxtrt.partition import Partition, partition
+from mxtrt.partition import Partition, Worth, partition
 from mxtrt.plan import EngineNode, Plan, infer_shapes
 from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
@@ -106,7 +106,8 @@ def analyse(
         engine: The engine that is to run the segments; None for no one in particular.
     """
     denied = {own_name(name) for name in options.deny_ops}
-    reasons = refusals(graph, weights, denied)
+    can = support(graph, weights, denied)
+    reasons = can.reasons
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
             reasons.setdefault(index, refused[node.name])
@@ -119,12 +120,14 @@ def analyse(
         for index, node in enumerate(graph.nodes)
         if node.op in registry() and registry()[node.op].moves_data_only
     )
+    allowed = {own_name(name) for name in options.allow_ops}
+    cheap = frozenset(index for index in can.cheap if graph.nodes[index].op not in allowed)
     return partition(
         graph,
         reasons,
         frozenset(weights),
-        min_nodes=options.min_nodes,
-        movers=movers,
+        worth=Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset()),
+        known=can.known - reasons.keys(),
     )
 
 
@@ -140,7 +143,7 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     report = describe(graph, found, f"{engine.name} {engine.version}")
     nodes, segments = [], []
     for segment in found.segments:
-        part, outside = graph.subgraph(segment.nodes, segment.outputs)
+        part, outside = graph.subgraph(segment.members, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
         node = EngineNode(part, owned, engine, request.options, request.gpu)
         # What no ONNX node reads (a label at inference) is no input of the engine node.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxtrt.graph import Entry, Graph, Node, TensorType
-from mxtrt.partition import Partition, partition
+from mxtrt.partition import Partition, Worth, partition
 from mxtrt.rewrite import rewrite
 
 
@@ -72,6 +74,48 @@ def test_segments_are_convex_and_acyclic_after_contraction(case):
                 below.add(index)
 
 
+def values(graph: Graph, given: dict[str, Any], segments: Sequence[tuple[Graph, Any]] = ()) -> Any:
+    """What a graph of opaque operators computes: for every head what it depends on, and how."""
+    seen: list[Any] = []
+    for node in graph.nodes:
+        inputs = tuple(seen[entry.node][entry.output] for entry in node.inputs)
+        if node.is_variable:
+            seen.append((given[node.name],))
+        elif "engine" in node.attrs:
+            part, names = segments[int(node.attrs["engine"])]
+            seen.append(values(part, {**given, **dict(zip(names, inputs, strict=True))}))
+        else:
+            seen.append(((node.name, inputs),))
+    return tuple(seen[head.node][head.output] for head in graph.heads)
+
+
+@given(graphs(), st.data())
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_segments_compute_what_the_graph_did(case, data):
+    """Whatever is computed in several of them, because its value is known at bind."""
+    graph, reasons = case
+    able = [i for i, n in enumerate(graph.nodes) if not n.is_variable and i not in reasons]
+    known = frozenset(data.draw(st.sets(st.sampled_from(able)))) if able else frozenset()
+    found = partition(graph, reasons, WEIGHTS, known=known)
+    placed = {i for segment in found.segments for i in segment.members} | found.reasons.keys()
+    assert placed >= _reachable(graph) - {i for i, n in enumerate(graph.nodes) if n.is_variable}
+    assert not {i for segment in found.segments for i in segment.nodes} & known
+    parts: list[tuple[Graph, list[str]]] = []
+    for segment in found.segments:
+        if not segment.outputs:  # nothing needs it
+            parts.append((graph, []))
+            continue
+        part, outside = graph.subgraph(segment.members, segment.outputs)
+        weights = {graph.nodes[index].name for index in segment.weights}
+        variables = zip(outside, part.nodes, strict=False)
+        names = {e: v.name for e, v in variables if v.name not in weights}
+        assert set(segment.inputs) == set(names)
+        parts.append((part, [names[entry] for entry in segment.inputs]))
+    given_ = {node.name: node.name for node in graph.nodes if node.is_variable}
+    rewritten = rewrite(graph, found.segments, range(len(found.segments)))
+    assert values(rewritten, given_, parts) == values(graph, given_)
+
+
 @given(graphs())
 @settings(derandomize=True, max_examples=100, deadline=None)
 def test_weights_move_only_when_no_mxnet_node_reads_them(case):
@@ -128,9 +172,9 @@ def test_small_and_idle_segments_stay_in_mxnet_with_a_reason():
     """min_nodes and pure data movers are honoured, and said."""
     x = Node("null", "data", {}, ())
     graph = Graph([x, Node("op", "a", {}, (Entry(0),))], [Entry(1)])
-    few = partition(graph, {}, WEIGHTS, min_nodes=2)
+    few = partition(graph, {}, WEIGHTS, worth=Worth(min_nodes=2))
     assert few.reasons == {1: "its segment has 1 nodes, fewer than min_nodes=2"}
-    idle = partition(graph, {}, WEIGHTS, movers=frozenset({1}))
+    idle = partition(graph, {}, WEIGHTS, worth=Worth(movers=frozenset({1})))
     assert "only moves data" in idle.reasons[1]
     constant = Graph([Node("null", "weight0", {}, ()), graph.nodes[1]], [Entry(1)])
     assert partition(constant, {}, WEIGHTS).reasons == {1: "its segment has no input but weights"}

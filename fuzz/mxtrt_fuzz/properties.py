@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from mxtrt.ops import registry
 from mxtrt.paging import SMALLEST
 from mxtrt.partition import SMALL_WEIGHT
 from mxtrt_fuzz.execute import Run
@@ -21,12 +22,14 @@ _PAGE = 4096
 def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
     """What is wrong with a partition, as symptom and detail.
 
-    Every operator is in exactly one segment or left in MXNet, a denied one is left, and the
-    graph with its segments contracted has no cycle.
+    Every operator is in exactly one segment or left in MXNet (wherever it is read, if its value is
+    known at bind), a denied one is left, and the graph with its segments contracted has no cycle.
     """
     names = [node.name for node in case.operations]
+    known = {case.nodes[index].name for index in _known(case)}
     seen = [name for segment in run.segments for name in segment] + run.left
-    if sorted(seen) != sorted(names):
+    once = [name for name in seen if name not in known] + sorted(known & set(seen))
+    if sorted(once) != sorted(names):
         yield "cover", f"nodes {sorted(names)} became {sorted(seen)}"
         return
     inside = {name for segment in run.segments for name in segment}
@@ -37,17 +40,36 @@ def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
         yield "cycle", f"segments {run.segments} read each other"
 
 
+def _known(case: Case) -> set[int]:
+    """Operations whose values depend on nothing but shapes."""
+    known: set[int] = set()
+    for index, node in enumerate(case.nodes):
+        entry = registry().get(node.op) if isinstance(node, Operation) else None
+        if isinstance(node, Operation) and entry is not None:
+            reads = [e for place, e in enumerate(node.inputs) if place not in entry.shape_only]
+            if all(e.node in known for e in reads):
+                known.add(index)
+    return known
+
+
 def _has_cycle(case: Case, run: Run) -> bool:
     unit = {name: f"segment {i}" for i, names in enumerate(run.segments) for name in names}
+    known = _known(case)
+    waits: list[set[str]] = []  # for every node; what is known is looked through
     reads: dict[str, set[str]] = {}
-    for node in case.operations:
-        own = unit.get(node.name, node.name)
+    for index, node in enumerate(case.nodes):
+        waits.append(set())
+        if isinstance(node, Variable):
+            continue
         for entry in node.inputs:
             producer = case.nodes[entry.node]
-            if isinstance(producer, Operation):
-                other = unit.get(producer.name, producer.name)
-                if other != own:
-                    reads.setdefault(own, set()).add(other)
+            if entry.node in known:
+                waits[index] |= waits[entry.node]
+            elif isinstance(producer, Operation):
+                waits[index].add(unit.get(producer.name, producer.name))
+        own = unit.get(node.name, node.name)
+        if index not in known and (others := waits[index] - {own}):
+            reads.setdefault(own, set()).update(others)
     done: set[str] = set()
     while reads:
         ready = [name for name, others in reads.items() if not (others & reads.keys()) - done]
