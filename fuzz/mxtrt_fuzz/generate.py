@@ -109,7 +109,7 @@ class Grower:
         start = len(self.nodes), len(self.pool), dict(self._numbers)
         inputs = [first]
         for operand in application.operands:
-            inputs.append(self._operand(operand, first.tensor.dtype))
+            inputs.append(self._operand(operand, operand.dtype or first.tensor.dtype))
         outputs = self._node(spec, application, inputs)
         if not outputs:
             del self.nodes[start[0] :], self.pool[start[1] :]

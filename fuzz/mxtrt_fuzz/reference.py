@@ -112,7 +112,10 @@ class Reference:
                 if noise is not None and noisy:
                     if spec.statistics:
                         more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
-                    operands = [noise.perturb(x, info, spec.roundings) for x in operands]
+                    operands = [
+                        noise.perturb(x, info, spec.roundings) if self._rounded(entry) else x
+                        for x, entry in zip(operands, node.inputs, strict=True)
+                    ]
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
                         roundings = spec.roundings
@@ -126,6 +129,10 @@ class Reference:
                         value = np.where(poison[entry], np.nan, value)
                     values[entry] = value
         return values
+
+    def _rounded(self, entry: Entry) -> bool:
+        """Whether an entry holds numbers that may be off: integers are exact."""
+        return self.case.tensor(entry).dtype in self._info
 
     def single(self) -> Values:
         """Every entry's value computed in its own dtype: shows where float32 overflows inside."""

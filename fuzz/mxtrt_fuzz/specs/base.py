@@ -76,6 +76,7 @@ class Operand:
         high: Range of the new variable.
         fits: Which shapes fit, where it is not only ``shape``.
         own: No other operator may read the variable: MXNet writes to it.
+        dtype: Its dtype, that of the first input by default.
     """
 
     shape: Shape
@@ -84,6 +85,7 @@ class Operand:
     high: float = 2.0
     fits: Callable[[Shape], bool] | None = None
     own: bool = False
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
