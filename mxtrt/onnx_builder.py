@@ -63,7 +63,7 @@ class OnnxBuilder:
 
     def constant(self, array: np.ndarray[Any, Any]) -> str:
         """Store a small array inline and return its name; equal arrays share one."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         raw = array.tobytes()
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + raw).hexdigest()[:16]
         name = f"const_{digest}"
