@@ -2,6 +2,7 @@
 
 from mxtrt.ops import activation as activation
 from mxtrt.ops import elementwise as elementwise
+from mxtrt.ops import linalg as linalg
 from mxtrt.ops import nn as nn
 from mxtrt.ops import norm as norm
 from mxtrt.ops import pooling as pooling

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from hypothesis import strategies as st
 
@@ -12,11 +10,8 @@ from mxtrt_fuzz.specs.base import (
     Application,
     Attributes,
     Draw,
-    Operand,
     OpSpec,
     like,
-    maybe,
-    ranks,
     register,
 )
 from mxtrt_fuzz.values import Array
@@ -32,18 +27,6 @@ def _sort(attrs: Attributes, x: Array) -> Array:
     axis = attrs.get("axis", -1)
     unordered = np.isnan(x).any(axis, keepdims=True)
     return np.where(unordered, x.dtype.type(np.nan), np.sort(x, axis))
-
-
-def _draw_batch_dot(draw: Draw, shape: Shape) -> Application:
-    attrs: dict[str, Any] = maybe(draw, transpose_b=st.booleans())
-    other = (shape[0], shape[2], draw(st.integers(1, 4)))
-    if attrs.get("transpose_b"):
-        other = (other[0], other[2], other[1])
-    return Application(attrs, (Operand(other),))
-
-
-def _batch_dot(attrs: Attributes, x: Array, y: Array) -> Array:
-    return x @ (y.swapaxes(1, 2) if attrs.get("transpose_b", False) else y)
 
 
 def _draw_cast(draw: Draw, shape: Shape) -> Application:
@@ -66,6 +49,5 @@ register(
         jumps=True,
         nan_blind=True,
     ),
-    OpSpec("batch_dot", _draw_batch_dot, _batch_dot, ranks(3)),
     OpSpec("Cast", _draw_cast, lambda attrs, x: x, result=lambda attrs, _: str(attrs["dtype"])),
 )
