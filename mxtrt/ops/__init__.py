@@ -1,6 +1,7 @@
 """Converters, one module per operator family; importing this package fills the registry."""
 
 from mxtrt.ops import activation as activation
+from mxtrt.ops import attention as attention
 from mxtrt.ops import elementwise as elementwise
 from mxtrt.ops import linalg as linalg
 from mxtrt.ops import nn as nn

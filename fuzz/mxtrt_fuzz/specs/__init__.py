@@ -4,6 +4,7 @@ Importing this package fills the registry.  An operator is its converter and its
 """
 
 from mxtrt_fuzz.specs import activation as activation
+from mxtrt_fuzz.specs import attention as attention
 from mxtrt_fuzz.specs import elementwise as elementwise
 from mxtrt_fuzz.specs import linalg as linalg
 from mxtrt_fuzz.specs import nn as nn
