@@ -1,11 +1,14 @@
-"""Converters of layers with weights (convolutions, fully connected) and of Dropout."""
+"""Converters of layers with weights (convolutions, fully connected, embedding) and of Dropout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mxtrt.errors import Unsupported
-from mxtrt.ops.registry import Call, converter
+from mxtrt.onnx_builder import tensor_type
+from mxtrt.ops.registry import NUMBERS, Call, converter
 
 __all__ = ["CHANNEL_FIRST", "spatial"]
 
@@ -115,6 +118,24 @@ def fully_connected(call: Call) -> None:
     product = call.emit("MatMul", [data, transposed], output=call.output() if no_bias else None)
     if bias:
         call.emit("Add", [product, *bias], output=call.output())
+
+
+@converter("Embedding", "_npx_embedding", moves_data_only=True, outputs=1)
+def embedding(call: Call) -> None:
+    """``Gather`` of rows of the weight.
+
+    MXNet cuts off what is behind the point of an index, then takes the first row for what is
+    below it and the last for what is above (``indexing_op.cc``).
+    """
+    for tensor in (*call.inputs, *call.outputs):
+        call.require_dtype(tensor, NUMBERS)
+    index, dtype = call.input(), call.dtype()
+    if dtype not in (np.int32, np.int64):
+        dtype = np.dtype(np.int64)
+        index = call.emit("Cast", [index], to=tensor_type(dtype))
+    index = call.emit("Max", [index, call.constant(0, dtype)])
+    index = call.emit("Min", [index, call.constant(call.shape(1)[0] - 1, dtype)])
+    call.emit("Gather", [call.input(1), index], output=call.output(), axis=0)
 
 
 @converter("Dropout", moves_data_only=True, outputs=1)

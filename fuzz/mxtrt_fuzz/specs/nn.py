@@ -186,9 +186,25 @@ def _draw_fully_connected(draw: Draw, shape: Shape) -> Application:
     return Application(attrs, (weight, *bias))
 
 
+def _embedding(attrs: Attributes, x: Array, weight: Array) -> Array:
+    """Rows of the weight; any index is cut off and brought into range."""
+    index = np.trunc(np.where(np.abs(x) < _INDEX, x, -1.0))
+    rows: Array = weight[np.clip(index, 0, len(weight) - 1).astype(int)]
+    return rows
+
+
+def _draw_embedding(draw: Draw, shape: Shape) -> Application:
+    rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    attrs = {"input_dim": rows, "output_dim": columns}
+    return Application(attrs, (Operand((rows, columns), "weight"),))
+
+
 def _draw_dropout(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, p=st.sampled_from([0.1, 0.9]), mode=st.just("training")))
 
+
+# A float32 that int64 cannot hold, or that is no number, becomes the least of all integers.
+_INDEX = 2.0**63
 
 # A sum of many products rounds its partial sums too: more than one rounding of each product.
 _SUMS = 3.0
@@ -211,5 +227,17 @@ register(
         roundings=_SUMS,
     ),
     OpSpec("FullyConnected", _draw_fully_connected, _fully_connected, any_rank, roundings=_SUMS),
+    *(
+        OpSpec(
+            name,
+            _draw_embedding,
+            _embedding,
+            lambda shape: len(shape) < 6,
+            roundings=0,
+            jumps=True,
+            hybrid=False,
+        )
+        for name in ("Embedding", "_npx_embedding")
+    ),
     OpSpec("Dropout", _draw_dropout, lambda attrs, x: x, roundings=0),
 )
