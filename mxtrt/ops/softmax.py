@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from mxtrt.ops.registry import Call, converter
+from mxtrt.ops.registry import FLOATS, NUMBERS, Call, converter
+from mxtrt.ops.sequence import valid
 
 
 def _softmax(call: Call, op_type: str, data: str) -> None:
-    """Softmax of ``data / temperature`` along ``axis`` (``nn/softmax-inl.h``)."""
-    call.require_floats()
-    call.require(not call.flag("use_length"), "use_length=True")
-    temperature = call.number("temperature", 1.0)
+    """Softmax of ``data / temperature`` along ``axis`` (``nn/softmax-inl.h``).
+
+    With ``use_length`` it is over the elements before each length, and the others are zero.
+    """
+    for tensor in (call.inputs[0], *call.outputs):
+        call.require_dtype(tensor, FLOATS)
+    temperature, axis = call.number("temperature", 1.0), call.axis("axis", -1)
     call.require(temperature != 0, "temperature=0")
     if temperature != 1:
         data = call.emit("Div", [data, call.constant(temperature)])
-    call.emit(op_type, [data], output=call.output(), axis=call.axis("axis", -1))
+    if not call.flag("use_length"):
+        call.emit(op_type, [data], output=call.output(), axis=axis)
+        return
+    call.require(len(call.inputs) == 2, f"{len(call.inputs)} inputs, not 2")
+    mask = valid(call, 1, axis, [axis] if call.rank() > 1 else [])
+    masked = call.emit("Where", [mask, data, call.constant(float("-inf"))])
+    shares = call.emit(op_type, [masked], axis=axis)
+    # Where a length is zero the softmax is not a number.
+    call.emit("Where", [mask, shares, call.constant(0)], output=call.output())
 
 
-@converter("softmax", outputs=1)
+@converter("softmax", "_npx_softmax", outputs=1)
 def softmax(call: Call) -> None:
     """``Softmax`` along one axis, the last by default."""
     _softmax(call, "Softmax", call.input())
 
 
-@converter("log_softmax", outputs=1)
+@converter("log_softmax", "_npx_log_softmax", outputs=1)
 def log_softmax(call: Call) -> None:
     """``LogSoftmax`` along one axis, the last by default."""
     _softmax(call, "LogSoftmax", call.input())
@@ -81,6 +93,8 @@ def logistic_regression_output(call: Call) -> None:
 @converter(
     "LinearRegressionOutput",
     "MAERegressionOutput",
+    "SVMOutput",
+    "IdentityAttachKLSparseReg",
     "MakeLoss",
     "make_loss",
     moves_data_only=True,
@@ -88,5 +102,6 @@ def logistic_regression_output(call: Call) -> None:
 )
 def regression_output(call: Call) -> None:
     """``Identity`` of the data; the label and the loss matter in training only."""
-    call.require_numbers()
+    for tensor in (call.inputs[0], *call.outputs):
+        call.require_dtype(tensor, NUMBERS)
     call.emit("Identity", [call.input()], output=call.output())

@@ -35,7 +35,6 @@ def test_softmax_agrees_over_its_attributes(op: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "attrs"),
     [
-        ("use_length=True", {"use_length": True}),
         ("temperature=0", {"temperature": 0}),
         ("axis=2 is no axis", {"axis": 2}),
     ],

@@ -11,6 +11,7 @@ from mxtrt_fuzz.specs import nn as nn
 from mxtrt_fuzz.specs import norm as norm
 from mxtrt_fuzz.specs import pooling as pooling
 from mxtrt_fuzz.specs import reduce as reduce
+from mxtrt_fuzz.specs import sequence as sequence
 from mxtrt_fuzz.specs import shape as shape
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs import unconverted as unconverted

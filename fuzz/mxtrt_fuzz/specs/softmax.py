@@ -18,6 +18,7 @@ from mxtrt_fuzz.specs.base import (
     rank_at_least,
     register,
 )
+from mxtrt_fuzz.specs.sequence import lengths
 from mxtrt_fuzz.values import Array
 
 
@@ -37,6 +38,31 @@ def _draw_softmax(draw: Draw, shape: Shape) -> Application:
         draw, axis=st.integers(-rank, rank - 1), temperature=st.sampled_from([0.5, 1.0, 3.0])
     )
     return Application(attrs)
+
+
+def _draw_masked_softmax(draw: Draw, shape: Shape) -> Application:
+    plain = _draw_softmax(draw, shape)
+    if draw(st.booleans()):
+        return plain
+    attrs = {**plain.attrs, "use_length": True}
+    axis = attrs.get("axis", -1)
+    if axis < -1:  # MXNet counts no other axis from the end here
+        axis = attrs["axis"] = axis % len(shape)
+    axis %= len(shape)
+    # A length for every row, of a dtype that MXNet takes.
+    rows = (*shape[:axis], *shape[axis + 1 :]) or (1,)
+    operand = lengths(draw, rows, 0, shape[axis], ("int32", "int64"))
+    return Application(attrs, (operand,))
+
+
+def _masked_softmax(attrs: Attributes, x: Array, *length: Array) -> Array:
+    x, axis = _of_axis(attrs, x)
+    if not length:
+        return _softmax(x, axis)
+    x = np.moveaxis(x, axis, -1)
+    inside = np.arange(x.shape[-1]) < length[0].reshape(*x.shape[:-1], 1)
+    shares = _softmax(np.where(inside, x, x.dtype.type(-np.inf)), -1)
+    return np.moveaxis(np.where(inside, shares, x.dtype.type(0)), -1, axis)
 
 
 def _of_axis(attrs: Attributes, x: Array) -> tuple[Array, int]:
@@ -69,21 +95,31 @@ def _draw_regression(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, grad_scale=st.just(0.5)), (Operand(shape),))
 
 
+def _draw_svm(draw: Draw, shape: Shape) -> Application:
+    attrs = maybe(draw, margin=st.just(0.5), use_linear=st.booleans())
+    return Application(attrs, (Operand(shape[:-1], low=0, high=1),))
+
+
+def _draw_sparse(draw: Draw, shape: Shape) -> Application:
+    attrs = maybe(draw, sparseness_target=st.just(0.2))
+    return Application(attrs, (Operand((shape[1],), "aux", 0, 1, own=True),))
+
+
 register(
-    OpSpec(
-        "softmax",
-        _draw_softmax,
-        lambda a, x: _softmax(*_of_axis(a, x)),
-        roundings=4,
-        nan_blind=True,
+    *(
+        OpSpec(name, _draw_masked_softmax, _masked_softmax, roundings=4, nan_blind=True)
+        for name in ("softmax", "_npx_softmax")
     ),
-    OpSpec(
-        "log_softmax",
-        _draw_softmax,
-        lambda a, x: _log_softmax(*_of_axis(a, x)),
-        roundings=4,
-        nan_blind=True,
-        absolute=16,  # oneDNN's logarithm: 1.4e-6 where the answer is 0
+    *(
+        OpSpec(
+            name,
+            _draw_softmax,
+            lambda a, x: _log_softmax(*_of_axis(a, x)),
+            roundings=4,
+            nan_blind=True,
+            absolute=16,  # oneDNN's logarithm: 1.4e-6 where the answer is 0
+        )
+        for name in ("log_softmax", "_npx_log_softmax")
     ),
     OpSpec(
         "softmin",
@@ -107,5 +143,14 @@ register(
     *(
         OpSpec(name, _draw_regression, lambda attrs, x, label: x, roundings=0)
         for name in ("LinearRegressionOutput", "MAERegressionOutput")
+    ),
+    OpSpec("SVMOutput", _draw_svm, lambda attrs, x, label: x, rank_at_least(2), roundings=0),
+    OpSpec(
+        "IdentityAttachKLSparseReg",
+        _draw_sparse,
+        lambda attrs, x, average: x,
+        rank_at_least(2),
+        dtypes=("float32",),
+        roundings=0,
     ),
 )
