@@ -7,6 +7,7 @@ from mxtrt.ops import linalg as linalg
 from mxtrt.ops import nn as nn
 from mxtrt.ops import norm as norm
 from mxtrt.ops import pooling as pooling
+from mxtrt.ops import recurrent as recurrent
 from mxtrt.ops import reduce as reduce
 from mxtrt.ops import sequence as sequence
 from mxtrt.ops import shape as shape
