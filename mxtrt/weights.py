@@ -14,18 +14,20 @@ from mxtrt.graph import Graph
 
 __all__ = ["guess_weights"]
 
-# First parameter input of each operator; MXNet lists data inputs before parameters
-# (FListInputNames in src/operator).
-_FIRST_PARAMETER = {
-    "BatchNorm": 1,
-    "Convolution": 1,
-    "Deconvolution": 1,
-    "Embedding": 1,
-    "FullyConnected": 1,
-    "InstanceNorm": 1,
-    "LayerNorm": 1,
-    "LeakyReLU": 1,
-    "_contrib_SyncBatchNorm": 1,
+# Places of the parameters among each operator's inputs (FListInputNames in src/operator): all
+# after the data, but for RNN, whose last inputs are states.
+_PARAMETERS = {
+    "BatchNorm": slice(1, None),
+    "Convolution": slice(1, None),
+    "Deconvolution": slice(1, None),
+    "Embedding": slice(1, None),
+    "FullyConnected": slice(1, None),
+    "InstanceNorm": slice(1, None),
+    "LayerNorm": slice(1, None),
+    "LeakyReLU": slice(1, None),
+    "RNN": slice(1, 2),
+    "_contrib_SyncBatchNorm": slice(1, None),
+    "_rnn_param_concat": slice(None),
 }
 
 
@@ -38,10 +40,19 @@ def guess_weights(graph: Graph, data_names: Collection[str] = ()) -> frozenset[s
     """
     weights: set[str] = set()
     data = set(data_names)
-    for node in graph.nodes:
-        first = _FIRST_PARAMETER.get(node.op, len(node.inputs))
-        for place, entry in enumerate(node.inputs):
+    # Gluon's recurrent layers flatten every parameter before they are packed together.
+    flattened = {
+        entry.node
+        for node in graph.nodes
+        if node.op == "_rnn_param_concat"
+        for entry in node.inputs
+    }
+    for index, node in enumerate(graph.nodes):
+        parameters = node.inputs[_PARAMETERS.get(node.op, slice(0))]
+        if index in flattened and node.op == "Reshape":
+            parameters = node.inputs
+        for entry in node.inputs:
             producer = graph.nodes[entry.node]
             if producer.is_variable:
-                (weights if place >= first else data).add(producer.name)
+                (weights if entry in parameters else data).add(producer.name)
     return frozenset(weights - data)
