@@ -14,7 +14,7 @@ from mxnet.gluon import nn
 import mxtrt
 
 #: What a bind of these networks may leave in MXNet.
-LEFT = {"Cast", "_zeros", "broadcast_axis", "expand_dims", "zeros_like"}
+LEFT = {"CTCLoss", "MakeLoss", "Cast", "_zeros", "broadcast_axis", "expand_dims", "zeros_like"}
 
 
 def initialized(block: Any, seed: int = 0) -> Any:
@@ -184,3 +184,28 @@ def test_a_crnn_text_recognizer_agrees(cell: str, batch: int, given: bool) -> No
     report = check(net, image, *states)
     inside = {name for segment in report.segments for name in segment.nodes}
     assert any("rnn" in name for name in inside), report
+
+
+class Trained(gluon.HybridBlock):
+    """A recognizer as it is saved after training: with its loss (cnocr, MXNet's OCR example)."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="trained_")
+        with self.name_scope():
+            self.recognizer = Recognizer("lstm")
+
+    def hybrid_forward(self, F: Any, images: Any, labels: Any) -> Any:
+        """Probabilities and losses."""
+        scores = self.recognizer(images)
+        loss = F.MakeLoss(F.CTCLoss(scores, labels))
+        return [F.softmax(F.BlockGrad(scores)), loss]
+
+
+def test_only_the_loss_of_a_trained_recognizer_stays_in_mxnet() -> None:
+    """The engine gives its input."""
+    random = np.random.RandomState(2)
+    image = random.uniform(0, 1, (2, 1, 16, 40)).astype(np.float32)
+    labels = random.randint(1, 10, (2, 4)).astype(np.float32)
+    report = check(initialized(Trained()), image, labels)
+    assert len(report.segments) == 1
+    assert "CTCLoss" in {node.op for node in report.left}
