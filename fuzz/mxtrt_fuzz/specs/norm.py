@@ -76,7 +76,9 @@ def _draw_instance_norm(draw: Draw, shape: Shape) -> Application:
 
 def _standardised(x: Array, statistics: Array | None, axes: tuple[int, ...], eps: float) -> Array:
     centred = x - (x if statistics is None else statistics).mean(axes, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + eps)
+    # MXNet keeps eps as a float32 whatever the dtype.
+    shifted = (centred**2).mean(axes, keepdims=True) + x.dtype.type(np.float32(eps))
+    return centred / np.sqrt(shifted)
 
 
 def _instance_norm(
