@@ -160,6 +160,19 @@ class Reference:
                     found[entry] = differs
         return found
 
+    def overflowed(self, exact: Values) -> dict[Entry, Array]:
+        """Elements of sums of products in which a partial sum may overflow."""
+        found = {}
+        with np.errstate(all="ignore"):
+            for spec, attrs, node, index in self._steps:
+                if spec.products:
+                    operands = [np.abs(exact[entry]) for entry in node.inputs]
+                    (total,) = spec.outputs(attrs, operands)
+                    beyond = total > float(self._info[node.outputs[0].dtype].max)
+                    if (beyond := beyond & np.isfinite(total)).any():
+                        found[Entry(index)] = beyond
+        return found
+
     def nan_blind(self, exact: Values) -> set[Entry]:
         """Entries behind an operator that met inputs for which its answer is not defined."""
         tainted: set[Entry] = set()

@@ -97,9 +97,15 @@ def _class_changes(exact: Array, noisy: list[Array]) -> Array:
 def _mark_jumps(
     reference: Reference, exact: Values, noisy: list[Values], masks: dict[Entry, Array]
 ) -> None:
-    jumped = reference.jumped(exact, noisy) if reference.jumps else {}
-    if jumped:
-        poisoned = reference.values(poison=jumped)
+    _mark(reference, exact, reference.jumped(exact, noisy) if reference.jumps else {}, masks)
+
+
+def _mark(
+    reference: Reference, exact: Values, poison: dict[Entry, Array], masks: dict[Entry, Array]
+) -> None:
+    """Mark some elements, and all that depends on them."""
+    if poison:
+        poisoned = reference.values(poison=poison)
         for entry, mask in masks.items():
             mask |= np.isnan(poisoned[entry]) & ~np.isnan(exact[entry])
 
@@ -110,6 +116,8 @@ def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]
         reference.case.lane in ("uniform", "grid")
     ):
         return
+    masks = {entry: known.undetermined for entry, known in found.items()}
+    _mark(reference, exact, reference.overflowed(exact), masks)
     single = reference.single()
     blind = reference.nan_blind(exact)
     for entry, known in found.items():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from mxtrt.graph import Entry
 from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.generate import cases
-from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.reference import Noise, Reference
 from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
 from mxtrt_fuzz.values import input_arrays, weight_arrays
@@ -57,6 +58,21 @@ def test_what_a_rounding_decides_is_undetermined(make_chain: Callable[..., Case]
     whole = input_arrays(case, 0)["data0"] % 1 == 0
     assert whole.any()
     assert np.array_equal(limit.undetermined, whole & (limit.exact != 1))
+
+
+def test_a_partial_sum_that_may_overflow_is_undetermined() -> None:
+    """Of large terms of both signs the order decides, and what depends on it."""
+    nodes = (
+        Variable("x", Tensor((2, 3))),
+        Variable("y", Tensor((3, 1)), "weight"),
+        Operation("dot", "dot", (), (Entry(0), Entry(1)), (Tensor((2, 1)),)),
+        Operation("sigmoid", "sigmoid", (), (Entry(2),), (Tensor((2, 1)),)),
+    )
+    case = Case(nodes, (Entry(2), Entry(3)), lane="huge")
+    x = np.array([[3e38, -3e38, 1], [1, 2, 3]])
+    arrays = {"x": x, "y": np.array([[2], [2], [1.5]])}
+    for limit in limits(Reference(case, arrays), case.heads):
+        assert limit.undetermined.tolist() == [[True], [False]]
 
 
 def test_an_exact_jump_is_determined(make_chain: Callable[..., Case]) -> None:

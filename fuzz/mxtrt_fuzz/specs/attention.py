@@ -105,6 +105,7 @@ def _interleaved(
         _projection(of),
         dtypes=("float32",),  # MXNet has no other kernel on a CPU
         roundings=3,
+        products=True,
     )
 
 

@@ -130,6 +130,8 @@ class OpSpec:
         absolute: The same of an absolute error of the output, in roundoffs of one.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
+        products: Every output is a sum of products: where the sum of their sizes overflows, so may
+            a partial sum, and the answer depends on the order of the terms.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
             implementation rounds that mean and the centred values on their own.
@@ -150,6 +152,7 @@ class OpSpec:
     roundings: float = 1.0
     absolute: float = 0.0
     sums: bool = False
+    products: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False
     hybrid: bool = True

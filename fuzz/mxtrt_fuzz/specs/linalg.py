@@ -103,16 +103,16 @@ _SUMS = 3.0
 
 register(
     *(
-        OpSpec(name, _draw_batch_dot, _product, rank_at_least(3), roundings=_SUMS)
+        OpSpec(name, _draw_batch_dot, _product, rank_at_least(3), roundings=_SUMS, products=True)
         for name in ("batch_dot", "_npx_batch_dot")
     ),
     *(
-        OpSpec(name, _draw_gemm2, _gemm2, ranks(2, 3, 4), roundings=_SUMS)
+        OpSpec(name, _draw_gemm2, _gemm2, ranks(2, 3, 4), roundings=_SUMS, products=True)
         for name in ("_linalg_gemm2", "linalg_gemm2")
     ),
     *(
-        OpSpec(name, _draw_gemm, _gemm, ranks(2, 3, 4), roundings=_SUMS)
+        OpSpec(name, _draw_gemm, _gemm, ranks(2, 3, 4), roundings=_SUMS, products=True)
         for name in ("_linalg_gemm", "linalg_gemm")
     ),
-    OpSpec("dot", _draw_dot, _dot, _small, roundings=_SUMS),
+    OpSpec("dot", _draw_dot, _dot, _small, roundings=_SUMS, products=True),
 )

@@ -217,6 +217,7 @@ register(
         ranks(3, 4, 5),
         dtypes=("float32",),
         roundings=_SUMS,
+        products=True,
     ),
     OpSpec(
         "Deconvolution",
@@ -225,8 +226,16 @@ register(
         ranks(3, 4, 5),
         dtypes=("float32",),
         roundings=_SUMS,
+        products=True,
     ),
-    OpSpec("FullyConnected", _draw_fully_connected, _fully_connected, any_rank, roundings=_SUMS),
+    OpSpec(
+        "FullyConnected",
+        _draw_fully_connected,
+        _fully_connected,
+        any_rank,
+        roundings=_SUMS,
+        products=True,
+    ),
     *(
         OpSpec(
             name,
