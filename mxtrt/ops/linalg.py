@@ -54,13 +54,15 @@ def _gemm(call: Call, beta: float) -> None:
     call.require(alpha != 0, "alpha=0")
     call.require(row < call.rank() - 1, f"axis={row} holds the columns")
     if call.rank() == 2:
-        transposed = {
-            short: int(call.flag(key))
-            for short, key in (("transA", "transpose_a"), ("transB", "transpose_b"))
-        }
-        operands = [call.input(i) for i in range(3 if beta else 2)]
-        factors = {"alpha": alpha, "beta": beta} if beta else {"alpha": alpha}
-        call.emit("Gemm", operands, output=call.output(), **factors, **transposed)
+        call.emit(
+            "Gemm",
+            [call.input(i) for i in range(3 if beta else 2)],
+            output=call.output(),
+            alpha=alpha,
+            beta=beta or None,
+            transA=int(call.flag("transpose_a")),
+            transB=int(call.flag("transpose_b")),
+        )
         return
     product = call.emit("MatMul", _matrices(call, row))
     if alpha != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mxtrt.errors import Unsupported
 from mxtrt.ops.registry import Call, converter
 from mxtrt.ops.shape import concat
 
@@ -44,8 +45,8 @@ def rnn(call: Call) -> None:
     """
     call.require_floats()
     mode = _MODES.get(call.text("mode"))
-    call.require(mode is not None, f"mode={call.text('mode')} is not known")
-    assert mode is not None
+    if mode is None:
+        raise Unsupported(f"mode={call.text('mode')} is not known")
     for key in ("projection_size", "lstm_state_clip_min", "lstm_state_clip_max"):
         call.require(call.node.attrs.get(key, "None") == "None", f"{key} is set")
     call.require(

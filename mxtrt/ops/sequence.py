@@ -24,10 +24,10 @@ def _lengths(call: Call, index: int, dtype: type[Any] = np.int32) -> str:
     return call.emit("Cast", [call.input(index)], to=tensor_type(np.dtype(dtype)))
 
 
-def _inside(call: Call, name: str, low: int, high: int, dtype: type[Any]) -> str:
-    """Integers limited to a range: outside it MXNet leaves its memory, a runtime must not."""
-    above = call.emit("Max", [name, call.constant(low, dtype)])
-    return call.emit("Min", [above, call.constant(high, dtype)])
+def _inside(call: Call, places: str, highest: int) -> str:
+    """Places from 0 on: beyond them MXNet leaves its arrays, and a runtime fails."""
+    above = call.emit("Max", [places, call.constant(0, np.int64)])
+    return call.emit("Min", [above, call.constant(highest, np.int64)])
 
 
 def valid(call: Call, index: int, axis: int, new_axes: Sequence[int]) -> str:
@@ -91,7 +91,7 @@ def sequence_last(call: Call) -> None:
         data = call.emit("Transpose", [data], perm=[1, 0, *range(2, call.rank())])
     lengths = _lengths(call, 1, np.int64)
     last = call.emit("Sub", [lengths, call.constant(1, np.int64)])
-    last = _inside(call, last, 0, call.shape()[axis] - 1, np.int64)
+    last = _inside(call, last, call.shape()[axis] - 1)
     places = call.emit("Unsqueeze", [last, call.indices([1])])
     call.emit("GatherND", [data, places], output=call.output(), batch_dims=1)
 
@@ -106,7 +106,7 @@ def sequence_reverse(call: Call) -> None:
         limits = [call.indices([place]) for place in (-1, -_END, 0, -1)]
         call.emit("Slice", [call.input(), *limits], output=call.output())
         return
-    lengths = _inside(call, _lengths(call, 1, np.int64), 0, call.shape()[0], np.int64)
+    lengths = _inside(call, _lengths(call, 1, np.int64), call.shape()[0])
     call.emit(
         "ReverseSequence",
         [call.input(), lengths],
