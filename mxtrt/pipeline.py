@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -50,6 +51,9 @@ class PassRequest:
 
 
 _requests = threading.local()
+
+# A size of 0, or under NumPy's semantics -1, in a shape as MXNet writes it.
+_OPEN = re.compile(r"(?<![\d])(0|-1)L?(?!\d)")
 
 
 @contextlib.contextmanager
@@ -115,6 +119,7 @@ def analyse(
             for dtype in graph.dtypes_of(node):
                 if dtype not in engine.dtypes:
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
+    _keep_shapes_inferred(graph, reasons)
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
@@ -129,6 +134,26 @@ def analyse(
         worth=Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset()),
         known=can.known - reasons.keys(),
     )
+
+
+def _keep_shapes_inferred(graph: Graph, reasons: dict[int, str]) -> None:
+    """Leave to MXNet what it needs to infer the shape of a node that stays there.
+
+    A node without inputs may leave sizes open, as Gluon's begin states do: shape=(2, 0, 128).
+    MXNet infers them from the nodes that read it, of which an engine node tells nothing.
+    """
+    readers = graph.consumers()
+    unknown: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        inputs = {entry.node for entry in node.inputs}
+        if inputs:
+            open_sizes = inputs <= unknown
+        else:
+            open_sizes = index in reasons and bool(_OPEN.search(node.attrs.get("shape", "")))
+        if open_sizes:
+            unknown.add(index)
+            for reader in readers[index]:
+                reasons.setdefault(reader, f"MXNet infers the shape of {node.name} from it")
 
 
 def _graph_pass(text: str, given: dict[str, str]) -> str:
