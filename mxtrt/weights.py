@@ -27,7 +27,6 @@ _PARAMETERS = {
     "LeakyReLU": slice(1, None),
     "RNN": slice(1, 2),
     "_contrib_SyncBatchNorm": slice(1, None),
-    "_rnn_param_concat": slice(None),
 }
 
 
@@ -40,19 +39,22 @@ def guess_weights(graph: Graph, data_names: Collection[str] = ()) -> frozenset[s
     """
     weights: set[str] = set()
     data = set(data_names)
-    # Gluon's recurrent layers flatten every parameter before they are packed together.
-    flattened = {
-        entry.node
-        for node in graph.nodes
-        if node.op == "_rnn_param_concat"
-        for entry in node.inputs
-    }
+    packing = _packing(graph)
     for index, node in enumerate(graph.nodes):
         parameters = node.inputs[_PARAMETERS.get(node.op, slice(0))]
-        if index in flattened and node.op == "Reshape":
+        if index in packing:
             parameters = node.inputs
         for entry in node.inputs:
             producer = graph.nodes[entry.node]
             if producer.is_variable:
                 (weights if entry in parameters else data).add(producer.name)
     return frozenset(weights - data)
+
+
+def _packing(graph: Graph) -> set[int]:
+    """Nodes in which Gluon's recurrent layers flatten their parameters and join them."""
+    layers = [node for node in graph.nodes if node.op == "RNN"]
+    found = {node.inputs[1].node for node in layers}
+    found = {index for index in found if graph.nodes[index].op == "_rnn_param_concat"}
+    flat = {entry.node for index in found for entry in graph.nodes[index].inputs}
+    return found | {index for index in flat if graph.nodes[index].op == "Reshape"}

@@ -35,3 +35,5 @@ def test_of_gluons_recurrent_layers_all_parameters_are_weights():
     layer = mx.gluon.rnn.LSTM(4, num_layers=2, bidirectional=True, prefix="lstm_")
     symbol = layer(mx.sym.var("x"))
     assert guessed(symbol) == set(layer.collect_params())
+    packed = symbol.get_internals()["lstm__rnn_param_concat0_output"]
+    assert not guessed(packed)

@@ -116,7 +116,9 @@ def sequence_reverse(call: Call) -> None:
     )
 
 
-@converter("_contrib_arange_like", "_npx_arange_like", moves_data_only=True, outputs=1)
+@converter(
+    "_contrib_arange_like", "_npx_arange_like", moves_data_only=True, outputs=1, shape_only=(0,)
+)
 def arange_like(call: Call) -> None:
     """Place // repeat * step + start, of places along an axis or, without ``axis``, of all.
 
