@@ -42,6 +42,9 @@ _REASONS = {
     """,
     "no TensorRT takes Fourier transforms": "_contrib_fft _contrib_ifft",
     "it updates weights, which inference does not do": "*_update *_update_phase*",
+    "it is the loss of a training; the engine gives what it reads": """
+        CTCLoss ctc_loss _contrib_CTCLoss _contrib_ctc_loss
+    """,
     "it makes the target of a loss, which inference does not need": "_contrib_MultiBoxTarget",
     "it is a hybridized block of Gluon's": "_CachedOp*",
 }
