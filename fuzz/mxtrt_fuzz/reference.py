@@ -161,7 +161,7 @@ class Reference:
         return found
 
     def overflowed(self, exact: Values) -> dict[Entry, Array]:
-        """Elements of sums of products in which a partial sum may overflow."""
+        """Elements for which a sum of products, or of the squares of a variance, may overflow."""
         found = {}
         with np.errstate(all="ignore"):
             for spec, attrs, node, index in self._steps:
@@ -171,6 +171,11 @@ class Reference:
                     beyond = total > float(self._info[node.outputs[0].dtype].max)
                     if (beyond := beyond & np.isfinite(total)).any():
                         found[Entry(index)] = beyond
+                if spec.statistics:
+                    (output,) = node.outputs[:1]
+                    squares = np.square(exact[node.inputs[0]])
+                    if np.nansum(squares) > float(self._info[output.dtype].max):
+                        found[Entry(index)] = np.ones(output.shape, np.bool_)
         return found
 
     def nan_blind(self, exact: Values) -> set[Entry]:
