@@ -138,6 +138,11 @@ class Graph:
             ) from error
         return cls(nodes, heads, attrs)
 
+    @classmethod
+    def of(cls, symbol: Any) -> Graph:
+        """Read a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out."""
+        return cls.from_json(symbol.tojson(remove_amp_cast=False))
+
     def to_json(self) -> str:
         """Write MXNet's symbol JSON; inferred shapes and dtypes are left out."""
         items: list[dict[str, Any]] = []

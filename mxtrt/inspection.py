@@ -47,8 +47,8 @@ def typed_graph(
                 f"its data arguments are: {data}"
             )
     internals = symbol.get_internals()
-    graph = Graph.from_json(internals.tojson())
-    heads = Graph.from_json(symbol.tojson()).heads
+    graph = Graph.of(internals)
+    heads = Graph.of(symbol).heads
     given = {name: tuple(shape) for name, shape in shapes.items()}
     numpy_types = {name: np.dtype(kind).type for name, kind in (dtypes or {}).items()}
     try:
@@ -75,7 +75,7 @@ def typed_graph(
 def _likely_data(symbol: Any) -> list[str]:
     from mxtrt.weights import guess_weights
 
-    weights = guess_weights(Graph.from_json(symbol.tojson()))
+    weights = guess_weights(Graph.of(symbol))
     return [name for name in symbol.list_arguments() if name not in weights]
 
 

@@ -164,9 +164,9 @@ def _check_entries(graph: Graph, symbol: Any) -> None:
         if head.output < 0:
             raise GraphError(f"its heads name output {head.output} of a node; save it again")
     internals = symbol.get_internals()
-    loaded = Graph.from_json(internals.tojson())
+    loaded = Graph.of(internals)
     count = Counter(head.node for head in loaded.heads)
-    heads = Graph.from_json(symbol.tojson()).heads
+    heads = Graph.of(symbol).heads
     for entry in (*(entry for node in loaded.nodes for entry in node.inputs), *heads):
         if not 0 <= entry.output < count[entry.node]:
             name = loaded.nodes[entry.node].name

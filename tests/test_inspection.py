@@ -37,6 +37,14 @@ def test_inspect_agrees_with_the_bind():
     assert announced.left == done.left == []
 
 
+def test_an_amp_cast_is_seen():
+    """Symbol.tojson leaves it out, so that heads and nodes would not fit together."""
+    data = mx.sym.Variable("data")
+    symbol = mx.sym.amp_cast(mx.sym.sort(data, axis=1, name="sort"), dtype="float16", name="cast")
+    report = mxtrt.inspect(symbol, {"data": (2, 3)})
+    assert [node.name for node in report.left] == ["sort", "cast"]
+
+
 def test_the_report_is_readable_and_json_ready():
     """str() for a person, to_dict() for a program."""
     report = mxtrt.inspect(mixed(), {"data": (1, 3, 8, 8)})

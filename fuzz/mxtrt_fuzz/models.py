@@ -63,7 +63,7 @@ class _ModelHunt:
         states = set(model.symbol.list_auxiliary_states())
         self._args = {n: a for n, a in weights.items() if n not in states}
         self._aux = {n: a for n, a in weights.items() if n in states}
-        graph = Graph.from_json(model.symbol.tojson())
+        graph = Graph.of(model.symbol)
         self._operators = sorted({node.op for node in graph.nodes if not node.is_variable})
         self._bytes = sum(a.size * np.dtype(a.dtype).itemsize for a in weights.values())
 

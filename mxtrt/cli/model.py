@@ -77,7 +77,7 @@ def _data_shapes(
     symbol: Any, given: dict[str, Shape], arrays: Mapping[str, Any]
 ) -> dict[str, Shape]:
     arguments = symbol.list_arguments()
-    weights = guess_weights(Graph.from_json(symbol.tojson())) | arrays.keys()
+    weights = guess_weights(Graph.of(symbol)) | arrays.keys()
     data = [name for name in arguments if name in given or name not in weights]
     for name in given:
         if name not in arguments:

@@ -57,7 +57,7 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
             # MXNet removes weights from the dictionaries: from copies, until the engines exist.
             kept_args = None if args is None else dict(args)
             kept_aux = None if aux is None else dict(aux)
-            guessed = guess_weights(Graph.from_json(self.tojson()), options.data_names)
+            guessed = guess_weights(Graph.of(self), options.data_names)
             symbol = partition_symbol(
                 self,
                 kept_args,
@@ -117,7 +117,7 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
         options = _eligible(self, ctx, group2ctx, gradients)
         if options is not None:
-            weights = guess_weights(Graph.from_json(self.tojson()), options.data_names)
+            weights = guess_weights(Graph.of(self), options.data_names)
             adopt(executor, self, options, weights, build=True)
         return executor
 

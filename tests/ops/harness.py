@@ -80,7 +80,7 @@ def typed_graph(sym: Any, arrays: Arrays) -> Graph:
     listed = internals.list_outputs()
     _, shapes, _ = internals.infer_shape(**{n: a.shape for n, a in arrays.items()})
     _, dtypes, _ = internals.infer_type(**{n: a.dtype for n, a in arrays.items()})
-    graph = Graph.from_json(sym.tojson())
+    graph = Graph.of(sym)
     nodes, place = [], 0
     for index, node in enumerate(graph.nodes):
         following = graph.nodes[index + 1].name if index + 1 < len(graph.nodes) else None
