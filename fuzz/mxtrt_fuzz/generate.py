@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mxtrt.graph import Entry
 from mxtrt.ops import registry
 from mxtrt_fuzz.graphs import BINDS, LANES, Case, Node, Operation, Role, Shape, Tensor, Variable
-from mxtrt_fuzz.specs import Application, Attributes, Operand, OpSpec, specs
-from mxtrt_fuzz.values import Array, fill
+from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs
+from mxtrt_fuzz.values import Array, fill, wide
 
 __all__ = ["Grower", "cases", "operator_cases"]
 
@@ -28,6 +28,7 @@ __all__ = ["Grower", "cases", "operator_cases"]
 COMMON = (
     "Activation",
     "BatchNorm",
+    "Cast",
     "Concat",
     "Convolution",
     "Flatten",
@@ -36,6 +37,7 @@ COMMON = (
     "Pooling",
     "Reshape",
     "SliceChannel",
+    "_greater_scalar",
     "_mul_scalar",
     "_plus_scalar",
     "broadcast_add",
@@ -50,6 +52,9 @@ COMMON = (
     "sort",
     "transpose",
 )
+
+#: Dtypes of a graph's first input besides float32.
+_DTYPES = (*INTEGERS, "float64", "float64")
 
 _ROLES: tuple[Role, ...] = ("data", "data", "weight")
 _MOST_OPERATORS = 24
@@ -96,7 +101,7 @@ class Grower:
         """A new variable; weights do not join the pool."""
         variable = Variable(self._name(role), tensor, role, float(low), float(high))
         lane = self._lane if role == "data" else "uniform"
-        array = fill(variable, self._seed, 0, lane).astype(np.float64)
+        array = fill(variable, self._seed, 0, lane).astype(wide(tensor.dtype))
         self.nodes.append(variable)
         value = _Value(Entry(len(self.nodes) - 1), tensor, array)
         if role == "data":
@@ -124,9 +129,9 @@ class Grower:
         read = Attributes(attrs)
         with np.errstate(all="ignore"):
             arrays = spec.outputs(read, [value.array for value in inputs])
-        if not all(_is_tame(array) for array in arrays):
-            return []
         dtype = spec.result(read, inputs[0].tensor.dtype)
+        if not all(_is_tame(array, dtype) for array in arrays):
+            return []
         tensors = tuple(Tensor(array.shape, dtype) for array in arrays)
         node = Operation(
             spec.name, self._name("op"), attrs, tuple(v.entry for v in inputs), tensors
@@ -135,7 +140,7 @@ class Grower:
         self.operators += 1
         index = len(self.nodes) - 1
         outputs = [
-            _Value(Entry(index, i), tensor, array)
+            _Value(Entry(index, i), tensor, array.astype(wide(dtype)))
             for i, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
         ]
         self.pool += outputs
@@ -164,7 +169,8 @@ class Grower:
                 index = shared[draw(st.integers(0, len(shared) - 1))]
                 node = self.nodes[index]
                 assert isinstance(node, Variable)
-                return _Value(Entry(index), tensor, fill(node, self._seed).astype(np.float64))
+                array = fill(node, self._seed).astype(wide(tensor.dtype))
+                return _Value(Entry(index), tensor, array)
             return self.variable(tensor, operand.role, operand.low, operand.high)
         fits = operand.fits or (lambda shape: shape == operand.shape)
         fitting = [v for v in self.pool if v.tensor.dtype == dtype and fits(v.tensor.shape)]
@@ -230,12 +236,16 @@ class Grower:
         return (*leaves, *(every[place] for place in more))
 
 
-def _is_tame(array: Array) -> bool:
+def _is_tame(array: Array, dtype: str) -> bool:
+    low, high = -_LARGEST, _LARGEST
+    if dtype in INTEGERS:
+        low, high = max(low, np.iinfo(dtype).min), min(high, np.iinfo(dtype).max)
     return (
         0 < array.size <= _MOST_ELEMENTS
         and array.ndim <= 6
         and bool(np.isfinite(array).all())
-        and float(np.abs(array).max()) <= _LARGEST
+        and low <= float(array.min())
+        and float(array.max()) <= high
     )
 
 
@@ -283,7 +293,7 @@ def _shared_weight(grower: Grower, draw: st.DrawFn) -> None:
 
 def _constant_branch(grower: Grower, draw: st.DrawFn) -> None:
     """A branch that reads only weights, added to a value."""
-    start = grower.pick(lambda v: True)
+    start = grower.pick(lambda v: v.tensor.dtype not in INTEGERS)
     if start is None:
         return
     weight = grower.variable(start.tensor, "weight")
@@ -295,7 +305,12 @@ def _constant_branch(grower: Grower, draw: st.DrawFn) -> None:
 
 def _split_and_join(grower: Grower, draw: st.DrawFn) -> None:
     """Several outputs of one node, joined in another order: a channel shuffle."""
-    start = grower.pick(lambda v: len(v.tensor.shape) > 1 and v.tensor.shape[1] % 2 == 0)
+    dtypes = set(specs()["SliceChannel"].dtypes) & set(specs()["Concat"].dtypes)
+    start = grower.pick(
+        lambda v: (
+            len(v.tensor.shape) > 1 and v.tensor.shape[1] % 2 == 0 and v.tensor.dtype in dtypes
+        )
+    )
     if start is None:
         return
     parts = grower._node(specs()["SliceChannel"], Application({"num_outputs": 2}), [start])
@@ -342,7 +357,7 @@ def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = L
     grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
     swarm = draw(st.lists(st.sampled_from(COMMON), min_size=3, max_size=10, unique=True))
     swarm += draw(st.lists(st.sampled_from(sorted(specs())), min_size=2, max_size=8, unique=True))
-    dtype = "float64" if draw(st.integers(0, 15)) == 15 else "float32"
+    dtype = draw(st.sampled_from(_DTYPES)) if draw(st.integers(0, 7)) > 5 else "float32"
     grower.variable(Tensor(grower.shape(), dtype))
     while grower.operators == 0 or (grower.operators < most and draw(st.integers(0, 30))):
         before = grower.operators
@@ -352,8 +367,15 @@ def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = L
         else:
             draw(st.sampled_from(MOTIFS))(grower, draw)
         if grower.operators == 0 and before == 0:  # nothing applied: an operator that always does
-            grower.apply(specs()["tanh"], grower.pool[0])
+            grower._node(*_computed(grower.pool[0]), [grower.pool[0]])
     return _finished(draw, grower, lane)
+
+
+def _computed(value: _Value) -> tuple[OpSpec, Application]:
+    """An operator that an engine computes, whatever the value."""
+    if value.tensor.dtype in INTEGERS:
+        return specs()["Cast"], Application({"dtype": "float32"})
+    return specs()["_mul_scalar"], Application({"scalar": 2.0})
 
 
 def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
@@ -384,8 +406,10 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
     low, high = spec.domain or (-3.0, 3.0)
     outputs: list[Any] = []
+    # No engine computes in float64, so that the operator would stay in MXNet.
+    dtype = draw(st.sampled_from([dtype for dtype in spec.dtypes if dtype != "float64"]))
     for attempt in range(4):
-        first = grower.variable(Tensor(grower.first(spec)), "data", low, high)
+        first = grower.variable(Tensor(grower.first(spec), dtype), "data", low, high)
         outputs = grower.apply(spec, first)
         if outputs:
             break
@@ -394,8 +418,7 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     entry = registry().get(name)
     if entry is not None and entry.moves_data_only:
         # Alone it would stay in MXNet: an engine runs nothing that only moves data.
-        double = Application({"scalar": 2.0})
-        outputs = [v for o in outputs for v in grower._node(specs()["_mul_scalar"], double, [o])]
+        outputs = [v for o in outputs for v in grower._node(*_computed(o), [o])]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
     return case.replace(bind=draw(_binds(case)))

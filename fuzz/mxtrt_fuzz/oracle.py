@@ -125,15 +125,15 @@ class Oracle:
             for place, limit in enumerate(heads):
                 verdict.elements += limit.exact.size
                 verdict.undetermined += int(limit.undetermined.sum())
-                plain = _error(limit, seen.plain[turn], place)
+                dtype = case.tensor(case.heads[place]).dtype
+                plain = _error(limit, dtype, seen.plain[turn], place)
                 answers = {
-                    run.mask: _error(limit, run.outputs[turn], place)
+                    run.mask: _error(limit, dtype, run.outputs[turn], place)
                     for run in seen.runs
                     if run.outputs
                 }
                 verdict.worst = max([verdict.worst, *answers.values()])
                 for blamed, detail, error in _blamed(plain, answers):
-                    dtype = case.tensor(case.heads[place]).dtype
                     symptom = "class" if np.isinf(error) else "value"
                     signature = Signature("answer", symptom, blamed, _producer(case, place), dtype)
                     told = f"head {place}, inputs {turn}: {detail}"
@@ -159,9 +159,9 @@ class Oracle:
         }
         for turn, heads in enumerate(self.limits(whole)):
             for place, limit in enumerate(heads):
-                if any(
-                    _error(limit, o[turn], place) > 1 for o in parties[failure.signature.blamed]
-                ):
+                dtype = whole.tensor(whole.heads[place]).dtype
+                answers = parties[failure.signature.blamed]
+                if any(_error(limit, dtype, o[turn], place) > 1 for o in answers):
                     node = whole.nodes[whole.heads[place].node]
                     assert isinstance(node, Operation)
                     old = failure.signature
@@ -180,8 +180,10 @@ _UNEQUAL = {
 }
 
 
-def _error(limit: Limit, outputs: tuple[Array, ...], place: int) -> float:
-    if len(outputs) <= place or outputs[place].shape != limit.exact.shape:
+def _error(limit: Limit, dtype: str, outputs: tuple[Array, ...], place: int) -> float:
+    if len(outputs) <= place:
+        return float("inf")
+    if (outputs[place].shape, outputs[place].dtype) != (limit.exact.shape, dtype):
         return float("inf")
     return limit.error(outputs[place])
 

@@ -1,5 +1,7 @@
 """The reference: a case's graph on NumPy arrays in float64, exactly or with rounding noise.
 
+Integers are int64, wrapped to what their dtype holds.
+
 The noise stands for everything that an implementation may do between exact inputs and rounded
 outputs.  A backward stable operator computes the exact result of slightly different inputs
 (Higham, Accuracy and Stability of Numerical Algorithms, chapter 1), so every operator's inputs
@@ -8,6 +10,7 @@ and outputs are perturbed by some roundings of their dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +18,8 @@ import numpy as np
 
 from mxtrt.graph import Entry
 from mxtrt_fuzz.graphs import Case, Operation, Variable
-from mxtrt_fuzz.specs import Attributes, OpSpec, specs
-from mxtrt_fuzz.values import Array, Arrays
+from mxtrt_fuzz.specs import INTEGERS, Attributes, OpSpec, specs
+from mxtrt_fuzz.values import Array, Arrays, wide
 
 __all__ = ["Noise", "Reference", "Values"]
 
@@ -58,6 +61,11 @@ class Noise:
             noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)
         return noisy
 
+    def anything(self, shape: tuple[int, ...]) -> Array:
+        """Integers other than zero, for what is not defined."""
+        deviate = np.take(_POOL, np.arange(math.prod(shape)) + self._place(), mode="wrap")
+        return 1 + np.floor(np.abs(deviate.reshape(shape)) * 16)
+
 
 class _Step(NamedTuple):
     spec: OpSpec
@@ -77,7 +85,7 @@ class Reference:
     def __init__(self, case: Case, arrays: Arrays) -> None:
         self.case = case
         self._arrays = {
-            Entry(i): np.asarray(arrays[node.name], np.float64)
+            Entry(i): np.asarray(arrays[node.name], wide(node.tensor.dtype))
             for i, node in enumerate(case.nodes)
             if isinstance(node, Variable)
         }
@@ -91,12 +99,12 @@ class Reference:
     @property
     def jumps(self) -> bool:
         """Whether some operator's function jumps."""
-        return any(step.spec.jumps for step in self._steps)
+        return any(_jumps(step) for step in self._steps)
 
     def values(
         self, noise: Noise | None = None, poison: Mapping[Entry, Array] | None = None
     ) -> Values:
-        """Every entry's value in float64, within the range of its dtype.
+        """Every entry's value in float64 or int64, within the range of its dtype.
 
         Args:
             noise: Source of rounding errors; none for the exact values.
@@ -107,8 +115,8 @@ class Reference:
             for spec, attrs, node, index in self._steps:
                 operands = [values[entry] for entry in node.inputs]
                 more = {}
-                info = self._info[node.outputs[0].dtype]
-                noisy = noise is not None and spec.roundings > 0 and not spec.exact(attrs)
+                info = self._info.get(node.outputs[0].dtype)
+                noisy = info is not None and spec.roundings > 0 and not spec.exact(attrs)
                 if noise is not None and noisy:
                     if spec.statistics:
                         more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
@@ -123,10 +131,18 @@ class Reference:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
                         value = noise.perturb(value, info, roundings, spec.absolute)
-                    value = _in_range(value, info)
                     entry = Entry(index, output)
-                    if poison is not None and entry in poison:
-                        value = np.where(poison[entry], np.nan, value)
+                    if poison is not None:
+                        if spec.spread is not None:
+                            marks = [np.where(np.isnan(x), np.nan, 0.0) for x in operands]
+                            value = value + 0 * spec.spread(attrs, *marks)
+                        if entry in poison:
+                            value = np.where(poison[entry], np.nan, value)
+                    dtype = node.outputs[output].dtype
+                    if dtype in self._info:
+                        value = _in_range(value, self._info[dtype])
+                    elif poison is None:
+                        value = _integers(value, dtype, noise)
                     values[entry] = value
         return values
 
@@ -151,9 +167,9 @@ class Reference:
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
         """Elements of operators that jump whose samples do not all agree."""
         found = {}
-        for spec, _, _, index in self._steps:
-            if spec.jumps:
-                entry = Entry(index)
+        for step in self._steps:
+            for output in range(len(step.node.outputs) if _jumps(step) else 0):
+                entry = Entry(step.place, output)
                 differs = np.any([s[entry] != exact[entry] for s in samples], axis=0)
                 differs &= ~np.isnan(exact[entry])
                 if differs.any():
@@ -190,6 +206,19 @@ class Reference:
             if blind or any(entry in tainted for entry in node.inputs):
                 tainted.update(outputs)
         return tainted
+
+
+def _jumps(step: _Step) -> bool:
+    """Whether a rounding error before it may change its value by a lot."""
+    return step.spec.jumps or any(t.dtype in INTEGERS for t in step.node.outputs)
+
+
+def _integers(value: Array, dtype: str, noise: Noise | None) -> Array:
+    """Values as integers of a dtype, wrapped; zero, or under noise anything, for a NaN."""
+    if (undefined := ~np.isfinite(value)).any():
+        other = 0.0 if noise is None else noise.anything(value.shape)
+        value = np.where(undefined, other, value)
+    return value.astype(np.int64).astype(dtype).astype(np.int64)
 
 
 def _in_range(value: Array, info: Any) -> Array:

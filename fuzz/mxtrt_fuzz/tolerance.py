@@ -1,8 +1,9 @@
 """How far an answer may be off: derived for every element from noisy evaluations.
 
 The limit is eight standard deviations of the noisy samples, at least those pooled over the
-element's row, plus four units in the last place.  Elements that the noise decides (a sign that
-flips, a class that changes) are undetermined: no answer to them is wrong.
+element's row, plus four units in the last place; integers have to be equal.  Elements that the
+noise decides (a sign that flips, a class that changes) are undetermined: no answer to them is
+wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from mxtrt.graph import Entry
 from mxtrt_fuzz.reference import Noise, Reference, Values
+from mxtrt_fuzz.specs import INTEGERS
 from mxtrt_fuzz.values import Array
 
 __all__ = ["ESCALATED", "SAMPLES", "Limit", "limits"]
@@ -76,6 +78,8 @@ def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMP
 
 
 def _limit(exact: Array, noisy: list[Array], dtype: str) -> Array:
+    if dtype in INTEGERS:
+        return np.full(exact.shape, 0.5)
     with np.errstate(all="ignore"):
         deviations = np.stack(noisy) - exact
         finite = np.isfinite(exact) & np.isfinite(deviations).all(0)

@@ -6,6 +6,7 @@ the values of the others as they were.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from mxtrt_fuzz.graphs import Case, Variable
 
-__all__ = ["INPUT_SETS", "Array", "Arrays", "fill", "input_arrays", "weight_arrays"]
+__all__ = ["INPUT_SETS", "Array", "Arrays", "fill", "input_arrays", "weight_arrays", "wide"]
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -38,7 +39,9 @@ def fill(variable: Variable, seed: int, turn: int = 0, lane: str = "uniform") ->
     random = np.random.default_rng([seed, zlib.crc32(variable.name.encode()), turn])
     shape, dtype = variable.tensor
     if np.issubdtype(dtype, np.integer):
-        return random.integers(int(variable.low), int(variable.high) + 1, shape).astype(dtype)
+        low, high = math.ceil(variable.low), math.floor(variable.high)
+        smallest = int(np.iinfo(dtype).min)
+        return random.integers(max(low, smallest), max(high, smallest) + 1, shape).astype(dtype)
     values = random.uniform(variable.low, variable.high, shape)
     if lane == "grid":
         halves = np.round(values * 2) / 2
@@ -54,6 +57,11 @@ def fill(variable: Variable, seed: int, turn: int = 0, lane: str = "uniform") ->
         rare = 0.1 if lane == "nonfinite" else 0.4
         values = np.where(random.random(shape) < rare, special, values)
     return values.astype(dtype)
+
+
+def wide(dtype: str) -> str:
+    """The dtype in which references compute what is stored in a dtype."""
+    return "int64" if np.issubdtype(dtype, np.integer) else "float64"
 
 
 def weight_arrays(case: Case) -> dict[str, Array]:

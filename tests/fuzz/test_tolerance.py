@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,32 @@ def test_an_exact_jump_is_determined(make_chain: Callable[..., Case]) -> None:
     (limit,) = _limits(case)
     assert not limit.undetermined.any()
     assert limit.error(np.round(input_arrays(case, 0)["data0"] + 0.25)) > 1
+
+
+def test_a_comparison_does_not_hide_what_is_undetermined(make_chain: Callable[..., Case]) -> None:
+    """Its value is a number whatever it compares."""
+    third = ("_mul_scalar", {"scalar": "0.3333333432674408"})
+    back = ("_div_scalar", {"scalar": "0.3333333432674408"})
+    positive = ("_greater_scalar", {"scalar": "0.5"})
+    case = make_chain(third, back, "floor", positive, "exp", shape=(64,)).replace(lane="grid")
+    (limit,) = _limits(case)
+    data = input_arrays(case, 0)["data0"]
+    assert np.array_equal(limit.undetermined, (data % 1 == 0) & (data != 0))
+
+
+def test_integers_have_to_be_equal(make_chain: Callable[..., Case]) -> None:
+    """But for those that C++ leaves undefined, and for what is made of them."""
+    case = make_chain(("Cast", {"dtype": "uint8"}), ("_plus_scalar", {"scalar": "250"}))
+    data = np.float32([[0.5, 3.9, 250.0, -1.0, np.nan, 1e9]])
+    tensor = Tensor(data.shape, "uint8")
+    nodes = [dataclasses.replace(case.nodes[0], tensor=Tensor(data.shape))]
+    nodes += [dataclasses.replace(node, outputs=(tensor,)) for node in case.nodes[1:]]
+    case = case.replace(nodes=tuple(nodes))
+    (limit,) = limits(Reference(case, {"data0": data}), case.heads)
+    assert limit.exact[0, :3].tolist() == [250, 253, 244]
+    assert limit.undetermined.tolist() == [[False, False, False, True, True, True]]
+    assert limit.error(limit.exact.astype(np.uint8)) == 0
+    assert limit.error(limit.exact.astype(np.uint8) + np.uint8(1)) > 1
 
 
 def test_noise_keeps_zeros_and_follows_the_roundings() -> None:

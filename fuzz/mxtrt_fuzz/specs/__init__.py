@@ -5,6 +5,8 @@ Importing this package fills the registry.  An operator is its converter and its
 
 from mxtrt_fuzz.specs import activation as activation
 from mxtrt_fuzz.specs import attention as attention
+from mxtrt_fuzz.specs import cast as cast
+from mxtrt_fuzz.specs import compare as compare
 from mxtrt_fuzz.specs import elementwise as elementwise
 from mxtrt_fuzz.specs import linalg as linalg
 from mxtrt_fuzz.specs import nn as nn
@@ -17,6 +19,6 @@ from mxtrt_fuzz.specs import shape as shape
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs import unconverted as unconverted
 from mxtrt_fuzz.specs import vision as vision
-from mxtrt_fuzz.specs.base import Application, Attributes, Operand, OpSpec, specs
+from mxtrt_fuzz.specs.base import INTEGERS, Application, Attributes, Operand, OpSpec, specs
 
-__all__ = ["Application", "Attributes", "OpSpec", "Operand", "specs"]
+__all__ = ["INTEGERS", "Application", "Attributes", "OpSpec", "Operand", "specs"]

@@ -16,6 +16,7 @@ from mxtrt_fuzz.values import Array
 
 __all__ = [
     "FLOATS",
+    "INTEGERS",
     "Application",
     "Attributes",
     "Draw",
@@ -35,6 +36,9 @@ Draw = st.DrawFn
 
 #: Dtypes that MXNet computes in on a CPU and that the references model.
 FLOATS = ("float32", "float64")
+
+#: Dtypes of indices, of images, and of what is compared and cast.
+INTEGERS = ("int32", "int64", "uint8", "int8")
 
 
 class Attributes:
@@ -123,7 +127,8 @@ class OpSpec:
         accepts: Whether a first input of this shape is valid.
         first: Draws the shape of a new first input, where ``accepts`` takes few of any rank.
         domain: Range in which the operator's value on its first input is a tame number.
-        dtypes: Dtypes of the first input.
+        dtypes: Dtypes of the first input.  Arithmetic of integers wraps; where MXNet leaves an
+            integer undefined the reference gives NaN.
         result: Dtype of the outputs, given the attributes and that of the first input.
         roundings: Rounding errors, in units of the dtype's roundoff, that an implementation
             may make on each input and on the output.
@@ -137,6 +142,10 @@ class OpSpec:
             implementation rounds that mean and the centred values on their own.
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
+            One whose output is an integer always does.
+        spread: Which outputs depend on an input that is NaN, where the reference does not tell
+            because its value on a NaN is a number (a comparison): a function like the reference
+            that passes NaN on.  Its other inputs are zeros.
         nan_blind: What it gives on a NaN, or where the largest of its inputs is minus infinity,
             differs among MXNet's own kernels.
     """
@@ -157,6 +166,7 @@ class OpSpec:
     statistics: bool = False
     hybrid: bool = True
     jumps: bool = False
+    spread: Callable[..., Array] | None = None
     nan_blind: bool = False
 
     def outputs(
