@@ -2,6 +2,8 @@
 
 from mxtrt.ops import activation as activation
 from mxtrt.ops import attention as attention
+from mxtrt.ops import cast as cast
+from mxtrt.ops import compare as compare
 from mxtrt.ops import elementwise as elementwise
 from mxtrt.ops import linalg as linalg
 from mxtrt.ops import nn as nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isinf, log
+from math import isfinite, log
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def _binary(op_type: str) -> Converter:
 def _scalar(op_type: str, scalar_first: bool) -> Converter:
     def convert(call: Call) -> None:
         call.require_floats()
-        operands = [call.input(), call.constant(_float32(call, "scalar"))]
+        operands = [call.input(), scalar(call)]
         call.emit(op_type, operands[::-1] if scalar_first else operands, output=call.output())
 
     convert.__doc__ = f"``{op_type}`` of a tensor and a float32 scalar."
@@ -101,11 +101,20 @@ def _unary(op_type: str) -> Converter:
     return convert
 
 
-def _float32(call: Call, key: str) -> float:
-    """A number that float32 can hold; MXNet's scalars are double."""
-    value = call.number(key)
-    call.require(isinf(value) or abs(value) <= _FLOAT_MAX, f"{key}={value} is not a float32")
-    return value
+def scalar(call: Call, key: str = "scalar", default: float | None = None) -> str:
+    """Name of a constant of the input's dtype; MXNet's scalars are double.
+
+    To integers they are cut as in C.
+    """
+    value, dtype = call.number(key, default), call.dtype()
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        fits = isfinite(value) and info.min <= int(value) <= info.max
+        call.require(fits, f"{key}={value} is no {dtype}")
+        return call.constant(int(value), dtype)
+    fits = abs(value) <= _FLOAT_MAX or not isfinite(value)
+    call.require(fits, f"{key}={value} is not a float32")
+    return call.constant(value, dtype)
 
 
 for _op_type, _names in _BINARY.items():
@@ -129,8 +138,8 @@ def add_n(call: Call) -> None:
 def clip(call: Call) -> None:
     """``Clip`` with constant bounds."""
     call.require_floats()
-    bounds = [call.constant(_float32(call, key)) for key in ("a_min", "a_max")]
-    call.require(_float32(call, "a_min") <= _float32(call, "a_max"), "a_min is above a_max")
+    bounds = [scalar(call, key) for key in ("a_min", "a_max")]
+    call.require(call.number("a_min") <= call.number("a_max"), "a_min is above a_max")
     call.emit("Clip", [call.input(), *bounds], output=call.output())
 
 

@@ -13,7 +13,7 @@ from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import Application, Attributes, Draw, Operand, OpSpec, like, register
 from mxtrt_fuzz.values import Array
 
-__all__ = ["erf"]
+__all__ = ["broadcast", "equal_shapes", "erf", "of_arrays", "with_scalar"]
 
 _erf: Callable[[Array], Any] = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -47,12 +47,14 @@ _BINARY: tuple[tuple[str, str, Callable[..., Array]], ...] = (
 )
 
 
-def _equal_shapes(divides: bool) -> Callable[[Draw, Shape], Application]:
-    low = 0.3 if divides else -2.0
+def equal_shapes(low: float) -> Callable[[Draw, Shape], Application]:
+    """Another tensor of the same shape, its values no smaller than ``low``."""
     return lambda draw, shape: Application({}, (Operand(shape, low=low),))
 
 
-def _broadcast(divides: bool) -> Callable[[Draw, Shape], Application]:
+def broadcast(low: float) -> Callable[[Draw, Shape], Application]:
+    """Another tensor that broadcasts with the first, its values no smaller than ``low``."""
+
     def apply(draw: Draw, shape: Shape) -> Application:
         ones = draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
         other = tuple(1 if one else size for one, size in zip(ones, shape, strict=True))
@@ -67,28 +69,27 @@ def _broadcast(divides: bool) -> Callable[[Draw, Shape], Application]:
             pairs = zip(candidate[::-1], shape[::-1], strict=False)
             return all(a == b or 1 in (a, b) for a, b in pairs)
 
-        return Application({}, (Operand(other, low=0.3 if divides else -2.0, fits=fits),))
+        return Application({}, (Operand(other, low=low, fits=fits),))
 
     return apply
 
 
-def _of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
+def of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A function of arrays as a reference."""
     return lambda attrs, *arrays: function(*arrays)
 
 
 for _equal, _wide, _function in _BINARY:
     _divides, _power = _function is np.divide, _function is np.power
     _extremum = _function in (np.maximum, np.minimum)
-    for _names, _apply in (
-        (_equal, _equal_shapes(_divides)),
-        (_wide, _broadcast(_divides)),
-    ):
+    _low = 0.3 if _divides else -2.0
+    for _names, _apply in ((_equal, equal_shapes(_low)), (_wide, broadcast(_low))):
         register(
             *(
                 OpSpec(
                     _name,
                     _apply,
-                    _of_arrays(_function),
+                    of_arrays(_function),
                     domain=(0.1, 3.0) if _power else None,
                     roundings=4.0 if _power else float(not _extremum),
                     nan_blind=_extremum or _power,
@@ -126,9 +127,14 @@ def _scalars(numbers: st.SearchStrategy[float]) -> Callable[[Draw, Shape], Appli
     return lambda draw, shape: Application({"scalar": draw(numbers)})
 
 
-def _with_scalar(function: Callable[[Array, float], Array]) -> Callable[..., Array]:
+def with_scalar(function: Callable[[Array, Any], Array]) -> Callable[..., Array]:
+    """A function of an array and a scalar as a reference."""
+
     def reference(attrs: Attributes, x: Array) -> Array:
-        return function(x, x.dtype.type(attrs["scalar"]))
+        scalar = float(attrs["scalar"])  # text where it is infinite or NaN
+        if x.dtype.kind in "iu" and not math.isfinite(scalar):
+            return np.full(x.shape, np.nan)  # undefined
+        return function(x, x.dtype.type(scalar))
 
     return reference
 
@@ -147,7 +153,7 @@ for _names, _binary in _SCALAR:
             OpSpec(
                 _name,
                 _scalars(_numbers),
-                _with_scalar(_binary),
+                with_scalar(_binary),
                 domain=(0.1, 3.0) if _names.startswith("_power") else None,
                 roundings=4.0 if _is_power else float("imum" not in _names),
                 nan_blind=_is_power or "imum" in _names,
@@ -197,7 +203,7 @@ for _name, (_unary, _domain, _jumps, _roundings) in _UNARY.items():
         OpSpec(
             _name,
             like,
-            _of_arrays(_unary),
+            of_arrays(_unary),
             domain=_domain,
             jumps=_jumps,
             roundings=_roundings,

@@ -29,8 +29,6 @@ def _sort(attrs: Attributes, x: Array) -> Array:
     return np.where(unordered, x.dtype.type(np.nan), np.sort(x, axis))
 
 
-def _draw_cast(draw: Draw, shape: Shape) -> Application:
-    return Application({"dtype": draw(st.sampled_from(["float64", "float32"]))})
 
 
 register(
@@ -49,5 +47,4 @@ register(
         jumps=True,
         nan_blind=True,
     ),
-    OpSpec("Cast", _draw_cast, lambda attrs, x: x, result=lambda attrs, _: str(attrs["dtype"])),
 )

@@ -1,0 +1,91 @@
+"""Converters of comparisons and of logic: ones and zeros in the dtype of what is compared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mxtrt.onnx_builder import tensor_type
+from mxtrt.ops.elementwise import scalar
+from mxtrt.ops.registry import Call, Converter, converter
+
+#: Comparisons by MXNet's words for them: the ONNX operator, and whether its result is negated.
+_COMPARISONS = {
+    "equal": ("Equal", False),
+    "not_equal": ("Equal", True),
+    "greater": ("Greater", False),
+    "greater_equal": ("GreaterOrEqual", False),
+    "lesser": ("Less", False),
+    "lesser_equal": ("LessOrEqual", False),
+}
+
+_LOGIC = {"logical_and": "And", "logical_or": "Or", "logical_xor": "Xor"}
+
+# ONNX Runtime compares no smaller integers than these.
+_SMALL = {np.dtype(np.int8), np.dtype(np.uint8)}
+
+
+def _operand(call: Call, name: str) -> str:
+    if call.dtype() in _SMALL:
+        return call.emit("Cast", [name], to=tensor_type(np.dtype(np.int32)))
+    return name
+
+
+def _operands(call: Call, with_scalar: bool) -> list[str]:
+    call.require_numbers()
+    second = scalar(call) if with_scalar else call.input(1)
+    return [_operand(call, call.input(0)), _operand(call, second)]
+
+
+def _zero(call: Call) -> str:
+    return call.constant(0, np.int32 if call.dtype() in _SMALL else call.dtype())
+
+
+def _truth(call: Call, name: str) -> str:
+    """Whether numbers differ from zero; NaN does, as in C."""
+    return call.emit("Not", [call.emit("Equal", [name, _zero(call)])])
+
+
+def _finish(call: Call, truth: str) -> None:
+    call.emit("Cast", [truth], output=call.output(), to=tensor_type(call.dtype()))
+
+
+def _comparison(op_type: str, negated: bool, with_scalar: bool) -> Converter:
+    def convert(call: Call) -> None:
+        truth = call.emit(op_type, _operands(call, with_scalar))
+        _finish(call, call.emit("Not", [truth]) if negated else truth)
+
+    other = "a scalar" if with_scalar else "a tensor, broadcast as in NumPy"
+    convert.__doc__ = f"``{op_type}``{', negated,' if negated else ''} of a tensor and {other}."
+    return convert
+
+
+def _logic(op_type: str, with_scalar: bool) -> Converter:
+    def convert(call: Call) -> None:
+        truths = [_truth(call, name) for name in _operands(call, with_scalar)]
+        _finish(call, call.emit(op_type, truths))
+
+    other = "a scalar" if with_scalar else "a tensor, broadcast as in NumPy"
+    convert.__doc__ = f"``{op_type}`` of whether a tensor and {other} differ from zero."
+    return convert
+
+
+def _names(word: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the operators of two tensors, and of those of a tensor and a scalar."""
+    title = word.title()
+    tensors = f"_{word}", f"_{title}", f"broadcast_{word}"
+    return tensors, (f"_{word}_scalar", f"_{title.replace('_', '')}Scalar")
+
+
+for _word, (_op_type, _negated) in _COMPARISONS.items():
+    for _all_names, _with_scalar in zip(_names(_word), (False, True), strict=True):
+        converter(*_all_names, outputs=1)(_comparison(_op_type, _negated, _with_scalar))
+for _word, _op_type in _LOGIC.items():
+    for _all_names, _with_scalar in zip(_names(_word), (False, True), strict=True):
+        converter(*_all_names, outputs=1)(_logic(_op_type, _with_scalar))
+
+
+@converter("logical_not", outputs=1)
+def logical_not(call: Call) -> None:
+    """``Equal`` to zero."""
+    call.require_numbers()
+    _finish(call, call.emit("Equal", [_operand(call, call.input()), _zero(call)]))
