@@ -15,6 +15,24 @@ from mxtrt.ops import sequence as sequence
 from mxtrt.ops import shape as shape
 from mxtrt.ops import softmax as softmax
 from mxtrt.ops import vision as vision
-from mxtrt.ops.registry import FLOATS, NUMBERS, Call, OpEntry, convert, converter, registry
+from mxtrt.ops.registry import (
+    ARITHMETIC,
+    FLOATS,
+    NUMBERS,
+    Call,
+    OpEntry,
+    convert,
+    converter,
+    registry,
+)
 
-__all__ = ["FLOATS", "NUMBERS", "Call", "OpEntry", "convert", "converter", "registry"]
+__all__ = [
+    "ARITHMETIC",
+    "FLOATS",
+    "NUMBERS",
+    "Call",
+    "OpEntry",
+    "convert",
+    "converter",
+    "registry",
+]

@@ -25,6 +25,7 @@ from mxtrt.onnx_builder import OnnxBuilder
 from mxtrt.ops import left
 
 __all__ = [
+    "ARITHMETIC",
     "FLOATS",
     "NUMBERS",
     "Call",
@@ -39,6 +40,8 @@ _T = TypeVar("_T")
 
 #: Dtypes that engines compute in.
 FLOATS = frozenset({np.dtype(np.float32)})
+#: Dtypes that engines add, multiply and compare in.
+ARITHMETIC = FLOATS | {np.dtype(kind) for kind in (np.int32, np.int64)}
 #: Dtypes of what engines move, index with, compare and cast.
 NUMBERS = FLOATS | {np.dtype(kind) for kind in (np.int8, np.uint8, np.int32, np.int64)}
 
@@ -174,6 +177,10 @@ class Call:
     def require_floats(self) -> None:
         """Leave the node to MXNet unless all inputs and outputs are of one dtype of ``FLOATS``."""
         self._require_one_of(FLOATS)
+
+    def require_arithmetic(self) -> None:
+        """Leave the node to MXNet unless all its tensors are of one dtype of ``ARITHMETIC``."""
+        self._require_one_of(ARITHMETIC)
 
     def require_numbers(self) -> None:
         """Leave the node to MXNet unless all inputs and outputs are of one dtype of ``NUMBERS``."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import SWEEP, check, check_op, data, mx, refusal, run_mxnet, symbol
+from harness import SWEEP, check, check_op, data, mx, refusal, run_mxnet, run_onnx, symbol
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +95,7 @@ def test_a_scalar_that_float32_cannot_hold_is_refused() -> None:
         ("ceil", -4, 4),
         ("cos", -4, 4),
         ("cosh", -3, 3),
+        ("degrees", -4, 4),
         ("erf", -3, 3),
         ("exp", -3, 3),
         ("fix", -4, 4),
@@ -103,6 +104,8 @@ def test_a_scalar_that_float32_cannot_hold_is_refused() -> None:
         ("log10", 0.01, 9),
         ("log2", 0.01, 9),
         ("negative", -2, 2),
+        ("radians", -400, 400),
+        ("rcbrt", 0.1, 4),
         ("reciprocal", 0.1, 3),
         ("rint", -4, 4),
         ("rsqrt", 0.1, 9),
@@ -133,6 +136,77 @@ def test_rint_takes_halves_down() -> None:
     x = np.float32([0.5, 1.5, 2.5, -0.5, -1.5])
     (y,) = run_mxnet(symbol("rint", mx.sym.var("x")), {"x": x})
     assert y.tolist() == [0, 1, 2, -1, -2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "int64"])
+def test_remainders_have_the_divisors_sign(dtype: str) -> None:
+    """As in Python; by zero it is zero."""
+    x, y = np.meshgrid(np.arange(-7, 8), [3, -3, 1, -1, 4, 0])
+    one, both = {"x": x.astype(dtype)}, {"x": x.astype(dtype), "y": y.astype(dtype)}
+    pair = symbol("broadcast_mod", mx.sym.var("x"), mx.sym.var("y"))
+    check(pair, both, ("x", "y"), tolerance=0)
+    for scalar in (3, -3, 0):
+        check(symbol("_mod_scalar", mx.sym.var("x"), scalar=scalar), one, tolerance=0)
+        check(symbol("_rmod_scalar", mx.sym.var("x"), scalar=scalar), one, tolerance=0)
+
+
+def test_remainders_of_fractions_and_infinities_agree() -> None:
+    """A zero divisor wins over NaN."""
+    x = np.float32([5.5, -5.5, 5.5, -5.5, 1, -1, np.inf, np.nan, np.nan])
+    y = np.float32([2, 2, -2, -2, np.inf, np.inf, 2, 0, 2])
+    check(symbol("_mod", mx.sym.var("x"), mx.sym.var("y")), {"x": x, "y": y}, ("x", "y"))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("op", ["plus", "minus", "rminus", "mul", "maximum", "minimum"])
+def test_integers_take_a_scalar_cut_to_an_integer(op: str, dtype: str) -> None:
+    """2.5 becomes 2, and sums wrap."""
+    x = np.array([2**31 - 1, -5, 0, 7]).astype(dtype)
+    sym = symbol(f"_{op}_scalar", mx.sym.var("x"), scalar=2.5)
+    check(sym, {"x": x}, tolerance=0)
+
+
+def test_an_integer_and_a_scalar_that_is_none_are_left_to_mxnet() -> None:
+    """With is_int=False they make float64; integer quotients are cut."""
+    assert "dtype int32" in refusal("_div_scalar", (2,), dtype=np.int32, scalar=2)
+    assert "dtype uint8" in refusal("_plus_scalar", (2,), dtype=np.uint8, scalar=2)
+
+
+@pytest.mark.parametrize("op", ["expm1", "log1p"])
+def test_functions_that_cancel_near_zero_do_not(op: str) -> None:
+    """To a few units in the last place, where exp(x) - 1 has no correct digit."""
+    x = np.float32(np.concatenate([-np.logspace(-30, -0.1, 60), np.logspace(-30, 1, 60)]))
+    sym = symbol(op, mx.sym.var("x"))
+    (plain,), ours = run_mxnet(sym, {"x": x}), check(sym, {"x": x})
+    np.testing.assert_allclose(run_onnx(ours)[0], plain, rtol=1e-6)
+    check(sym, {"x": np.float32([-0.0, -1, -2, -3, 80, 3e38, np.inf, np.nan])})
+
+
+def test_hypotenuses_do_not_overflow() -> None:
+    """Nor are they NaN at zeros and infinities."""
+    x, y = np.float32([3e38, 1e-30, 0, np.inf, np.inf]), np.float32([1e38, 1e-30, 0, np.inf, 1])
+    sym = symbol("broadcast_hypot", mx.sym.var("x"), mx.sym.var("y"))
+    check(sym, {"x": x, "y": y}, ("x", "y"))
+
+
+@pytest.mark.parametrize("scalar", [None, 0.5, 2, -3])
+def test_smooth_l1_agrees(scalar: float | None) -> None:
+    """On both sides of its bounds."""
+    attrs = {} if scalar is None else {"scalar": scalar}
+    x = np.linspace(-6, 6, 101).astype(np.float32)
+    check(symbol("smooth_l1", mx.sym.var("x"), **attrs), {"x": x})
+
+
+def test_rcbrt_of_zeros_is_infinite() -> None:
+    """Of their sign."""
+    x = np.float32([0.0, -0.0, 8, -8])
+    check(symbol("rcbrt", mx.sym.var("x")), {"x": x})
+
+
+@pytest.mark.parametrize("attrs", [{}, {"a": 2, "b": -1.5, "c": 0.25}])
+def test_quadratics_agree(attrs: dict[str, float]) -> None:
+    """Every coefficient is zero unless given."""
+    check_op("_contrib_quadratic", (3, 4), **attrs)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 6), (-1, 1), (-0.5, 0.25)])

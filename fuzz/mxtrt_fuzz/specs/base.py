@@ -15,6 +15,7 @@ from mxtrt_fuzz.graphs import Role, Shape, Tensor
 from mxtrt_fuzz.values import Array
 
 __all__ = [
+    "ARITHMETIC",
     "FLOATS",
     "INTEGERS",
     "Application",
@@ -36,6 +37,9 @@ Draw = st.DrawFn
 
 #: Dtypes that MXNet computes in on a CPU and that the references model.
 FLOATS = ("float32", "float64")
+
+#: Dtypes that engines add and multiply in, and float64, in which MXNet does.
+ARITHMETIC = (*FLOATS, "int32", "int64")
 
 #: Dtypes of indices, of images, and of what is compared and cast.
 INTEGERS = ("int32", "int64", "uint8", "int8")

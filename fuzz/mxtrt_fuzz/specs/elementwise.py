@@ -10,7 +10,19 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
-from mxtrt_fuzz.specs.base import Application, Attributes, Draw, Operand, OpSpec, like, register
+from mxtrt_fuzz.specs.base import (
+    ARITHMETIC,
+    FLOATS,
+    INTEGERS,
+    Application,
+    Attributes,
+    Draw,
+    Operand,
+    OpSpec,
+    like,
+    maybe,
+    register,
+)
 from mxtrt_fuzz.values import Array
 
 __all__ = ["broadcast", "equal_shapes", "erf", "of_arrays", "with_scalar"]
@@ -22,6 +34,13 @@ def erf(x: Array) -> Array:
     """The error function in float64, in the dtype of its argument."""
     values: Array = _erf(x)
     return values.astype(x.dtype)
+
+
+def _mod(x: Array, y: Any) -> Array:
+    """The remainder with the divisor's sign, zero for a divisor of zero (``mshadow_op.h``)."""
+    zero = np.equal(y, 0)
+    rest: Array = np.where(zero, 0, np.mod(x, np.where(zero, 1, y)))
+    return rest.astype(np.asarray(x).dtype)
 
 
 def _rint(x: Array) -> Array:
@@ -40,11 +59,15 @@ _BINARY: tuple[tuple[str, str, Callable[..., Array]], ...] = (
     ),
     ("elemwise_sub _minus _Minus _sub", "broadcast_sub broadcast_minus", np.subtract),
     ("elemwise_mul _mul _Mul", "broadcast_mul", np.multiply),
-    ("elemwise_div _div _Div", "broadcast_div", np.divide),
-    ("_maximum _Maximum", "broadcast_maximum", np.maximum),
-    ("_minimum _Minimum", "broadcast_minimum", np.minimum),
+    ("elemwise_div _div _Div _scatter_elemwise_div", "broadcast_div", np.divide),
+    ("_maximum _Maximum", "broadcast_maximum _npi_maximum", np.maximum),
+    ("_minimum _Minimum", "broadcast_minimum _npi_minimum", np.minimum),
     ("_power _Power", "broadcast_power", np.power),
+    ("_mod _Mod", "broadcast_mod", _mod),
+    ("_hypot _Hypot", "broadcast_hypot", np.hypot),
 )
+
+_OF_FLOATS = (np.divide, np.power, np.hypot)
 
 
 def equal_shapes(low: float) -> Callable[[Draw, Shape], Application]:
@@ -82,6 +105,7 @@ def of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
 for _equal, _wide, _function in _BINARY:
     _divides, _power = _function is np.divide, _function is np.power
     _extremum = _function in (np.maximum, np.minimum)
+    _exact = _extremum or _function is _mod
     _low = 0.3 if _divides else -2.0
     for _names, _apply in ((_equal, equal_shapes(_low)), (_wide, broadcast(_low))):
         register(
@@ -91,9 +115,10 @@ for _equal, _wide, _function in _BINARY:
                     _apply,
                     of_arrays(_function),
                     domain=(0.1, 3.0) if _power else None,
-                    roundings=4.0 if _power else float(not _extremum),
-                    nan_blind=_extremum or _power,
-                    hybrid=_name != "_grad_add",
+                    dtypes=FLOATS if _function in _OF_FLOATS else ARITHMETIC,
+                    roundings=4.0 if _power else float(not _exact),
+                    nan_blind=_extremum or _power or _function is np.hypot,
+                    hybrid=_name not in ("_grad_add", "_scatter_elemwise_div"),
                 )
                 for _name in _names.split()
             )
@@ -103,14 +128,17 @@ for _equal, _wide, _function in _BINARY:
 # -- a tensor and a scalar -------------------------------------------------------------------
 
 _SCALAR: tuple[tuple[str, Callable[[Array, float], Array]], ...] = (
-    ("_plus_scalar _PlusScalar", lambda x, s: x + s),
-    ("_minus_scalar _MinusScalar", lambda x, s: x - s),
+    ("_plus_scalar _PlusScalar _scatter_plus_scalar", lambda x, s: x + s),
+    ("_minus_scalar _MinusScalar _scatter_minus_scalar", lambda x, s: x - s),
     ("_rminus_scalar _RMinusScalar", lambda x, s: s - x),
     ("_mul_scalar _MulScalar", lambda x, s: x * s),
     ("_div_scalar _DivScalar", lambda x, s: x / s),
     ("_rdiv_scalar _RDivScalar", lambda x, s: s / x),
-    ("_maximum_scalar _MaximumScalar", np.maximum),
-    ("_minimum_scalar _MinimumScalar", np.minimum),
+    ("_maximum_scalar _MaximumScalar _npi_maximum_scalar", np.maximum),
+    ("_minimum_scalar _MinimumScalar _npi_minimum_scalar", np.minimum),
+    ("_mod_scalar _ModScalar", _mod),
+    ("_rmod_scalar _RModScalar", lambda x, s: _mod(np.full_like(x, s), x)),
+    ("_hypot_scalar _HypotScalar _npi_hypot_scalar", np.hypot),
     ("_power_scalar _PowerScalar", np.power),
     ("_rpower_scalar _RPowerScalar", lambda x, s: np.power(s, x)),
 )
@@ -141,6 +169,8 @@ def with_scalar(function: Callable[[Array, Any], Array]) -> Callable[..., Array]
 
 for _names, _binary in _SCALAR:
     _is_power = "ower" in _names
+    _is_exact = "imum" in _names or "mod" in _names
+    _of_floats = _is_power or "div" in _names or "hypot" in _names
     _numbers: st.SearchStrategy[float] = _NUMBERS
     if _names.startswith("_rpower"):
         _numbers = st.sampled_from([2.0, 0.5, 1.5, 3.0])
@@ -155,8 +185,10 @@ for _names, _binary in _SCALAR:
                 _scalars(_numbers),
                 with_scalar(_binary),
                 domain=(0.1, 3.0) if _names.startswith("_power") else None,
-                roundings=4.0 if _is_power else float("imum" not in _names),
-                nan_blind=_is_power or "imum" in _names,
+                roundings=4.0 if _is_power else float(not _is_exact),
+                dtypes=FLOATS if _of_floats else ARITHMETIC,
+                nan_blind=_is_power or "imum" in _names or "hypot" in _names,
+                hybrid="_scatter" not in _name,
             )
             for _name in _names.split()
         )
@@ -178,14 +210,19 @@ _UNARY: dict[str, tuple[Callable[[Array], Array], tuple[float, float] | None, bo
     "ceil": (np.ceil, None, True, 0),
     "cos": (np.cos, None, False, 2),
     "cosh": (np.cosh, None, False, 2),
+    "degrees": (np.degrees, None, False, 2),
     "erf": (erf, None, False, 2),
     "exp": (np.exp, None, False, 2),
+    "expm1": (np.expm1, None, False, 4),
     "fix": (np.trunc, None, True, 0),
     "floor": (np.floor, None, True, 0),
     "log": (np.log, (0.01, 9), False, 2),
     "log10": (np.log10, (0.01, 9), False, 2),
+    "log1p": (np.log1p, (-0.95, 9), False, 4),
     "log2": (np.log2, (0.01, 9), False, 2),
     "negative": (np.negative, None, False, 0),
+    "radians": (np.radians, None, False, 2),
+    "rcbrt": (lambda x: 1 / np.cbrt(x), None, False, 4),
     "reciprocal": (np.reciprocal, None, False, 1),
     "rint": (_rint, None, True, 0),
     "rsqrt": (lambda x: 1 / np.sqrt(x), (0.1, 9), False, 2),
@@ -205,6 +242,7 @@ for _name, (_unary, _domain, _jumps, _roundings) in _UNARY.items():
             like,
             of_arrays(_unary),
             domain=_domain,
+            dtypes=ARITHMETIC if _name in ("abs", "negative", "sign", "square") else FLOATS,
             jumps=_jumps,
             roundings=_roundings,
             absolute=float(_name == "erf"),
@@ -226,20 +264,70 @@ def _clip(draw: Draw, shape: Shape) -> Application:
     return Application({"a_min": low, "a_max": high})
 
 
+def _smooth_l1(attrs: Attributes, x: Array) -> Array:
+    squared = x.dtype.type(attrs.get("scalar", 1.0)) ** 2
+    far = np.abs(x) > 1 / squared
+    return np.where(far, np.abs(x) - 1 / (2 * squared), x**2 * squared / 2)
+
+
+def _quadratic(attrs: Attributes, x: Array) -> Array:
+    a, b, c = (x.dtype.type(attrs.get(key, 0.0)) for key in "abc")
+    curve: Array = x * (a * x + b) + c
+    return curve
+
+
 register(
     *(
-        OpSpec(name, _add_n, lambda attrs, *arrays: sum(arrays[1:], arrays[0]))
+        OpSpec(
+            name,
+            lambda draw, shape: Application(maybe(draw, scalar=st.sampled_from([0.5, 2.0, 1.5]))),
+            _smooth_l1,
+            roundings=4,
+        )
+        for name in ("smooth_l1", "_npx_smooth_l1")
+    ),
+    OpSpec(
+        "_contrib_quadratic",
+        lambda draw, shape: Application(maybe(draw, a=_NUMBERS, b=_NUMBERS, c=_NUMBERS)),
+        _quadratic,
+        roundings=2,
+    ),
+    OpSpec(
+        "_identity_with_attr_like_rhs",
+        equal_shapes(-2.0),
+        lambda attrs, x, y: x,
+        dtypes=FLOATS + INTEGERS,
+        roundings=0,
+        hybrid=False,
+    ),
+    OpSpec(
+        "_contrib_gradientmultiplier",
+        lambda draw, shape: Application({"scalar": 0.5}),
+        lambda attrs, x: x,
+        dtypes=FLOATS + INTEGERS,
+        roundings=0,
+        hybrid=False,
+    ),
+)
+
+register(
+    *(
+        OpSpec(name, _add_n, lambda attrs, *arrays: sum(arrays[1:], arrays[0]), dtypes=ARITHMETIC)
         for name in ("add_n", "ElementWiseSum")
     ),
     OpSpec(
         "clip",
         _clip,
-        lambda attrs, x: np.clip(x, np.float32(attrs["a_min"]), np.float32(attrs["a_max"])),
+        lambda attrs, x: np.clip(
+            x, *(x.dtype.type(np.float32(attrs[key])) for key in ("a_min", "a_max"))
+        ),
+        dtypes=ARITHMETIC,
         roundings=0,
         nan_blind=True,
     ),
     *(
-        OpSpec(name, like, lambda attrs, x: x, roundings=0)
-        for name in ("_copy", "identity", "BlockGrad", "stop_gradient", "MakeLoss", "make_loss")
+        OpSpec(name, like, lambda attrs, x: x, dtypes=FLOATS + INTEGERS, roundings=0)
+        for name in ("_copy", "identity", "_np_copy", "BlockGrad", "stop_gradient")
     ),
+    *(OpSpec(name, like, lambda attrs, x: x, roundings=0) for name in ("MakeLoss", "make_loss")),
 )
