@@ -55,7 +55,7 @@ def by_place(arrays: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """Arrays in host memory, and arrays on GPUs."""
     places: tuple[list[Any], list[Any]] = [], []
     for array in arrays:
-        places[gpu_of(array.context) is not None].append(array)
+        places[gpu_of(array.ctx) is not None].append(array)
     return places
 
 
@@ -77,7 +77,7 @@ def empty_pools(arrays: Iterable[Any]) -> None:
     """Give what MXNet keeps for later on the arrays' GPUs back to CUDA, for others to use."""
     import mxnet as mx
 
-    contexts = {array.context for array in arrays if gpu_of(array.context) is not None}
+    contexts = {array.ctx for array in arrays if gpu_of(array.ctx) is not None}
     if contexts:
         mx.nd.waitall()  # arrays that are being freed
     for context in contexts:
@@ -95,7 +95,7 @@ def evict(arrays: Sequence[Any]) -> int:
     moved = 0
     for array in arrays:
         if array.size * np.dtype(array.dtype).itemsize >= SMALLEST:
-            moved += library().evict(array, array.context.device_id)
+            moved += library().evict(array, array.ctx.device_id)
     empty_pools(arrays)
     return moved
 
@@ -139,7 +139,7 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
     page = mmap.PAGESIZE
     spans = []
     for array in arrays:
-        if array.context.device_type == cpu().device_type:
+        if array.ctx.device_type == cpu().device_type:
             begin = _address_of(array)
             end = begin + array.size * np.dtype(array.dtype).itemsize
             spans.append((array, -(-begin // page) * page, end // page * page))
@@ -161,7 +161,7 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
 def places_of(array: Any) -> dict[str, int]:
     """Where an NDArray's bytes are now: ``"host"``, ``"gpu 0"``, ..., or ``"file"``."""
     size = array.size * np.dtype(array.dtype).itemsize
-    gpu = gpu_of(array.context)
+    gpu = gpu_of(array.ctx)
     if gpu is not None:
         return {"host" if library().is_evicted(array) else f"gpu {gpu}": size}
     begin = _address_of(array)

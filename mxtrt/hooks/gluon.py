@@ -19,7 +19,7 @@ from mxnet.base import MXNetError
 from mxnet.gluon import block as gluon_block
 from mxnet.gluon.parameter import Parameter
 from mxnet.ndarray import CachedOp, NDArray
-from mxnet.util import is_np_array
+from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
 from mxtrt.errors import EngineError
@@ -52,6 +52,7 @@ class _BlockBinding:
         self._options = options
         self._data, self._graph = block._cached_graph
         self._flags = block._flags
+        self._is_numpy = isinstance(self._graph, NumpySymbol)
         self._parameters = {
             name: place
             for name, (is_data, place) in zip(
@@ -102,8 +103,6 @@ class _BlockBinding:
         return self._freshness is not None and self._freshness.settle()
 
     def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> None:
-        if is_np_array():
-            raise EngineError("it uses MXNet's NumPy interface (npx.set_np)")
         flat = _inputs(args)
         contexts = {str(array.ctx) for array in flat}
         if len(contexts) > 1:
@@ -158,6 +157,8 @@ class _BlockBinding:
             outputs = self._op(*inputs)
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
+        if self._is_numpy:
+            outputs = [output.as_np_ndarray() for output in outputs]
         return gluon_block._regroup(outputs, block._out_format)
 
 

@@ -8,6 +8,7 @@ from mxtrt.ops import elementwise as elementwise
 from mxtrt.ops import linalg as linalg
 from mxtrt.ops import nn as nn
 from mxtrt.ops import norm as norm
+from mxtrt.ops import numpy as numpy
 from mxtrt.ops import pooling as pooling
 from mxtrt.ops import recurrent as recurrent
 from mxtrt.ops import reduce as reduce

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mxtrt.onnx_builder import tensor_type
-from mxtrt.ops.elementwise import scalar
+from mxtrt.ops.elementwise import scalar_value
 from mxtrt.ops.registry import Call, Converter, converter
 
 #: Comparisons by MXNet's words for them: the ONNX operator, and whether its result is negated.
@@ -30,19 +30,21 @@ def _operand(call: Call, name: str) -> str:
     return name
 
 
+def _constant(call: Call, value: float) -> str:
+    return call.constant(value, np.int32 if call.dtype() in _SMALL else call.dtype())
+
+
 def _operands(call: Call, with_scalar: bool) -> list[str]:
     call.require_numbers()
-    second = scalar(call) if with_scalar else call.input(1)
-    return [_operand(call, call.input(0)), _operand(call, second)]
-
-
-def _zero(call: Call) -> str:
-    return call.constant(0, np.int32 if call.dtype() in _SMALL else call.dtype())
+    first = _operand(call, call.input(0))
+    if with_scalar:
+        return [first, _constant(call, scalar_value(call, "scalar"))]
+    return [first, _operand(call, call.input(1))]
 
 
 def _truth(call: Call, name: str) -> str:
     """Whether numbers differ from zero; NaN does, as in C."""
-    return call.emit("Not", [call.emit("Equal", [name, _zero(call)])])
+    return call.emit("Not", [call.emit("Equal", [name, _constant(call, 0)])])
 
 
 def _finish(call: Call, truth: str) -> None:
@@ -88,4 +90,4 @@ for _word, _op_type in _LOGIC.items():
 def logical_not(call: Call) -> None:
     """``Equal`` to zero."""
     call.require_numbers()
-    _finish(call, call.emit("Equal", [_operand(call, call.input()), _zero(call)]))
+    _finish(call, call.emit("Equal", [_operand(call, call.input()), _constant(call, 0)]))

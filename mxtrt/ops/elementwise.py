@@ -20,25 +20,44 @@ _BINARY = {
         "_grad_add",
         "broadcast_add",
         "broadcast_plus",
+        "_npi_add",
     ),
-    "Sub": ("elemwise_sub", "_minus", "_Minus", "_sub", "broadcast_sub", "broadcast_minus"),
-    "Mul": ("elemwise_mul", "_mul", "_Mul", "broadcast_mul"),
-    "Div": ("elemwise_div", "_div", "_Div", "broadcast_div", "_scatter_elemwise_div"),
+    "Sub": (
+        "elemwise_sub",
+        "_minus",
+        "_Minus",
+        "_sub",
+        "broadcast_sub",
+        "broadcast_minus",
+        "_npi_subtract",
+    ),
+    "Mul": ("elemwise_mul", "_mul", "_Mul", "broadcast_mul", "_npi_multiply"),
+    "Div": (
+        "elemwise_div",
+        "_div",
+        "_Div",
+        "broadcast_div",
+        "_scatter_elemwise_div",
+        "_npi_true_divide",
+    ),
     "Max": ("_maximum", "_Maximum", "broadcast_maximum", "_npi_maximum"),
     "Min": ("_minimum", "_Minimum", "broadcast_minimum", "_npi_minimum"),
-    "Pow": ("_power", "_Power", "broadcast_power"),
+    "Pow": ("_power", "_Power", "broadcast_power", "_npi_power"),
 }
 
 #: Operators of a tensor and the attribute ``scalar``: ONNX operator, scalar first.
 _SCALAR = {
-    ("_plus_scalar", "_PlusScalar", "_scatter_plus_scalar"): ("Add", False),
-    ("_minus_scalar", "_MinusScalar", "_scatter_minus_scalar"): ("Sub", False),
-    ("_rminus_scalar", "_RMinusScalar"): ("Sub", True),
-    ("_mul_scalar", "_MulScalar"): ("Mul", False),
-    ("_div_scalar", "_DivScalar"): ("Div", False),
-    ("_rdiv_scalar", "_RDivScalar"): ("Div", True),
-    ("_power_scalar", "_PowerScalar"): ("Pow", False),
-    ("_rpower_scalar", "_RPowerScalar"): ("Pow", True),
+    ("_plus_scalar", "_PlusScalar", "_scatter_plus_scalar", "_npi_add_scalar"): ("Add", False),
+    ("_minus_scalar", "_MinusScalar", "_scatter_minus_scalar", "_npi_subtract_scalar"): (
+        "Sub",
+        False,
+    ),
+    ("_rminus_scalar", "_RMinusScalar", "_npi_rsubtract_scalar"): ("Sub", True),
+    ("_mul_scalar", "_MulScalar", "_npi_multiply_scalar"): ("Mul", False),
+    ("_div_scalar", "_DivScalar", "_npi_true_divide_scalar"): ("Div", False),
+    ("_rdiv_scalar", "_RDivScalar", "_npi_rtrue_divide_scalar"): ("Div", True),
+    ("_power_scalar", "_PowerScalar", "_npi_power_scalar"): ("Pow", False),
+    ("_rpower_scalar", "_RPowerScalar", "_npi_rpower_scalar"): ("Pow", True),
     ("_maximum_scalar", "_MaximumScalar", "_npi_maximum_scalar"): ("Max", False),
     ("_minimum_scalar", "_MinimumScalar", "_npi_minimum_scalar"): ("Min", False),
 }
@@ -73,11 +92,17 @@ _UNARY = {
     "tanh": "Tanh",
 }
 
-_LOG_BASES = {"log2": 2, "log10": 10}
+_LOG_BASES = {"log2": 2, "log10": 10, "_npi_log2": 2, "_npi_log10": 10}
 
 _PI = np.float32(np.pi)
 #: MXNet divides in float32 (``mshadow_op.h``).
-_ANGLES = {"degrees": np.float32(180) / _PI, "radians": _PI / np.float32(180)}
+_DEGREES, _RADIANS = np.float32(180) / _PI, _PI / np.float32(180)
+_ANGLES = {
+    "degrees": _DEGREES,
+    "_npi_degrees": _DEGREES,
+    "radians": _RADIANS,
+    "_npi_radians": _RADIANS,
+}
 
 
 def _require(call: Call, op_type: str) -> None:
@@ -115,20 +140,22 @@ def _unary(op_type: str) -> Converter:
     return convert
 
 
-def scalar(call: Call, key: str = "scalar", default: float | None = None) -> str:
-    """Name of a constant of the input's dtype; MXNet's scalars are double.
-
-    To integers they are cut as in C.
-    """
+def scalar_value(call: Call, key: str, default: float | None = None) -> float:
+    """A number as the input's dtype holds it: MXNet's are double, and cut to integers as in C."""
     value, dtype = call.number(key, default), call.dtype()
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         fits = isfinite(value) and info.min <= int(value) <= info.max
         call.require(fits, f"{key}={value} is no {dtype}")
-        return call.constant(int(value), dtype)
+        return int(value)
     fits = abs(value) <= _FLOAT_MAX or not isfinite(value)
     call.require(fits, f"{key}={value} is not a float32")
-    return call.constant(value, dtype)
+    return value
+
+
+def scalar(call: Call, key: str = "scalar", default: float | None = None) -> str:
+    """Name of a constant of the input's dtype."""
+    return call.constant(scalar_value(call, key, default), call.dtype())
 
 
 for _op_type, _names in _BINARY.items():
@@ -276,19 +303,19 @@ def log1p(call: Call) -> None:
     call.emit("Where", [small, precise, plain], output=call.output())
 
 
-@converter("_mod", "_Mod", "broadcast_mod", outputs=1)
+@converter("_mod", "_Mod", "broadcast_mod", "_npi_mod", outputs=1)
 def mod(call: Call) -> None:
     """``Mod`` with the divisor's sign; zero for a divisor of zero (``mshadow_op.h``)."""
     _mod(call, call.input(0), call.input(1))
 
 
-@converter("_mod_scalar", "_ModScalar", outputs=1)
+@converter("_mod_scalar", "_ModScalar", "_npi_mod_scalar", outputs=1)
 def mod_scalar(call: Call) -> None:
     """``Mod`` by a scalar."""
     _mod(call, call.input(), scalar(call))
 
 
-@converter("_rmod_scalar", "_RModScalar", outputs=1)
+@converter("_rmod_scalar", "_RModScalar", "_npi_rmod_scalar", outputs=1)
 def rmod_scalar(call: Call) -> None:
     """``Mod`` of a scalar."""
     _mod(call, scalar(call), call.input())
@@ -310,7 +337,7 @@ def _mod(call: Call, dividend: str, divisor: str) -> None:
     call.emit("Where", [undivided, zero, rest], output=call.output())
 
 
-@converter("_hypot", "_Hypot", "broadcast_hypot", outputs=1)
+@converter("_hypot", "_Hypot", "broadcast_hypot", "_npi_hypot", outputs=1)
 def hypot(call: Call) -> None:
     """The larger times sqrt(1 + ratio ** 2), which does not overflow."""
     _hypot(call, call.input(1))

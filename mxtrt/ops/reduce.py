@@ -36,7 +36,7 @@ def _axes(call: Call, key: str = "axis") -> list[int]:
     return axes or list(range(rank))
 
 
-def _reduce(
+def reduce_along(
     call: Call, op_type: str, data: str, axes: Sequence[int], keep: bool, output: str
 ) -> None:
     """Reduce; all axes give shape (1,) where ONNX gives ()."""
@@ -68,7 +68,7 @@ def reduce(call: Call) -> None:
         call.require_arithmetic()
         exact = op_type != "ReduceSum" or call.dtype() != np.int64
         call.require(exact, "ONNX Runtime rounds sums of int64")
-    _reduce(call, op_type, call.input(), _axes(call), call.flag("keepdims"), call.output())
+    reduce_along(call, op_type, call.input(), _axes(call), call.flag("keepdims"), call.output())
 
 
 @converter(*_WITHOUT_NAN, outputs=1)
@@ -78,7 +78,7 @@ def reduce_without_nan(call: Call) -> None:
     op_type, neutral = _WITHOUT_NAN[call.node.op]
     absent = call.emit("IsNaN", [call.input()])
     data = call.emit("Where", [absent, call.constant(neutral), call.input()])
-    _reduce(call, op_type, data, _axes(call), call.flag("keepdims"), call.output())
+    reduce_along(call, op_type, data, _axes(call), call.flag("keepdims"), call.output())
 
 
 @converter("norm", outputs=1)
@@ -88,7 +88,7 @@ def norm(call: Call) -> None:
     order = call.integer("ord", 2)
     call.require(order in _NORMS, f"ord={order} is neither 1 nor 2")
     keep = call.flag("keepdims")
-    _reduce(call, _NORMS[order], call.input(), _axes(call), keep, call.output())
+    reduce_along(call, _NORMS[order], call.input(), _axes(call), keep, call.output())
 
 
 @converter("moments", outputs=2)
@@ -99,8 +99,8 @@ def moments(call: Call) -> None:
     mean = call.emit("ReduceMean", [call.input()], axes=axes, keepdims=1)
     centred = call.emit("Sub", [call.input(), mean])
     squares = call.emit("Mul", [centred, centred])
-    _reduce(call, "ReduceMean", call.input(), axes, keep, call.output(0))
-    _reduce(call, "ReduceMean", squares, axes, keep, call.output(1))
+    reduce_along(call, "ReduceMean", call.input(), axes, keep, call.output(0))
+    reduce_along(call, "ReduceMean", squares, axes, keep, call.output(1))
 
 
 @converter("_np_cumsum", "cumsum", outputs=1)

@@ -339,6 +339,8 @@ def convert(
         if not tensor.known:
             raise Unsupported("its shapes are not known at bind")
         assert tensor.shape is not None
+        if not tensor.shape:
+            raise Unsupported("a tensor without axes")
         if 0 in tensor.shape:
             raise Unsupported("a tensor of size zero")
     if not outputs:

@@ -235,18 +235,47 @@ def test_inputs_that_do_not_fit_raise_mxnets_error_and_the_next_call_works():
         assert_close(net(X), expected)
 
 
-def test_mxnets_numpy_interface_is_left_alone():
-    """Networks under npx.set_np run as plain MXNet, and are told so."""
+class _NumpyNetwork(gluon.HybridBlock):
+    """Layers, functions of mx.np, and results with and without axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = gluon.nn.HybridSequential()
+        self.features.add(
+            gluon.nn.Conv2D(4, 3),
+            gluon.nn.BatchNorm(),
+            gluon.nn.Activation("relu"),
+            gluon.nn.MaxPool2D(),
+            gluon.nn.Dropout(0.5),
+            gluon.nn.Dense(5),
+        )
+
+    def hybrid_forward(self, F, x):
+        """Class probabilities, and more."""
+        y = self.features(x)
+        z = F.np.exp(y) / 2 + F.np.maximum(y, 0.5) - F.np.tanh(y) * 3
+        p = F.npx.softmax(z, axis=-1) + F.npx.sigmoid(z) * F.np.mean(y, axis=1, keepdims=True)
+        return p, F.np.sum(F.npx.relu(z), axis=1), F.np.max(p), p > 0.5
+
+
+@pytest.mark.parametrize("inline_below", [0, 10**6])
+def test_networks_of_mxnets_numpy_interface_agree(inline_below):
+    """Under npx.set_np; what gives booleans or has no axes is left to MXNet."""
     mx.npx.set_np()
     try:
-        net = gluon.nn.Dense(3)
+        net = _NumpyNetwork()
         net.initialize()
+        x = mx.np.array(np.random.default_rng(0).random((2, 3, 8, 8), np.float32))
+        expected = net(x)
         net.hybridize()
-        with (
-            mxtrt.options(),
-            pytest.warns(mxtrt.MxtrtWarning, match="uses MXNet's NumPy interface"),
-        ):
-            assert net(mx.np.ones((2, 4))).shape == (2, 3)
+        with mxtrt.options(inline_below=inline_below):
+            outputs = net(x)
+        report = mxtrt.last_report()
+        assert {node.op for node in report.left} == {"_np_max", "_npi_greater_scalar"}
+        for ours, theirs in zip(outputs, expected, strict=True):
+            assert type(ours) is type(theirs) is mx.np.ndarray
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+            np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-5, atol=1e-6)
     finally:
         mx.npx.reset_np()
 

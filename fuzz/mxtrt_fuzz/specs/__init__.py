@@ -11,6 +11,7 @@ from mxtrt_fuzz.specs import elementwise as elementwise
 from mxtrt_fuzz.specs import linalg as linalg
 from mxtrt_fuzz.specs import nn as nn
 from mxtrt_fuzz.specs import norm as norm
+from mxtrt_fuzz.specs import numpy as numpy
 from mxtrt_fuzz.specs import pooling as pooling
 from mxtrt_fuzz.specs import recurrent as recurrent
 from mxtrt_fuzz.specs import reduce as reduce
