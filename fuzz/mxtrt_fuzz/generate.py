@@ -233,7 +233,13 @@ class Grower:
         leaves = [entry for entry in made if entry not in read][-3:]
         every = [value.entry for value in self.pool]
         more = self._draw(st.lists(st.integers(0, len(every) - 1), max_size=2))
-        return (*leaves, *(every[place] for place in more))
+        heads = (*leaves, *(every[place] for place in more))
+        unread = (entry for entry in made if entry not in read and entry not in heads)
+        return (*heads, *(entry for entry in unread if self._is_whole(entry)))
+
+    def _is_whole(self, entry: Entry) -> bool:
+        node = self.nodes[entry.node]
+        return isinstance(node, Operation) and specs()[node.op].whole
 
 
 def _is_tame(array: Array, dtype: str) -> bool:

@@ -121,7 +121,9 @@ class Reference:
                     if spec.statistics:
                         more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
                     operands = [
-                        noise.perturb(x, info, spec.roundings) if self._rounded(entry) else x
+                        noise.perturb(x, info, spec.roundings)
+                        if spec.on_inputs and self._rounded(entry)
+                        else x
                         for x, entry in zip(operands, node.inputs, strict=True)
                     ]
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):

@@ -136,6 +136,8 @@ class OpSpec:
         result: Dtype of the outputs, given the attributes and that of the first input.
         roundings: Rounding errors, in units of the dtype's roundoff, that an implementation
             may make on each input and on the output.
+        on_inputs: Whether these errors count on the inputs too: not where the function jumps and
+            only its value is rounded.
         absolute: The same of an absolute error of the output, in roundoffs of one.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
@@ -144,6 +146,7 @@ class OpSpec:
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
             implementation rounds that mean and the centred values on their own.
+        whole: All outputs have to be read: MXNet computes one from another that it may leave out.
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
             One whose output is an integer always does.
@@ -163,11 +166,13 @@ class OpSpec:
     dtypes: tuple[str, ...] = FLOATS
     result: Callable[[Attributes, str], str] = lambda _, dtype: dtype
     roundings: float = 1.0
+    on_inputs: bool = True
     absolute: float = 0.0
     sums: bool = False
     products: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False
+    whole: bool = False
     hybrid: bool = True
     jumps: bool = False
     spread: Callable[..., Array] | None = None

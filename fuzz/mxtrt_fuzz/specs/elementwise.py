@@ -105,7 +105,6 @@ def of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
 for _equal, _wide, _function in _BINARY:
     _divides, _power = _function is np.divide, _function is np.power
     _extremum = _function in (np.maximum, np.minimum)
-    _exact = _extremum or _function is _mod
     _low = 0.3 if _divides else -2.0
     for _names, _apply in ((_equal, equal_shapes(_low)), (_wide, broadcast(_low))):
         register(
@@ -116,7 +115,8 @@ for _equal, _wide, _function in _BINARY:
                     of_arrays(_function),
                     domain=(0.1, 3.0) if _power else None,
                     dtypes=FLOATS if _function in _OF_FLOATS else ARITHMETIC,
-                    roundings=4.0 if _power else float(not _exact),
+                    roundings=4.0 if _power else float(not _extremum),
+                    on_inputs=_function is not _mod,
                     nan_blind=_extremum or _power or _function is np.hypot,
                     hybrid=_name not in ("_grad_add", "_scatter_elemwise_div"),
                 )
@@ -169,7 +169,6 @@ def with_scalar(function: Callable[[Array, Any], Array]) -> Callable[..., Array]
 
 for _names, _binary in _SCALAR:
     _is_power = "ower" in _names
-    _is_exact = "imum" in _names or "mod" in _names
     _of_floats = _is_power or "div" in _names or "hypot" in _names
     _numbers: st.SearchStrategy[float] = _NUMBERS
     if _names.startswith("_rpower"):
@@ -185,7 +184,8 @@ for _names, _binary in _SCALAR:
                 _scalars(_numbers),
                 with_scalar(_binary),
                 domain=(0.1, 3.0) if _names.startswith("_power") else None,
-                roundings=4.0 if _is_power else float(not _is_exact),
+                roundings=4.0 if _is_power else float("imum" not in _names),
+                on_inputs="mod" not in _names,
                 dtypes=FLOATS if _of_floats else ARITHMETIC,
                 nan_blind=_is_power or "imum" in _names or "hypot" in _names,
                 hybrid="_scatter" not in _name,
@@ -196,6 +196,8 @@ for _names, _binary in _SCALAR:
 
 
 # -- one tensor ------------------------------------------------------------------------------
+
+_PI = np.float32(np.pi)
 
 #: Function, range where it is tame, whether it jumps, roundings (0: exact).
 _UNARY: dict[str, tuple[Callable[[Array], Array], tuple[float, float] | None, bool, float]] = {
@@ -210,7 +212,8 @@ _UNARY: dict[str, tuple[Callable[[Array], Array], tuple[float, float] | None, bo
     "ceil": (np.ceil, None, True, 0),
     "cos": (np.cos, None, False, 2),
     "cosh": (np.cosh, None, False, 2),
-    "degrees": (np.degrees, None, False, 2),
+    # MXNet's factors are of float32 whatever the dtype.
+    "degrees": (lambda x: x * x.dtype.type(np.float32(180) / _PI), None, False, 2),
     "erf": (erf, None, False, 2),
     "exp": (np.exp, None, False, 2),
     "expm1": (np.expm1, None, False, 4),
@@ -221,7 +224,7 @@ _UNARY: dict[str, tuple[Callable[[Array], Array], tuple[float, float] | None, bo
     "log1p": (np.log1p, (-0.95, 9), False, 4),
     "log2": (np.log2, (0.01, 9), False, 2),
     "negative": (np.negative, None, False, 0),
-    "radians": (np.radians, None, False, 2),
+    "radians": (lambda x: x * x.dtype.type(_PI / np.float32(180)), None, False, 2),
     "rcbrt": (lambda x: 1 / np.cbrt(x), None, False, 4),
     "reciprocal": (np.reciprocal, None, False, 1),
     "rint": (_rint, None, True, 0),
