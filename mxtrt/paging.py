@@ -69,7 +69,8 @@ def in_host_memory(array: Any) -> tuple[int, Any]:
     import mxnet as mx
 
     # To MXNet's engine `asnumpy` is a write to an array on a GPU.
-    array = array.as_in_context(mx.cpu())
+    if gpu_of(array.ctx) is not None:
+        array = array.copyto(mx.cpu())
     return _address_of(array), array
 
 
