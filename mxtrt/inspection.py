@@ -113,14 +113,19 @@ def inspect(
     return report
 
 
-def segments_of(symbol: Any, shapes: Mapping[str, Shape], **options: Any) -> list[OnnxSegment]:
+def segments_of(
+    symbol: Any,
+    shapes: Mapping[str, Shape],
+    dtypes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[OnnxSegment]:
     """The ONNX models of a symbol's segments, as :func:`inspect` finds them.
 
     Raises:
         GraphError: A shape is given for something that is no argument, or contradicts the symbol.
         OptionError: An option is unknown or has a wrong value.
     """
-    graph = typed_graph(symbol, shapes)
+    graph = typed_graph(symbol, shapes, dtypes)
     found = analyse(graph, _weights(symbol, shapes), config.current().replace(**options))
     return [model for _, model in _models(graph, found)]
 

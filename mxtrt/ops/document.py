@@ -107,6 +107,8 @@ def _text(node: ast.expr) -> str:
 
 def _dtypes(function: Any) -> str:
     called = {name for part in (function, *_helpers(function)) for name, _ in _calls(part)}
+    if "require_arithmetic" in called:
+        return "float32, int32, int64"
     if "require_floats" in called:
         return "float32"
     return "numbers" if "require_numbers" in called else "several"

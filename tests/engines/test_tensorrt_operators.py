@@ -21,8 +21,6 @@ from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import weight_arrays
 
-F32 = np.dtype(np.float32)
-
 #: What TensorRT for RTX 1.7 refuses, in words of its own; such a node stays in MXNet.
 KNOWN = (
     "ROIAlign plugin was not found",  # it is there, and needs a GPU
@@ -43,7 +41,9 @@ def models(case: Case) -> list[bytes]:
     """The ONNX of a case with its weights in it; none where the operator stays in MXNet."""
     symbol = mx.sym.load_json(case.symbol_json())
     data = {v.name: v.tensor for v in case.variables if v.role == "data"}
-    segments = segments_of(symbol, {name: tensor.shape for name, tensor in data.items()})
+    shapes = {name: tensor.shape for name, tensor in data.items()}
+    dtypes = {name: tensor.dtype for name, tensor in data.items()}
+    segments = segments_of(symbol, shapes, dtypes)
     arrays = {name: mx.nd.array(a, dtype=a.dtype) for name, a in weight_arrays(case).items()}
     found = []
     for segment in segments:
@@ -52,7 +52,7 @@ def models(case: Case) -> list[bytes]:
         request = BuildRequest(
             segment,
             [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
-            [TensorType(data[name].shape, F32) for name in segment.inputs],
+            [TensorType(shapes[name], np.dtype(dtypes[name])) for name in segment.inputs],
             [],
             config.current(),
         )
