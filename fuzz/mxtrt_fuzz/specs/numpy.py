@@ -38,7 +38,6 @@ _SAME = {
     "Convolution": "_npx_convolution",
     "Deconvolution": "_npx_deconvolution",
     "Dropout": "_npx_dropout",
-    "Flatten": "_npx_batch_flatten",
     "FullyConnected": "_npx_fully_connected",
     "LayerNorm": "_npx_layer_norm",
     "LeakyReLU": "_npx_leaky_relu",
@@ -63,10 +62,8 @@ _SAME = {
     "broadcast_sub": "_npi_subtract",
     "clip": "_npi_clip",
     "erf": "_npx_erf",
-    "log_softmax": "_npx_log_softmax",
     "relu": "_npx_relu",
     "sigmoid": "_npx_sigmoid",
-    "softmax": "_npx_softmax",
 } | {
     name: f"_npi_{name}"
     for name in [
