@@ -25,6 +25,7 @@ from mxtrt_fuzz.values import weight_arrays
 KNOWN = (
     "ROIAlign plugin was not found",  # it is there, and needs a GPU
     "at least 2 dimensions are required for input",  # the softmax of a vector
+    "does not support UINT8 types for intermediate tensors",
 )
 
 
