@@ -18,6 +18,7 @@ __all__ = [
     "ARITHMETIC",
     "FLOATS",
     "INTEGERS",
+    "NUMBERS",
     "Application",
     "Attributes",
     "Draw",
@@ -26,6 +27,8 @@ __all__ = [
     "any_rank",
     "like",
     "maybe",
+    "movers",
+    "one_axis",
     "rank_at_least",
     "ranks",
     "register",
@@ -37,12 +40,12 @@ Draw = st.DrawFn
 
 #: Dtypes that MXNet computes in on a CPU and that the references model.
 FLOATS = ("float32", "float64")
-
 #: Dtypes that engines add and multiply in, and float64, in which MXNet does.
 ARITHMETIC = (*FLOATS, "int32", "int64")
-
 #: Dtypes of indices, of images, and of what is compared and cast.
 INTEGERS = ("int32", "int64", "uint8", "int8")
+#: Dtypes that MXNet moves, indexes with and compares.
+NUMBERS = (*FLOATS, *INTEGERS)
 
 
 class Attributes:
@@ -66,6 +69,10 @@ class Attributes:
                 self._read[key] = text
         value = self._read[key]
         return default if value is None else value
+
+    def given(self, key: str) -> str | None:
+        """The text, None where there is none."""
+        return self._items.get(key)
 
     def integers(self, key: str, default: Sequence[int] = ()) -> tuple[int, ...]:
         """A tuple; a single integer gives a tuple of one."""
@@ -133,7 +140,10 @@ class OpSpec:
         domain: Range in which the operator's value on its first input is a tame number.
         dtypes: Dtypes of the first input.  Arithmetic of integers wraps; where MXNet leaves an
             integer undefined the reference gives NaN.
-        result: Dtype of the outputs, given the attributes and that of the first input.
+        result: Dtype of the outputs, or one for each, given the attributes and that of the
+            input that they follow.
+        follows: Index of that input.
+        creates: It takes no input at all, and is applied to the shape ``()``.
         roundings: Rounding errors, in units of the dtype's roundoff, that an implementation
             may make on each input and on the output.
         on_inputs: Whether these errors count on the inputs too: not where the function jumps and
@@ -150,6 +160,7 @@ class OpSpec:
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
             One whose output is an integer always does.
+            That counts where the values are whole numbers; of others the samples tell.
         spread: Which outputs depend on an input that is NaN, where the reference does not tell
             because its value on a NaN is a number (a comparison): a function like the reference
             that passes NaN on.  Its other inputs are zeros.
@@ -164,7 +175,9 @@ class OpSpec:
     first: Callable[[Draw], Shape] | None = None
     domain: tuple[float, float] | None = None
     dtypes: tuple[str, ...] = FLOATS
-    result: Callable[[Attributes, str], str] = lambda _, dtype: dtype
+    result: Callable[[Attributes, str], str | tuple[str, ...]] = lambda _, dtype: dtype
+    follows: int = 0
+    creates: bool = False
     roundings: float = 1.0
     on_inputs: bool = True
     absolute: float = 0.0
@@ -188,9 +201,17 @@ class OpSpec:
     def tensors(self, attrs: Attributes, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Shapes and dtypes of the outputs: those of the reference on zeros."""
         zeros = [np.zeros(shape, np.float32) for shape, _ in inputs]
-        dtype = self.result(attrs, inputs[0].dtype)
         with np.errstate(all="ignore"):
-            return tuple(Tensor(v.shape, dtype) for v in self.outputs(attrs, zeros))
+            return self.typed(attrs, [t.dtype for t in inputs], self.outputs(attrs, zeros))
+
+    def typed(
+        self, attrs: Attributes, inputs: Sequence[str], outputs: Sequence[Array]
+    ) -> tuple[Tensor, ...]:
+        """Shapes and dtypes of outputs, given the dtypes of the inputs."""
+        dtypes = self.result(attrs, inputs[self.follows] if inputs else "float32")
+        if isinstance(dtypes, str):
+            dtypes = (dtypes,) * len(outputs)
+        return tuple(Tensor(v.shape, kind) for v, kind in zip(outputs, dtypes, strict=True))
 
     @cached_property
     def converted(self) -> bool:
@@ -231,6 +252,23 @@ def like(draw: Draw, shape: Shape) -> Application:
 def sizes(draw: Draw, rank: int, low: int, high: int) -> tuple[int, ...]:
     """One size per axis."""
     return tuple(draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
+
+
+def one_axis(draw: Draw, rank: int) -> int:
+    """An axis, counted from either end."""
+    return draw(st.integers(-rank, rank - 1))
+
+
+def movers(
+    names: str,
+    apply: Callable[[Draw, Shape], Application],
+    reference: Callable[..., Array | tuple[Array, ...]],
+    accepts: Callable[[Shape], bool] = any_rank,
+    **more: Any,
+) -> list[OpSpec]:
+    """Specifications of the names of an operator that rounds nothing, of any dtype."""
+    given = {"roundings": 0, "dtypes": NUMBERS, **more}
+    return [OpSpec(name, apply, reference, accepts, **given) for name in names.split()]
 
 
 def maybe(draw: Draw, **attrs: st.SearchStrategy[Any]) -> dict[str, Any]:
