@@ -47,9 +47,9 @@ COMMON = (
     "elemwise_mul",
     "mean",
     "relu",
+    "round",
     "slice_axis",
     "softmax",
-    "sort",
     "transpose",
 )
 
@@ -99,6 +99,8 @@ class Grower:
         high: float = 2.0,
     ) -> _Value:
         """A new variable; weights do not join the pool."""
+        if np.issubdtype(tensor.dtype, np.unsignedinteger):
+            low, high = max(low, 0.0), max(high, 0.0)
         variable = Variable(self._name(role), tensor, role, float(low), float(high))
         lane = self._lane if role == "data" else "uniform"
         array = fill(variable, self._seed, 0, lane).astype(wide(tensor.dtype))
@@ -108,13 +110,19 @@ class Grower:
             self.pool.append(value)
         return value
 
-    def apply(self, spec: OpSpec, first: _Value) -> list[_Value]:
-        """Apply an operator to a value; nothing comes of it where the result would be useless."""
-        application = spec.apply(self._draw, first.tensor.shape)
+    def apply(self, spec: OpSpec, first: _Value | None) -> list[_Value]:
+        """Apply an operator to a value; nothing comes of it where the result would be useless.
+
+        Args:
+            spec: The operator.
+            first: Its first input, None if it creates values.
+        """
+        shape, dtype = Tensor(()) if first is None else first.tensor
+        application = spec.apply(self._draw, shape)
         start = len(self.nodes), len(self.pool), dict(self._numbers)
-        inputs = [first]
+        inputs = [] if first is None else [first]
         for operand in application.operands:
-            inputs.append(self._operand(operand, operand.dtype or first.tensor.dtype))
+            inputs.append(self._operand(operand, operand.dtype or dtype))
         outputs = self._node(spec, application, inputs)
         if not outputs:
             del self.nodes[start[0] :], self.pool[start[1] :]
@@ -129,10 +137,9 @@ class Grower:
         read = Attributes(attrs)
         with np.errstate(all="ignore"):
             arrays = spec.outputs(read, [value.array for value in inputs])
-        dtype = spec.result(read, inputs[0].tensor.dtype)
-        if not all(_is_tame(array, dtype) for array in arrays):
+        tensors = spec.typed(read, [value.tensor.dtype for value in inputs], arrays)
+        if not all(_is_tame(a, tensor.dtype) for a, tensor in zip(arrays, tensors, strict=True)):
             return []
-        tensors = tuple(Tensor(array.shape, dtype) for array in arrays)
         node = Operation(
             spec.name, self._name("op"), attrs, tuple(v.entry for v in inputs), tensors
         )
@@ -140,7 +147,7 @@ class Grower:
         self.operators += 1
         index = len(self.nodes) - 1
         outputs = [
-            _Value(Entry(index, i), tensor, array.astype(wide(dtype)))
+            _Value(Entry(index, i), tensor, array.astype(wide(tensor.dtype)))
             for i, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
         ]
         self.pool += outputs
@@ -188,6 +195,11 @@ class Grower:
             fitting = fitting[:2]
         return fitting[self._draw(st.integers(0, len(fitting) - 1))]
 
+    @property
+    def has_data(self) -> bool:
+        """Whether some variable is data."""
+        return any(isinstance(node, Variable) and node.role == "data" for node in self.nodes)
+
     # -- growth ----------------------------------------------------------------------------
 
     def grow(self, spec: OpSpec) -> list[_Value]:
@@ -196,6 +208,8 @@ class Grower:
         def accepts(value: _Value) -> bool:
             return value.tensor.dtype in spec.dtypes and spec.accepts(value.tensor.shape)
 
+        if spec.creates:
+            return self.apply(spec, None)
         value = self.pick(accepts)
         if value is None:
             value = self.variable(Tensor(self.first(spec), spec.dtypes[0]))
@@ -399,6 +413,15 @@ def _binds(case: Case) -> st.SearchStrategy[str]:
     return st.sampled_from([way for way in BINDS if hybrid or not way.startswith("gluon")])
 
 
+def _used(grower: Grower, value: _Value) -> tuple[OpSpec, Application, list[_Value]]:
+    """An operator that computes with a value of any dtype."""
+    if grower.has_data:
+        return *_computed(value), [value]
+    condition = grower.variable(Tensor(value.tensor.shape), "data", -1, 1)
+    zeros = grower.variable(value.tensor, "weight", 0, 1)
+    return specs()["where"], Application(), [condition, value, zeros]
+
+
 @st.composite
 def operator_cases(draw: st.DrawFn, name: str) -> Case:
     """One operator alone, over its attribute space, on a new input inside its domain.
@@ -415,7 +438,9 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     # No engine computes in float64, so that the operator would stay in MXNet.
     dtype = draw(st.sampled_from([dtype for dtype in spec.dtypes if dtype != "float64"]))
     for attempt in range(4):
-        first = grower.variable(Tensor(grower.first(spec), dtype), "data", low, high)
+        first = None
+        if not spec.creates:
+            first = grower.variable(Tensor(grower.first(spec), dtype), "data", low, high)
         outputs = grower.apply(spec, first)
         if outputs:
             break
@@ -424,7 +449,7 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     entry = registry().get(name)
     if entry is not None and entry.moves_data_only:
         # Alone it would stay in MXNet: an engine runs nothing that only moves data.
-        outputs = [v for o in outputs for v in grower._node(*_computed(o), [o])]
+        outputs = [v for o in outputs for v in grower._node(*_used(grower, o))]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
     return case.replace(bind=draw(_binds(case)))

@@ -1,15 +1,11 @@
-"""Converters of operators that move data: shapes, axes, slices, joins and padding."""
+"""Converters of operators that move data: shapes, axes, joins and padding."""
 
 from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
 from mxtrt.errors import Unsupported
-from mxtrt.ops.registry import Call, converter
-
-_END = int(np.iinfo(np.int64).max)
+from mxtrt.ops.registry import NUMBERS, Call, converter
 
 
 @converter("Concat", "concat", moves_data_only=True, outputs=1)
@@ -20,7 +16,17 @@ def concat(call: Call) -> None:
     call.emit("Concat", names, output=call.output(), axis=call.axis("dim", 1))
 
 
-@converter("stack", moves_data_only=True, outputs=1)
+@converter("_npi_concatenate", moves_data_only=True, outputs=1)
+def concatenate(call: Call) -> None:
+    """``Concat`` along ``axis``, the first by default."""
+    call.require_numbers()
+    # MXNet writes the flat shape over those of its inputs.
+    call.require(call.node.attrs.get("axis") != "None", "axis=None")
+    names = [call.input(i) for i in range(len(call.inputs))]
+    call.emit("Concat", names, output=call.output(), axis=call.axis("axis", 0))
+
+
+@converter("stack", "_npi_stack", moves_data_only=True, outputs=1)
 def stack(call: Call) -> None:
     """``Concat`` of the inputs with a new axis, the first by default."""
     call.require_numbers()
@@ -30,45 +36,65 @@ def stack(call: Call) -> None:
     call.emit("Concat", names, output=call.output(), axis=axis)
 
 
-@converter("Flatten", "flatten", moves_data_only=True, outputs=1)
+@converter("Flatten", "flatten", "_npx_batch_flatten", moves_data_only=True, outputs=1)
 def flatten(call: Call) -> None:
     """``Flatten`` of every axis but the first."""
     call.require_numbers()
     call.emit("Flatten", [call.input()], output=call.output(), axis=1)
 
 
-@converter("Reshape", "reshape", moves_data_only=True, outputs=1)
+@converter(
+    "Reshape",
+    "reshape",
+    "_np_reshape",
+    "_npx_reshape",
+    "_npi_reshape",
+    moves_data_only=True,
+    outputs=1,
+)
 def reshape(call: Call) -> None:
     """``Reshape`` to the shape that MXNet inferred, whatever codes it was written with.
 
     MXNet keeps the order of the elements in memory under every code (0, -1, -2, -3, -4 and
-    ``reverse``), so the inferred shape says all.  The first axis is kept (0) or left to be
-    inferred (-1), which keeps the batch size out of the graph.
+    ``reverse``; the operators of its NumPy interface have others), so the inferred shape says
+    all.  The first axis is kept (0) or left to be inferred (-1), which keeps the batch size out
+    of the graph.
     """
     call.require_numbers()
     shape, target = call.shape(), call.out_shape()
     call.require(prod(shape) == prod(target), "the target shape has another size")
-    _reshape_to_output(call, call.input())
+    reshape_to_output(call, call.input())
 
 
-def _reshape_to_output(call: Call, data: str) -> None:
+@converter("reshape_like", "_npx_reshape_like", moves_data_only=True, outputs=1, shape_only=(1,))
+def reshape_like(call: Call) -> None:
+    """``Reshape`` of some axes to the sizes of some axes of the second input."""
+    for tensor in (call.inputs[0], call.outputs[0]):
+        call.require_dtype(tensor, NUMBERS)
+    reshape_to_output(call, call.input())
+
+
+def reshape_to_output(call: Call, data: str) -> None:
+    """``Reshape`` to the output's shape; the batch, the first axis, is kept or inferred."""
     target = list(call.out_shape())
     if target:
         target[0] = 0 if target[0] == call.shape()[0] else -1
     call.emit("Reshape", [data, call.indices(target)], output=call.output())
 
 
-@converter("transpose", moves_data_only=True, outputs=1)
+@converter("transpose", "_np_transpose", moves_data_only=True, outputs=1)
 def transpose(call: Call) -> None:
     """``Transpose``; no ``axes`` means all of them reversed."""
     call.require_numbers()
     rank = call.rank()
     axes = call.integers("axes", ()) or tuple(reversed(range(rank)))
+    if call.node.op == "_np_transpose":
+        axes = tuple(axis % rank for axis in axes)
     call.require(sorted(axes) == list(range(rank)), f"axes={axes} is not a permutation")
     call.emit("Transpose", [call.input()], output=call.output(), perm=axes)
 
 
-@converter("SwapAxis", "swapaxes", moves_data_only=True, outputs=1)
+@converter("SwapAxis", "swapaxes", "_npi_swapaxes", moves_data_only=True, outputs=1)
 def swap_axis(call: Call) -> None:
     """``Transpose`` of two axes."""
     call.require_numbers()
@@ -78,7 +104,21 @@ def swap_axis(call: Call) -> None:
     call.emit("Transpose", [call.input()], output=call.output(), perm=order)
 
 
-@converter("expand_dims", moves_data_only=True, outputs=1)
+@converter("_np_moveaxis", moves_data_only=True, outputs=1)
+def move_axis(call: Call) -> None:
+    """``Transpose`` that puts some axes where they are wanted and keeps the order of the others."""
+    call.require_numbers()
+    rank = call.rank()
+    source, destination = (
+        [axis % rank for axis in call.integers(key)] for key in ("source", "destination")
+    )
+    order = [axis for axis in range(rank) if axis not in source]
+    for place, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(place, axis)
+    call.emit("Transpose", [call.input()], output=call.output(), perm=order)
+
+
+@converter("expand_dims", "_npi_expand_dims", moves_data_only=True, outputs=1)
 def expand_dims(call: Call) -> None:
     """``Unsqueeze`` of one axis, counted in the output."""
     call.require_numbers()
@@ -86,7 +126,7 @@ def expand_dims(call: Call) -> None:
     call.emit("Unsqueeze", [call.input(), axes], output=call.output())
 
 
-@converter("squeeze", moves_data_only=True, outputs=1)
+@converter("squeeze", "_np_squeeze", moves_data_only=True, outputs=1)
 def squeeze(call: Call) -> None:
     """``Squeeze``; without ``axis`` every axis of size one, the batch too.
 
@@ -98,73 +138,42 @@ def squeeze(call: Call) -> None:
     axes = sorted(i % len(shape) for i in given) or [i for i, n in enumerate(shape) if n == 1]
     left = tuple(n for i, n in enumerate(shape) if i not in axes)
     if left != call.out_shape():
-        _reshape_to_output(call, call.input())
+        reshape_to_output(call, call.input())
     elif axes:
         call.emit("Squeeze", [call.input(), call.indices(axes)], output=call.output())
     else:
         call.emit("Identity", [call.input()], output=call.output())
 
 
-@converter("slice_axis", moves_data_only=True, outputs=1)
-def slice_axis(call: Call) -> None:
-    """``Slice`` of one axis; ``end`` may be ``None`` for the rest."""
+@converter("depth_to_space", moves_data_only=True, outputs=1)
+def depth_to_space(call: Call) -> None:
+    """``DepthToSpace`` in the order depth, column, row: blocks are the slowest of the channels."""
     call.require_numbers()
-    (end,) = call.optional_integers("end", (None,))
-    limits = [[call.integer("begin")], [_END if end is None else end]]
-    begins, ends = (call.indices(values) for values in limits)
-    axes = call.indices([call.axis("axis")])
-    call.emit("Slice", [call.input(), begins, ends, axes], output=call.output())
-
-
-@converter("slice", "crop", moves_data_only=True, outputs=1)
-def slice_axes(call: Call) -> None:
-    """``Slice`` with NumPy's rules for negative and missing limits and for negative steps."""
-    call.require_numbers()
-    begin, end = call.optional_integers("begin"), call.optional_integers("end")
-    step = call.optional_integers("step", ()) or (None,) * len(begin)
-    call.require(len(begin) == len(end) == len(step) <= call.rank(), "limits of unequal length")
-    rows = [
-        (axis, *_limits(*limits))
-        for axis, limits in enumerate(zip(begin, end, step, strict=True))
-        if limits[0] not in (None, 0) or limits[1] is not None or limits[2] not in (None, 1)
-    ]
-    call.require(all(stride for *_, stride in rows), "a step of zero")
-    sliced = np.empty(call.shape(), np.bool_)[
-        tuple(slice(*limits) for limits in zip(begin, end, step, strict=True))
-    ]
-    call.require(sliced.shape == call.out_shape(), "limits that MXNet reads differently")
-    if not rows:
-        call.emit("Identity", [call.input()], output=call.output())
+    block = call.integer("block_size")
+    if call.dtype().kind == "f":
+        call.emit("DepthToSpace", [call.input()], output=call.output(), blocksize=block, mode="DCR")
         return
-    axes, begins, ends, steps = (call.indices(column) for column in zip(*rows, strict=True))
-    call.emit("Slice", [call.input(), begins, ends, axes, steps], output=call.output())
+    # ONNX Runtime has no DepthToSpace of integers.
+    _, depth, height, width = call.shape()
+    split = call.indices([0, block, block, depth // block**2, height, width])
+    blocks = call.emit("Reshape", [call.input(), split])
+    blocks = call.emit("Transpose", [blocks], perm=[0, 3, 4, 1, 5, 2])
+    reshape_to_output(call, blocks)
 
 
-def _limits(begin: int | None, end: int | None, step: int | None) -> tuple[int, int, int]:
-    """ONNX's begin, end and step; the largest integers stand for the edges."""
-    stride = 1 if step is None else step
-    first, last = (_END, -_END) if stride < 0 else (0, _END)
-    return first if begin is None else begin, last if end is None else end, stride
-
-
-@converter("SliceChannel", "split", moves_data_only=True)
-def slice_channel(call: Call) -> None:
-    """``Split`` in equal parts along ``axis``, 1 by default, and ``Squeeze`` if asked."""
+@converter("space_to_depth", moves_data_only=True, outputs=1)
+def space_to_depth(call: Call) -> None:
+    """``SpaceToDepth``, the inverse."""
     call.require_numbers()
-    axis, count = call.axis("axis", 1), call.integer("num_outputs")
-    call.require(len(call.outputs) == count, f"{len(call.outputs)} outputs, not {count}")
-    call.require(call.shape()[axis] % count == 0, "parts of unequal size")
-    names = [call.output(i) for i in range(count)]
-    squeezed = call.flag("squeeze_axis")
-    parts = [call.fresh("part") for _ in names] if squeezed else names
-    if count == 1:
-        call.emit("Identity", [call.input()], output=parts[0])
-    else:
-        call.emit_many("Split", [call.input()], parts, axis=axis)
-    if squeezed:
-        axes = call.indices([axis])
-        for part, name in zip(parts, names, strict=True):
-            call.emit("Squeeze", [part, axes], output=name)
+    block = call.integer("block_size")
+    if call.dtype().kind == "f":
+        call.emit("SpaceToDepth", [call.input()], output=call.output(), blocksize=block)
+        return
+    _, depth, height, width = call.shape()
+    split = call.indices([0, depth, height // block, block, width // block, block])
+    blocks = call.emit("Reshape", [call.input(), split])
+    blocks = call.emit("Transpose", [blocks], perm=[0, 3, 5, 1, 2, 4])
+    reshape_to_output(call, blocks)
 
 
 @converter("Pad", "pad", moves_data_only=True, outputs=1)

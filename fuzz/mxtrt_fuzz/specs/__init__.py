@@ -5,9 +5,12 @@ Importing this package fills the registry.  An operator is its converter and its
 
 from mxtrt_fuzz.specs import activation as activation
 from mxtrt_fuzz.specs import attention as attention
+from mxtrt_fuzz.specs import broadcast as broadcast
 from mxtrt_fuzz.specs import cast as cast
 from mxtrt_fuzz.specs import compare as compare
+from mxtrt_fuzz.specs import creation as creation
 from mxtrt_fuzz.specs import elementwise as elementwise
+from mxtrt_fuzz.specs import indexing as indexing
 from mxtrt_fuzz.specs import linalg as linalg
 from mxtrt_fuzz.specs import nn as nn
 from mxtrt_fuzz.specs import norm as norm
@@ -17,6 +20,7 @@ from mxtrt_fuzz.specs import recurrent as recurrent
 from mxtrt_fuzz.specs import reduce as reduce
 from mxtrt_fuzz.specs import sequence as sequence
 from mxtrt_fuzz.specs import shape as shape
+from mxtrt_fuzz.specs import slice as slice
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs import unconverted as unconverted
 from mxtrt_fuzz.specs import vision as vision

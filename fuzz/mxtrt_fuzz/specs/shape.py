@@ -1,8 +1,8 @@
-"""Operators that move data: shapes, axes, slices, joins and padding."""
+"""Operators that move data: shapes, axes, joins and padding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -11,32 +11,28 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    FLOATS,
     Application,
     Attributes,
     Draw,
     Operand,
-    OpSpec,
-    any_rank,
     like,
     maybe,
+    movers,
+    one_axis,
     ranks,
     register,
 )
 from mxtrt_fuzz.values import Array
 
-
-def _axis(draw: Draw, rank: int) -> int:
-    return draw(st.integers(-rank, rank - 1))
-
-
-# -- joins and splits ------------------------------------------------------------------------
+# -- joins -----------------------------------------------------------------------------------
 
 
 def _draw_concat(draw: Draw, shape: Shape) -> Application:
     rank = len(shape)
     attrs: dict[str, Any] = {}
     if rank < 2 or draw(st.booleans()):
-        attrs["dim"] = _axis(draw, rank)
+        attrs["dim"] = one_axis(draw, rank)
     axis = attrs.get("dim", 1) % rank
 
     def fits(other: Shape) -> bool:
@@ -58,25 +54,11 @@ def _draw_stack(draw: Draw, shape: Shape) -> Application:
     return Application({"num_args": others + 1, **attrs}, (Operand(shape),) * others)
 
 
-def _draw_split(draw: Draw, shape: Shape) -> Application:
-    rank = len(shape)
-    attrs: dict[str, Any] = {}
-    if rank < 2 or draw(st.booleans()):
-        attrs["axis"] = _axis(draw, rank)
-    size = shape[attrs.get("axis", 1)]
-    attrs["num_outputs"] = draw(st.sampled_from([n for n in range(1, 5) if size % n == 0]))
-    # MXNet has no tensor of rank 0 to give for one of rank 1.
-    if rank > 1 and attrs["num_outputs"] == size and draw(st.booleans()):
-        attrs["squeeze_axis"] = True
-    return Application(attrs)
-
-
-def _split(attrs: Attributes, x: Array) -> tuple[Array, ...]:
-    axis = attrs.get("axis", 1)
-    parts = np.split(x, attrs["num_outputs"], axis)
-    if attrs.get("squeeze_axis", False):
-        parts = [part.squeeze(axis) for part in parts]
-    return tuple(parts)
+def _draw_concatenate(draw: Draw, shape: Shape) -> Application:
+    application = _draw_concat(draw, shape)
+    attrs = dict(application.attrs)
+    axis = attrs.pop("dim", 1)
+    return Application(attrs if axis == 0 else {**attrs, "axis": axis}, application.operands)
 
 
 # -- shapes and axes -------------------------------------------------------------------------
@@ -85,21 +67,26 @@ def _split(attrs: Attributes, x: Array) -> tuple[Array, ...]:
 def _draw_reshape(draw: Draw, shape: Shape) -> Application:
     """A target in numbers, or axis by axis in MXNet's codes."""
     if draw(st.booleans()):
-        target: list[int] = []
-        left = prod(shape)
-        while left > 1 and len(target) < 4:
-            size = draw(st.sampled_from([n for n in range(1, left + 1) if left % n == 0][-6:]))
-            target.append(size)
-            left //= size
-        target.append(left)
-        if draw(st.booleans()):
-            target[draw(st.integers(0, len(target) - 1))] = -1
-        return Application({"shape": tuple(target)})
+        return Application({"shape": _numbers(draw, shape)})
     reverse = draw(st.integers(0, 3)) == 3
     codes = _codes(draw, shape[::-1] if reverse else shape, splits=not reverse)
     return Application(
         {"shape": tuple(codes[::-1]), "reverse": True} if reverse else {"shape": tuple(codes)}
     )
+
+
+def _numbers(draw: Draw, shape: Shape) -> tuple[int, ...]:
+    """Sizes of as many elements, one of them perhaps -1."""
+    target: list[int] = []
+    left = prod(shape)
+    while left > 1 and len(target) < 4:
+        size = draw(st.sampled_from([n for n in range(1, left + 1) if left % n == 0][-6:]))
+        target.append(size)
+        left //= size
+    target.append(left)
+    if draw(st.booleans()):
+        target[draw(st.integers(0, len(target) - 1))] = -1
+    return tuple(target)
 
 
 def _codes(draw: Draw, shape: Shape, splits: bool) -> list[int]:
@@ -159,12 +146,89 @@ def _target(codes: Sequence[int], shape: Shape) -> list[int]:
     return target
 
 
+def _draw_new_shape(draw: Draw, shape: Shape) -> Application:
+    return Application({"newshape": _numbers(draw, shape)})
+
+
+#: Codes of the NumPy interface and those of ``Reshape`` that mean the same.
+_CODES = {-2: 0, -4: -2, -5: -3, -6: -4}
+
+
+def _draw_new_codes(draw: Draw, shape: Shape) -> Application:
+    """As ``Reshape``, in other codes, of which -3 drops an axis of size one."""
+    back = {old: new for new, old in _CODES.items()}
+    codes: list[int] = []
+    for code in _codes(draw, shape, splits=True):
+        codes.append(back.get(code, code))
+    if shape[-1] == 1 and codes[-1] == 1 and -6 not in codes[-3:]:
+        codes[-1] = -3
+    return Application({"newshape": tuple(codes)})
+
+
+def _reshape_by_codes(attrs: Attributes, x: Array) -> Array:
+    codes = attrs.integers("newshape")
+    kept = x.shape
+    if codes[-1] == -3:
+        codes, kept = codes[:-1], x.shape[:-1]
+    return x.reshape(_target([_CODES.get(code, code) for code in codes], kept))
+
+
+def _draw_reshape_like(draw: Draw, shape: Shape) -> Application:
+    """All of the axes, or those of a range replaced by a range of the other input's."""
+    if draw(st.booleans()):
+        numbers = [n for n in _numbers(draw, shape) if n != -1]
+        left = prod(shape) // prod(numbers)
+        return Application({}, (Operand((*numbers, left)),))
+    rank = len(shape)
+    begin = draw(st.integers(0, rank - 1))
+    end = draw(st.integers(begin + 1, rank))
+    size = prod(shape[begin:end])
+    factor = draw(st.sampled_from([n for n in range(1, size + 1) if size % n == 0]))
+    before = draw(st.integers(0, 1))
+    other = (3,) * before + (factor, size // factor, 2)
+    attrs: dict[str, Any] = {"lhs_begin": begin, "lhs_end": end, "rhs_begin": before, "rhs_end": -1}
+    if end == rank and draw(st.booleans()):
+        attrs["lhs_begin"], attrs["lhs_end"] = begin - rank, None
+    return Application(attrs, (Operand(other),))
+
+
+def _reshape_like(attrs: Attributes, x: Array, like: Array) -> Array:
+    ours = range(x.ndim)[attrs.get("lhs_begin", None) : attrs.get("lhs_end", None)]
+    theirs = like.shape[attrs.get("rhs_begin", None) : attrs.get("rhs_end", None)]
+    return x.reshape(x.shape[: ours.start] + theirs + x.shape[ours.stop :])
+
+
+def _draw_np_transpose(draw: Draw, shape: Shape) -> Application:
+    attrs = dict(_draw_transpose(draw, shape).attrs)
+    if "axes" in attrs and draw(st.booleans()):
+        attrs["axes"] = tuple(axis - len(shape) for axis in attrs["axes"])
+    return Application(attrs)
+
+
+def _transpose(attrs: Attributes, x: Array) -> Array:
+    return x.transpose(attrs.integers("axes") or None)
+
+
+def _draw_move(draw: Draw, shape: Shape) -> Application:
+    rank = len(shape)
+    count = draw(st.integers(1, rank))
+    places = st.permutations(range(rank)).map(lambda axes: tuple(axes[:count]))
+    source, destination = draw(places), draw(places)
+    if draw(st.booleans()):
+        source = tuple(axis - rank for axis in source)
+    return Application({"source": source, "destination": destination})
+
+
+def _move(attrs: Attributes, x: Array) -> Array:
+    return np.moveaxis(x, attrs.integers("source"), attrs.integers("destination"))
+
+
 def _draw_transpose(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, axes=st.permutations(range(len(shape))).map(tuple)))
 
 
 def _draw_swap(draw: Draw, shape: Shape) -> Application:
-    axes = st.integers(0, len(shape) - 1)
+    axes = st.integers(-len(shape), len(shape) - 1)
     return Application({"dim1": draw(axes), "dim2": draw(axes)})
 
 
@@ -186,59 +250,7 @@ def _squeeze(attrs: Attributes, x: Array) -> Array:
     return squeezed if squeezed.ndim else squeezed.reshape(1)
 
 
-# -- slices, padding, up-sampling ------------------------------------------------------------
-
-
-def _draw_slice_axis(draw: Draw, shape: Shape) -> Application:
-    axis = _axis(draw, len(shape))
-    size = shape[axis]
-    begin = draw(st.integers(0, size - 1))
-    end: int | None = draw(st.integers(begin + 1, size))
-    if end == size and draw(st.booleans()):
-        end = None
-    elif end is not None and end < size and draw(st.booleans()):
-        end -= size
-    if draw(st.booleans()):
-        begin -= size
-    return Application({"axis": axis, "begin": begin, "end": end})
-
-
-def _slice_axis(attrs: Attributes, x: Array) -> Array:
-    axis = attrs["axis"] % x.ndim
-    picked = slice(attrs["begin"], attrs.get("end", None))
-    return x[(slice(None),) * axis + (picked,)]
-
-
-def _draw_slice(draw: Draw, shape: Shape) -> Application:
-    begins: list[int | None] = []
-    ends: list[int | None] = []
-    steps: list[int | None] = []
-    for size in shape[: draw(st.integers(1, len(shape)))]:
-        step = draw(st.sampled_from([None, 1, 2, -1, -2]))
-        first = draw(st.integers(0, size - 1))
-        last = draw(st.integers(first + 1, size))
-        forward = step is None or step > 0
-        begin: int | None = first if forward else last - 1
-        end: int | None = last if forward else first - 1
-        if end == (size if forward else -1):
-            end = None
-        if begin == (0 if forward else size - 1) and draw(st.booleans()):
-            begin = None
-        elif begin is not None and draw(st.booleans()):
-            begin -= size
-        begins.append(begin)
-        ends.append(end)
-        steps.append(step)
-    attrs = {"begin": tuple(begins), "end": tuple(ends)}
-    if any(step not in (None, 1) for step in steps) or draw(st.booleans()):
-        attrs["step"] = tuple(steps)
-    return Application(attrs)
-
-
-def _slice(attrs: Attributes, x: Array) -> Array:
-    begin, end = attrs["begin"], attrs["end"]
-    step = attrs.get("step", (None,) * len(begin))
-    return x[tuple(slice(*limits) for limits in zip(begin, end, step, strict=True))]
+# -- padding, up-sampling ---------------------------------------------------------------------
 
 
 def _draw_pad(draw: Draw, shape: Shape) -> Application:
@@ -263,30 +275,58 @@ def _pad(attrs: Attributes, x: Array) -> Array:
     return np.pad(x, widths, attrs["mode"])
 
 
+def _draw_depth_to_space(draw: Draw, shape: Shape) -> Application:
+    sizes = [n for n in (1, 2, 3) if shape[1] % n**2 == 0]
+    return Application({"block_size": draw(st.sampled_from(sizes))})
+
+
+def _depth_to_space(attrs: Attributes, x: Array) -> Array:
+    block = attrs["block_size"]
+    batch, depth, height, width = x.shape
+    blocks = x.reshape(batch, block, block, depth // block**2, height, width)
+    blocks = blocks.transpose(0, 3, 4, 1, 5, 2)
+    return blocks.reshape(batch, depth // block**2, height * block, width * block)
+
+
+def _draw_space_to_depth(draw: Draw, shape: Shape) -> Application:
+    sizes = [n for n in (1, 2, 3) if shape[2] % n == shape[3] % n == 0]
+    return Application({"block_size": draw(st.sampled_from(sizes))})
+
+
+def _space_to_depth(attrs: Attributes, x: Array) -> Array:
+    block = attrs["block_size"]
+    batch, depth, height, width = x.shape
+    blocks = x.reshape(batch, depth, height // block, block, width // block, block)
+    blocks = blocks.transpose(0, 3, 5, 1, 2, 4)
+    return blocks.reshape(batch, depth * block**2, height // block, width // block)
+
+
 def _flatten(attrs: Attributes, x: Array) -> Array:
     return x.reshape(x.shape[0], prod(x.shape[1:]))
 
 
-def _spec(
-    names: str,
-    apply: Callable[[Draw, Shape], Application],
-    reference: Callable[..., Array | tuple[Array, ...]],
-    accepts: Callable[[Shape], bool] = any_rank,
-) -> list[OpSpec]:
-    return [OpSpec(name, apply, reference, accepts, roundings=0) for name in names.split()]
-
-
 register(
-    *_spec("Concat concat", _draw_concat, lambda a, *xs: np.concatenate(xs, a.get("dim", 1))),
-    *_spec("stack", _draw_stack, lambda a, *xs: np.stack(xs, a.get("axis", 0))),
-    *_spec("SliceChannel split", _draw_split, _split),
-    *_spec("Flatten flatten", like, _flatten),
-    *_spec("Reshape reshape", _draw_reshape, _reshape),
-    *_spec("transpose", _draw_transpose, lambda a, x: x.transpose(a.integers("axes") or None)),
-    *_spec("SwapAxis swapaxes", _draw_swap, lambda a, x: x.swapaxes(a["dim1"], a["dim2"])),
-    *_spec("expand_dims", _draw_expand, lambda a, x: np.expand_dims(x, a["axis"])),
-    *_spec("squeeze", _draw_squeeze, _squeeze),
-    *_spec("slice_axis", _draw_slice_axis, _slice_axis),
-    *_spec("slice crop", _draw_slice, _slice),
-    *_spec("Pad pad", _draw_pad, _pad, ranks(4, 5)),
+    *movers("Concat concat", _draw_concat, lambda a, *xs: np.concatenate(xs, a.get("dim", 1))),
+    *movers(
+        "_npi_concatenate", _draw_concatenate, lambda a, *xs: np.concatenate(xs, a.get("axis", 0))
+    ),
+    *movers("stack _npi_stack", _draw_stack, lambda a, *xs: np.stack(xs, a.get("axis", 0))),
+    *movers("Flatten flatten _npx_batch_flatten", like, _flatten),
+    *movers("Reshape reshape", _draw_reshape, _reshape),
+    *movers("_np_reshape", _draw_new_shape, lambda a, x: x.reshape(a.integers("newshape"))),
+    *movers("_npx_reshape _npi_reshape", _draw_new_codes, _reshape_by_codes),
+    *movers("reshape_like _npx_reshape_like", _draw_reshape_like, _reshape_like),
+    *movers("_np_transpose", _draw_np_transpose, _transpose),
+    *movers("_np_moveaxis", _draw_move, _move),
+    *movers("transpose", _draw_transpose, _transpose),
+    *movers(
+        "SwapAxis swapaxes _npi_swapaxes", _draw_swap, lambda a, x: x.swapaxes(a["dim1"], a["dim2"])
+    ),
+    *movers(
+        "expand_dims _npi_expand_dims", _draw_expand, lambda a, x: np.expand_dims(x, a["axis"])
+    ),
+    *movers("squeeze _np_squeeze", _draw_squeeze, _squeeze),
+    *movers("Pad pad", _draw_pad, _pad, ranks(4, 5), dtypes=FLOATS),
+    *movers("depth_to_space", _draw_depth_to_space, _depth_to_space, ranks(4)),
+    *movers("space_to_depth", _draw_space_to_depth, _space_to_depth, ranks(4)),
 )

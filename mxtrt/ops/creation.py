@@ -1,0 +1,167 @@
+"""Converters of operators that create values from attributes or from a shape alone.
+
+What they give is known once shapes are.  Where the shape is that of an input, it is read from the
+input in ONNX, which keeps the batch size out of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from mxtrt.onnx_builder import tensor_type
+from mxtrt.ops.registry import NUMBERS, Call, Converter, converter
+
+_SHAPE_FILLS = {
+    ("_zeros", "_npi_zeros", "_zeros_without_dtype"): 0,
+    ("_ones", "_npi_ones"): 1,
+}
+_LIKE_FILLS = {"zeros_like": 0, "ones_like": 1}
+
+
+def _dtype(call: Call) -> np.dtype[Any]:
+    """Dtype of the output; the engines take it."""
+    call.require_dtype(call.outputs[0], NUMBERS)
+    dtype = call.outputs[0].dtype
+    assert dtype is not None
+    return dtype
+
+
+def number(call: Call, key: str, dtype: np.dtype[Any], default: float | None = None) -> Any:
+    """An attribute of type double, as C++ converts it to a dtype."""
+    return _converted(call, np.float64(call.number(key, default)), dtype)[()]
+
+
+def _converted(call: Call, values: Any, dtype: np.dtype[Any]) -> Any:
+    """Numbers of type double as C++ converts them, which is undefined where they do not fit."""
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        values = np.trunc(values)
+        fits = np.all((values >= limits.min) & (values <= limits.max))
+        call.require(bool(fits), f"a value that does not fit into {dtype}")
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def fill(call: Call, shape: str, value: Any, output: str | None = None) -> str:
+    """``ConstantOfShape``: a tensor of one value whose shape is a tensor too."""
+    tensor = numpy_helper.from_array(np.asarray([value]))
+    return call.emit("ConstantOfShape", [shape], output=output, value=tensor)
+
+
+def _fill_shape(value: int) -> Converter:
+    def convert(call: Call) -> None:
+        """``ConstantOfShape`` of the shape that MXNet inferred."""
+        fill(call, call.indices(call.out_shape()), _dtype(call).type(value), call.output())
+
+    return convert
+
+
+def _fill_like(value: int) -> Converter:
+    def convert(call: Call) -> None:
+        """``ConstantOfShape`` of the input's ``Shape``."""
+        fill(call, call.emit("Shape", [call.input()]), _dtype(call).type(value), call.output())
+
+    return convert
+
+
+for _names, _value in _SHAPE_FILLS.items():
+    converter(*_names, moves_data_only=True, outputs=1)(_fill_shape(_value))
+for _name, _value in _LIKE_FILLS.items():
+    converter(_name, moves_data_only=True, outputs=1, shape_only=(0,))(_fill_like(_value))
+
+
+@converter("_full", "_npi_full", moves_data_only=True, outputs=1)
+def full(call: Call) -> None:
+    """``ConstantOfShape`` of the attribute ``value``."""
+    fill(call, call.indices(call.out_shape()), number(call, "value", _dtype(call)), call.output())
+
+
+@converter("_npi_full_like", moves_data_only=True, outputs=1, shape_only=(0,))
+def full_like(call: Call) -> None:
+    """``ConstantOfShape`` of the input's ``Shape``; the dtype may be another one."""
+    shape = call.emit("Shape", [call.input()])
+    fill(call, shape, number(call, "fill_value", _dtype(call)), call.output())
+
+
+def _constant(call: Call, values: np.ndarray[Any, Any]) -> None:
+    call.emit("Identity", [call.constant(values, values.dtype)], output=call.output())
+
+
+@converter("_eye", "_npi_eye", moves_data_only=True, outputs=1)
+def eye(call: Call) -> None:
+    """A constant: ones on the diagonal ``k``."""
+    rows, columns = call.out_shape()
+    _constant(call, np.eye(rows, columns, k=call.integer("k", 0), dtype=_dtype(call)))
+
+
+@converter("_linspace", "_npi_linspace", moves_data_only=True, outputs=1)
+def linspace(call: Call) -> None:
+    """A constant, computed in float64 and then converted."""
+    dtype = _dtype(call)
+    start, stop, count = call.number("start"), call.number("stop"), call.out_shape()[0]
+    steps = count - 1 if call.flag("endpoint", True) else count
+    values = start + (stop - start) / max(steps, 1) * np.arange(count, dtype=np.float64)
+    _constant(call, _converted(call, values, dtype))
+
+
+@converter("_arange", "_npi_arange", moves_data_only=True, outputs=1)
+def arange(call: Call) -> None:
+    """A constant, computed in the output's dtype as MXNet does; with one number it is the end."""
+    dtype = _dtype(call)
+    given = call.node.attrs.get("stop", "None") != "None" or call.flag("infer_range")
+    start = number(call, "start", dtype) if given else dtype.type(0)
+    (count,) = call.out_shape()
+    places = np.arange(count) // call.integer("repeat", 1)
+    _constant(call, start + places.astype(dtype) * number(call, "step", dtype, 1.0))
+
+
+@converter(
+    "_contrib_arange_like", "_npx_arange_like", moves_data_only=True, outputs=1, shape_only=(0,)
+)
+def arange_like(call: Call) -> None:
+    """A ``Range`` as long as an axis, or as the input; a constant where that is not the batch.
+
+    The ``Range`` counts in int64 and is scaled afterwards: ONNX Runtime sums up the steps of
+    one in float32.
+    """
+    dtype = _dtype(call)
+    repeat = call.integer("repeat", 1)
+    start, step = number(call, "start", dtype, 0.0), number(call, "step", dtype, 1.0)
+    whole = call.node.attrs.get("axis", "None") == "None"
+    axis = 0 if whole else call.axis("axis")
+    if axis:
+        places = np.arange(call.shape()[axis]) // repeat
+        _constant(call, start + places.astype(dtype) * step)
+        return
+    shape = call.emit("Shape", [call.input()])
+    size = call.emit("Size", [call.input()]) if whole else _first(call, shape)
+    values = call.emit("Range", [call.constant(0, np.int64), size, call.constant(1, np.int64)])
+    if repeat != 1:
+        values = call.emit("Div", [values, call.constant(repeat, np.int64)])
+    values = call.emit("Cast", [values], to=tensor_type(dtype))
+    if step != 1:
+        values = call.emit("Mul", [values, call.constant(step, dtype)])
+    if start != 0:
+        values = call.emit("Add", [values, call.constant(start, dtype)])
+    op_type, operands = ("Reshape", [values, shape]) if whole else ("Identity", [values])
+    call.emit(op_type, operands, output=call.output())
+
+
+def _first(call: Call, shape: str) -> str:
+    return call.emit("Gather", [shape, call.constant(0, np.int64)], axis=0)
+
+
+@converter("shape_array", "_npx_shape_array", moves_data_only=True, outputs=1, shape_only=(0,))
+def shape_array(call: Call) -> None:
+    """``Shape``, int64 in both."""
+    call.emit("Shape", [call.input()], output=call.output())
+
+
+@converter("size_array", moves_data_only=True, outputs=1, shape_only=(0,))
+def size_array(call: Call) -> None:
+    """The product of ``Shape``, a tensor of one element in MXNet."""
+    shape = call.emit("Shape", [call.input()])
+    call.emit("ReduceProd", [shape], output=call.output(), axes=[0], keepdims=1)
