@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import numpy_helper
 
 from mxtrt.onnx_builder import tensor_type
 from mxtrt.ops.registry import NUMBERS, Call, Converter, converter
@@ -46,14 +45,16 @@ def _converted(call: Call, values: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def fill(call: Call, shape: str, value: Any, output: str | None = None) -> str:
-    """``ConstantOfShape``: a tensor of one value whose shape is a tensor too."""
-    tensor = numpy_helper.from_array(np.asarray([value]))
-    return call.emit("ConstantOfShape", [shape], output=output, value=tensor)
+    """``Expand`` of one value to a shape that is a tensor too.
+
+    TensorRT 8.5 takes integers here, which it does not for ``ConstantOfShape``.
+    """
+    return call.emit("Expand", [call.constant(value, value.dtype), shape], output=output)
 
 
 def _fill_shape(value: int) -> Converter:
     def convert(call: Call) -> None:
-        """``ConstantOfShape`` of the shape that MXNet inferred."""
+        """``Expand`` to the shape that MXNet inferred."""
         fill(call, call.indices(call.out_shape()), _dtype(call).type(value), call.output())
 
     return convert
@@ -61,7 +62,7 @@ def _fill_shape(value: int) -> Converter:
 
 def _fill_like(value: int) -> Converter:
     def convert(call: Call) -> None:
-        """``ConstantOfShape`` of the input's ``Shape``."""
+        """``Expand`` to the input's ``Shape``."""
         fill(call, call.emit("Shape", [call.input()]), _dtype(call).type(value), call.output())
 
     return convert
@@ -75,13 +76,13 @@ for _name, _value in _LIKE_FILLS.items():
 
 @converter("_full", "_npi_full", moves_data_only=True, outputs=1)
 def full(call: Call) -> None:
-    """``ConstantOfShape`` of the attribute ``value``."""
+    """``Expand`` of the attribute ``value``."""
     fill(call, call.indices(call.out_shape()), number(call, "value", _dtype(call)), call.output())
 
 
 @converter("_npi_full_like", moves_data_only=True, outputs=1, shape_only=(0,))
 def full_like(call: Call) -> None:
-    """``ConstantOfShape`` of the input's ``Shape``; the dtype may be another one."""
+    """``Expand`` to the input's ``Shape``; the dtype may be another one."""
     shape = call.emit("Shape", [call.input()])
     fill(call, shape, number(call, "fill_value", _dtype(call)), call.output())
 
@@ -162,6 +163,6 @@ def shape_array(call: Call) -> None:
 
 @converter("size_array", moves_data_only=True, outputs=1, shape_only=(0,))
 def size_array(call: Call) -> None:
-    """The product of ``Shape``, a tensor of one element in MXNet."""
-    shape = call.emit("Shape", [call.input()])
-    call.emit("ReduceProd", [shape], output=call.output(), axes=[0], keepdims=1)
+    """``Size``, a tensor of one axis in MXNet."""
+    size = call.emit("Size", [call.input()])
+    call.emit("Reshape", [size, call.indices([1])], output=call.output())

@@ -59,20 +59,20 @@ def slice_channel(call: Call) -> None:
     axis, count = call.axis("axis", 1), call.integer("num_outputs")
     call.require(len(call.outputs) == count, f"{len(call.outputs)} outputs, not {count}")
     call.require(call.shape()[axis] % count == 0, "parts of unequal size")
-    _split(call, call.input(), axis, [call.shape()[axis] // count] * count)
+    _split(call, axis, [call.shape()[axis] // count] * count)
 
 
-def _split(call: Call, data: str, axis: int, sizes: Sequence[int]) -> None:
+def _split(call: Call, axis: int, sizes: Sequence[int]) -> None:
     """``Split`` in parts of these sizes, and ``Squeeze`` if ``squeeze_axis`` asks for it."""
     names = [call.output(i) for i in range(len(sizes))]
     squeezed = call.flag("squeeze_axis")
     parts = [call.fresh("part") for _ in names] if squeezed else names
     if len(sizes) == 1:
-        call.emit("Identity", [data], output=parts[0])
+        call.emit("Identity", [call.input()], output=parts[0])
     elif len(set(sizes)) == 1:
-        call.emit_many("Split", [data], parts, axis=axis)
+        call.emit_many("Split", [call.input()], parts, axis=axis)
     else:
-        call.emit_many("Split", [data, call.indices(sizes)], parts, axis=axis)
+        call.emit_many("Split", [call.input(), call.indices(sizes)], parts, axis=axis)
     if squeezed:
         axes = call.indices([axis])
         for part, name in zip(parts, names, strict=True):
@@ -126,17 +126,14 @@ def _slice(call: Call, rows: Sequence[tuple[int, int, int, int]]) -> None:
 
 @converter("_split_v2", "_npi_split", moves_data_only=True)
 def split_v2(call: Call) -> None:
-    """``Split`` in parts of the sizes that MXNet inferred; what is before the first is dropped."""
+    """``Split`` in parts of the sizes that MXNet inferred."""
     call.require_numbers()
     axis = call.axis("axis", 1)
     squeezed = call.flag("squeeze_axis")
     sizes = [1 if squeezed else call.out_shape(i)[axis] for i in range(len(call.outputs))]
-    dropped = call.shape()[axis] - sum(sizes)
-    data = call.input()
-    if dropped:
-        limits = (call.indices([limit]) for limit in (dropped, _END, axis))
-        data = call.emit("Slice", [data, *limits])
-    _split(call, data, axis, sizes)
+    # MXNet takes the sizes of the parts for the whole, and infers a smaller input.
+    call.require(sum(sizes) == call.shape()[axis], "the first part does not begin at 0")
+    _split(call, axis, sizes)
 
 
 # -- assignment to a slice -------------------------------------------------------------------

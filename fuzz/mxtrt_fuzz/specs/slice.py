@@ -105,8 +105,8 @@ def _draw_split_v2(draw: Draw, shape: Shape) -> Application:
     if draw(st.booleans()):
         attrs["sections"] = draw(st.integers(1, min(size, 4)))
     else:
-        places = draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=3))
-        attrs["indices"] = tuple(sorted(places))
+        places = draw(st.sets(st.integers(0, size - 1), max_size=3))
+        attrs["indices"] = tuple(sorted(places | {0}))
     parts = attrs.get("sections") or len(attrs["indices"])
     if rank > 1 and parts == size and draw(st.booleans()):
         attrs["squeeze_axis"] = True
