@@ -138,8 +138,12 @@ def arange_like(call: Call) -> None:
         _constant(call, start + places.astype(dtype) * step)
         return
     shape = call.emit("Shape", [call.input()])
-    size = call.emit("Size", [call.input()]) if whole else _first(call, shape)
-    values = call.emit("Range", [call.constant(0, np.int64), size, call.constant(1, np.int64)])
+    zero, one = call.constant(0, np.int64), call.constant(1, np.int64)
+    if whole:
+        size = call.emit("Size", [call.input()])
+    else:
+        size = call.emit("Gather", [shape, zero], axis=0)
+    values = call.emit("Range", [zero, size, one])
     if repeat != 1:
         values = call.emit("Div", [values, call.constant(repeat, np.int64)])
     values = call.emit("Cast", [values], to=tensor_type(dtype))
@@ -149,10 +153,6 @@ def arange_like(call: Call) -> None:
         values = call.emit("Add", [values, call.constant(start, dtype)])
     op_type, operands = ("Reshape", [values, shape]) if whole else ("Identity", [values])
     call.emit(op_type, operands, output=call.output())
-
-
-def _first(call: Call, shape: str) -> str:
-    return call.emit("Gather", [shape, call.constant(0, np.int64)], axis=0)
 
 
 @converter("shape_array", "_npx_shape_array", moves_data_only=True, outputs=1, shape_only=(0,))

@@ -183,17 +183,16 @@ def _search(op_type: str) -> Converter:
         call.require_dtype(call.inputs[0], _SEARCHED)
         call.require_dtype(call.outputs[0], NUMBERS)
         channel = call.node.op == "argmax_channel"
-        whole = not channel and call.node.attrs.get("axis", "None") == "None"
-        data, axis = call.input(), 1 if channel else 0
-        if whole:
-            data = call.emit("Reshape", [data, call.indices([-1])])
-        elif not channel:
-            axis = call.axis("axis")
-        # A tensor of one axis stays one.
-        keep = not channel and (call.flag("keepdims") or call.rank() == 1)
-        place = call.emit(op_type, [data], axis=axis, keepdims=int(keep or whole))
-        if whole:
-            place = call.emit("Reshape", [place, call.indices([1] * len(call.out_shape()))])
+        given = channel or call.node.attrs.get("axis", "None") != "None"
+        data, keep = call.input(), not channel and call.flag("keepdims")
+        if given and call.rank() > 1:
+            axis = 1 if channel else call.axis("axis")
+            place = call.emit(op_type, [data], axis=axis, keepdims=int(keep))
+        else:  # one row: TensorRT searches no tensor of one axis
+            data = call.emit("Reshape", [data, call.indices([1, -1])])
+            place = call.emit(op_type, [data], axis=1, keepdims=0)
+            if keep:
+                place = call.emit("Reshape", [place, call.indices([1] * call.rank())])
         cast(call, place, call.outputs[0].dtype, call.output())
 
     return convert

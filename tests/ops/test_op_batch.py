@@ -59,6 +59,25 @@ CASES: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("_contrib_arange_like", [(3, 4)], {}),
     ("_contrib_arange_like", [(3, 4)], {"axis": 0}),
     ("_contrib_div_sqrt_dim", [(3, 4)], {}),
+    ("zeros_like", [(3, 4)], {}),
+    ("shape_array", [(3, 4)], {}),
+    ("size_array", [(3, 4)], {}),
+    ("slice_like", [(6, 4), (1, 3, 2)], {"axes": (1, 2)}),
+    ("Crop", [(3, 6, 6)], {"num_args": 1, "h_w": (2, 2), "center_crop": True}),
+    ("reverse", [(3, 4)], {"axis": (0, 2)}),
+    ("_split_v2", [(6, 4)], {"indices": (0, 2, 3)}),
+    ("_slice_assign_scalar", [(6, 4)], {"begin": (None, 1), "end": (None, 3), "scalar": 1}),
+    ("broadcast_axis", [(1, 4)], {"axis": 1, "size": 3}),
+    ("tile", [(3, 4)], {"reps": (2, 1)}),
+    ("repeat", [(3, 4)], {"repeats": 2, "axis": 0}),
+    ("repeat", [(3, 4)], {"repeats": 2}),
+    ("depth_to_space", [(8, 2, 2)], {"block_size": 2}),
+    ("reshape_like", [(6, 4), (2, 3, 4)], {"lhs_begin": 1, "lhs_end": 2, "rhs_end": -1}),
+    ("take", [(6, 4), (2,)], {"axis": 1}),
+    ("one_hot", [(3,)], {"depth": 5}),
+    ("argmax", [(3, 4)], {"axis": 1}),
+    ("topk", [(3, 4)], {"k": 2, "ret_typ": "mask"}),
+    ("diag", [(3, 4)], {"axis1": 1, "axis2": 2}),
 ]
 
 
@@ -80,7 +99,13 @@ def test_the_graph_is_the_same_for_batch_1_and_4(
     assert first.body == second.body
 
 
-@pytest.mark.parametrize("op", ["Concat", "elemwise_add", "broadcast_mul", "add_n"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("Concat", "elemwise_add", "broadcast_mul", "add_n"),
+        *("slice_like", "broadcast_like", "reshape_like"),
+    ],
+)
 def test_joins_are_the_same_for_batch_1_and_4(op: str) -> None:
     """Operators whose inputs all have the batch axis."""
     attrs = {"num_args": 2} if op in ("Concat", "add_n") else {}

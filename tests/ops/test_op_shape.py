@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import SWEEP, check, check_op, data, mx, refusal, symbol
 from hypothesis import assume, given
@@ -80,6 +81,45 @@ def test_reshape_to_another_size_is_refused() -> None:
 def test_transpose_agrees(axes: tuple[int, ...] | None) -> None:
     """Every order; none given means reversed."""
     check_op("transpose", (2, 3, 4), **({} if axes is None else {"axes": axes}))
+
+
+def test_joins_and_moves_of_the_numpy_interface_agree() -> None:
+    """Negative axes, and several moved at once; a join of flattened inputs is refused."""
+    check_op("_np_transpose", (2, 3, 4), axes=(-1, 0, 1))
+    check_op("_np_moveaxis", (2, 3, 4, 5), source=(0, -1), destination=(2, 0))
+    check_op("_npi_concatenate", (2, 3), (2, 4), num_args=2, axis=-1)
+    assert "axis=None" in refusal("_npi_concatenate", (2, 3), out=(6,), axis=None)
+
+
+@pytest.mark.parametrize(
+    ("source", "codes"),
+    [((2, 3, 4), (-2, -5)), ((6, 1, 4), (-6, 2, -1, -3, -4)), ((2, 3, 4), (-1, 4))],
+)
+def test_codes_of_the_numpy_interface_agree(source: tuple[int, ...], codes: Any) -> None:
+    """-2 keeps, -3 drops, -4 keeps the rest, -5 merges and -6 splits."""
+    check_op("_npx_reshape", source, newshape=codes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "attrs"),
+    [
+        ([(6, 4), (3, 8)], {}),
+        ([(30, 7), (15, 2, 4)], {"lhs_end": 1, "rhs_end": 2}),
+        ([(5, 12), (4, 2, 2, 3)], {"lhs_begin": -1, "rhs_begin": 1}),
+    ],
+)
+def test_reshape_like_agrees(shapes: list[tuple[int, ...]], attrs: dict[str, Any]) -> None:
+    """All axes or some."""
+    check_op("reshape_like", *shapes, **attrs)
+
+
+@pytest.mark.parametrize("op", ["depth_to_space", "space_to_depth"])
+def test_blocks_agree(op: str) -> None:
+    """MXNet's order of the channels, in floats and in integers."""
+    x = data(0, 2, 12, 4, 6, low=-99, high=99)
+    for dtype in (np.float32, np.int32, np.int8):
+        sym = symbol(op, mx.sym.var("x"), block_size=2)
+        check(sym, {"x": x.astype(dtype)}, tolerance=0)
 
 
 def test_transpose_by_no_permutation_is_refused() -> None:

@@ -137,10 +137,12 @@ def _creators(
 
 register(
     *_creators("_zeros _npi_zeros", _draw_shape, _full(0)),
-    *_creators(
+    *movers(
         "_zeros_without_dtype",
-        lambda draw, _: Application({"shape": _draw_shape(draw, ()).attrs["shape"]}),
-        _full(0),
+        # Without the flag of one it takes the dtype of what reads it, which may know none.
+        lambda draw, _: Application({"shape": _draw_shape(draw, ()).attrs["shape"], "dtype": 0}),
+        lambda attrs: np.zeros(attrs.integers("shape")),
+        creates=True,
     ),
     *_creators("_ones _npi_ones", _draw_shape, _full(1)),
     *_creators("_full _npi_full", _draw_full, _full()),
