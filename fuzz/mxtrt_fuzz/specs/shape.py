@@ -245,6 +245,13 @@ def _draw_squeeze(draw: Draw, shape: Shape) -> Application:
     return Application({"axis": tuple(axis - shift for axis in axes)})
 
 
+def _draw_np_squeeze(draw: Draw, shape: Shape) -> Application:
+    """One axis is left: without NumPy's shapes MXNet takes none for an unknown shape."""
+    if prod(shape) == 1:
+        return Application({"axis": tuple(range(1, len(shape)))})
+    return _draw_squeeze(draw, shape)
+
+
 def _squeeze(attrs: Attributes, x: Array) -> Array:
     squeezed = x.squeeze(attrs.integers("axis") or None)
     return squeezed if squeezed.ndim else squeezed.reshape(1)
@@ -325,7 +332,8 @@ register(
     *movers(
         "expand_dims _npi_expand_dims", _draw_expand, lambda a, x: np.expand_dims(x, a["axis"])
     ),
-    *movers("squeeze _np_squeeze", _draw_squeeze, _squeeze),
+    *movers("squeeze", _draw_squeeze, _squeeze),
+    *movers("_np_squeeze", _draw_np_squeeze, _squeeze),
     *movers("Pad pad", _draw_pad, _pad, ranks(4, 5), dtypes=FLOATS),
     *movers("depth_to_space", _draw_depth_to_space, _depth_to_space, ranks(4)),
     *movers("space_to_depth", _draw_space_to_depth, _space_to_depth, ranks(4)),
