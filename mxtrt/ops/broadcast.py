@@ -39,8 +39,7 @@ def broadcast_to(call: Call) -> None:
 def broadcast_like(call: Call) -> None:
     """``Expand`` to the ``Shape`` of the second input, or of some of its axes."""
     call.require_dtype(call.inputs[0], NUMBERS)
-    given = [call.node.attrs.get(key, "None") != "None" for key in ("lhs_axes", "rhs_axes")]
-    if not all(given):
+    if not (call.given("lhs_axes") and call.given("rhs_axes")):
         shape = call.emit("Shape", [call.input(1)])
         call.emit("Expand", [call.input(), shape], output=call.output())
         return
@@ -82,7 +81,7 @@ def repeat(call: Call) -> None:
     call.require_numbers()
     repeats = call.integer("repeats")
     data, shape, axis = call.input(), call.shape(), 0
-    if call.node.attrs.get("axis", "None") == "None":
+    if not call.given("axis"):
         data = call.emit("Reshape", [data, call.indices([-1])])
         shape = (-1,)
     else:

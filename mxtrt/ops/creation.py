@@ -112,7 +112,7 @@ def linspace(call: Call) -> None:
 def arange(call: Call) -> None:
     """A constant, computed in the output's dtype as MXNet does; with one number it is the end."""
     dtype = _dtype(call)
-    given = call.node.attrs.get("stop", "None") != "None" or call.flag("infer_range")
+    given = call.given("stop") or call.flag("infer_range")
     start = number(call, "start", dtype) if given else dtype.type(0)
     (count,) = call.out_shape()
     places = np.arange(count) // call.integer("repeat", 1)
@@ -131,7 +131,7 @@ def arange_like(call: Call) -> None:
     dtype = _dtype(call)
     repeat = call.integer("repeat", 1)
     start, step = number(call, "start", dtype, 0.0), number(call, "step", dtype, 1.0)
-    whole = call.node.attrs.get("axis", "None") == "None"
+    whole = not call.given("axis")
     axis = 0 if whole else call.axis("axis")
     if axis:
         places = np.arange(call.shape()[axis]) // repeat

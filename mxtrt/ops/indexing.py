@@ -183,7 +183,7 @@ def _search(op_type: str) -> Converter:
         call.require_dtype(call.inputs[0], _SEARCHED)
         call.require_dtype(call.outputs[0], NUMBERS)
         channel = call.node.op == "argmax_channel"
-        given = channel or call.node.attrs.get("axis", "None") != "None"
+        given = channel or call.given("axis")
         data, keep = call.input(), not channel and call.flag("keepdims")
         if given and call.rank() > 1:
             axis = 1 if channel else call.axis("axis")

@@ -101,6 +101,10 @@ class Call:
 
     # -- attributes --------------------------------------------------------------------
 
+    def given(self, key: str) -> bool:
+        """Whether an attribute has a value: it is there and is not ``None``."""
+        return self._given(key) is not None
+
     def text(self, key: str, default: str | None = None) -> str:
         """A string or enum attribute; missing and ``None`` give the default."""
         value = self._given(key)

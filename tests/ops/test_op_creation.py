@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from harness import Converted, check, data, mx, refusal, symbol, to_onnx
 
+import mxtrt.ops
+
 DTYPES = ["float32", "int32", "int64", "int8", "uint8"]
 
 
@@ -70,3 +72,20 @@ def test_arange_like_is_the_same_for_batch_1_and_4(attrs: dict[str, Any]) -> Non
         return to_onnx(sym, {"x": data(0, batch, 5)})
 
     assert converted(1).body == converted(4).body
+
+
+def test_of_some_inputs_only_the_shape_is_read() -> None:
+    """What a converter declares is what it emits: no other ONNX operator reads such an input."""
+    shapes = {"Crop": [(1, 2, 6, 6), (1, 2, 3, 3)], "broadcast_like": [(1, 3), (4, 3)]}
+    attrs = {"Crop": {"num_args": 2}, "_npi_full_like": {"fill_value": 1}}
+    for name, entry in mxtrt.ops.registry().items():
+        if not entry.shape_only:
+            continue
+        given = shapes.get(name, [(4, 3), (4, 3)] if 1 in entry.shape_only else [(4, 3)])
+        names = ["x", "y"][: len(given)]
+        sym = symbol(name, *map(mx.sym.var, names), **attrs.get(name, {}))
+        arrays = {n: data(0, *shape) for n, shape in zip(names, given, strict=True)}
+        graph = to_onnx(sym, arrays, names).model.graph
+        for index in entry.shape_only:
+            readers = {node.op_type for node in graph.node if names[index] in node.input}
+            assert readers <= {"Shape", "Size"}, name
