@@ -13,13 +13,16 @@ from mxtrt import config, paging
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api, load_api
 from mxtrt.engines.tensorrt.builder import canonical, whole_model
-from mxtrt.graph import TensorType
+from mxtrt.graph import Entry, TensorType
 from mxtrt.inspection import segments_of
 from mxtrt.models import own_name
 from mxtrt.ops import registry
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import weight_arrays
+
+#: Dtypes that it has inside; int8 is for quantized floats, and it computes nothing in uint8.
+DTYPES = {"float32", "int32", "int64"}
 
 #: What TensorRT for RTX 1.7 refuses, in words of its own; such a node stays in MXNet.
 KNOWN = (
@@ -42,8 +45,11 @@ def models(case: Case) -> list[bytes]:
     """The ONNX of a case with its weights in it; none where the operator stays in MXNet."""
     symbol = mx.sym.load_json(case.symbol_json())
     data = {v.name: v.tensor for v in case.variables if v.role == "data"}
+    tensors = [case.tensor(Entry(i)) for i in range(len(case.nodes))]
+    if not {tensor.dtype for tensor in tensors} <= DTYPES:
+        return []
+    dtypes = {variable.name: variable.tensor.dtype for variable in case.variables}
     shapes = {name: tensor.shape for name, tensor in data.items()}
-    dtypes = {name: tensor.dtype for name, tensor in data.items()}
     segments = segments_of(symbol, shapes, dtypes)
     arrays = {name: mx.nd.array(a, dtype=a.dtype) for name, a in weight_arrays(case).items()}
     found = []
@@ -53,7 +59,7 @@ def models(case: Case) -> list[bytes]:
         request = BuildRequest(
             segment,
             [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
-            [TensorType(shapes[name], np.dtype(dtypes[name])) for name in segment.inputs],
+            [TensorType(data[n].shape, np.dtype(data[n].dtype)) for n in segment.inputs],
             [],
             config.current(),
         )
