@@ -160,7 +160,7 @@ def _draw_new_codes(draw: Draw, shape: Shape) -> Application:
     codes: list[int] = []
     for code in _codes(draw, shape, splits=True):
         codes.append(back.get(code, code))
-    if shape[-1] == 1 and codes[-1] == 1 and -6 not in codes[-3:]:
+    if len(codes) > 1 and shape[-1] == 1 and codes[-1] == 1 and -6 not in codes[-3:]:
         codes[-1] = -3
     return Application({"newshape": tuple(codes)})
 
