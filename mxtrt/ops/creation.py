@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.onnx_builder import tensor_type
 from mxtrt.ops.registry import NUMBERS, Call, Converter, converter
 
 _SHAPE_FILLS = {
@@ -117,42 +116,6 @@ def arange(call: Call) -> None:
     (count,) = call.out_shape()
     places = np.arange(count) // call.integer("repeat", 1)
     _constant(call, start + places.astype(dtype) * number(call, "step", dtype, 1.0))
-
-
-@converter(
-    "_contrib_arange_like", "_npx_arange_like", moves_data_only=True, outputs=1, shape_only=(0,)
-)
-def arange_like(call: Call) -> None:
-    """A ``Range`` as long as an axis, or as the input; a constant where that is not the batch.
-
-    The ``Range`` counts in int64 and is scaled afterwards: ONNX Runtime sums up the steps of
-    one in float32.
-    """
-    dtype = _dtype(call)
-    repeat = call.integer("repeat", 1)
-    start, step = number(call, "start", dtype, 0.0), number(call, "step", dtype, 1.0)
-    whole = not call.given("axis")
-    axis = 0 if whole else call.axis("axis")
-    if axis:
-        places = np.arange(call.shape()[axis]) // repeat
-        _constant(call, start + places.astype(dtype) * step)
-        return
-    shape = call.emit("Shape", [call.input()])
-    zero, one = call.constant(0, np.int64), call.constant(1, np.int64)
-    if whole:
-        size = call.emit("Size", [call.input()])
-    else:
-        size = call.emit("Gather", [shape, zero], axis=0)
-    values = call.emit("Range", [zero, size, one])
-    if repeat != 1:
-        values = call.emit("Div", [values, call.constant(repeat, np.int64)])
-    values = call.emit("Cast", [values], to=tensor_type(dtype))
-    if step != 1:
-        values = call.emit("Mul", [values, call.constant(step, dtype)])
-    if start != 0:
-        values = call.emit("Add", [values, call.constant(start, dtype)])
-    op_type, operands = ("Reshape", [values, shape]) if whole else ("Identity", [values])
-    call.emit(op_type, operands, output=call.output())
 
 
 @converter("shape_array", "_npx_shape_array", moves_data_only=True, outputs=1, shape_only=(0,))

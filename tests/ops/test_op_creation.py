@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Converted, check, data, mx, refusal, symbol, to_onnx
+from harness import check, data, mx, refusal, symbol, to_onnx
 
 import mxtrt.ops
 
@@ -61,17 +61,6 @@ def test_shapes_agree() -> None:
         sym = symbol(op, mx.sym.var("x"))
         converted = check(sym, {"x": data(0, 2, 3, 4)}, tolerance=0)
         assert converted.model.graph.output[0].type.tensor_type.elem_type == 7
-
-
-@pytest.mark.parametrize("attrs", [{}, {"axis": 0}, {"axis": 0, "repeat": 3}])
-def test_arange_like_is_the_same_for_batch_1_and_4(attrs: dict[str, Any]) -> None:
-    """Its length is read from the input."""
-
-    def converted(batch: int) -> Converted:
-        sym = symbol("_contrib_arange_like", mx.sym.var("x"), **attrs)
-        return to_onnx(sym, {"x": data(0, batch, 5)})
-
-    assert converted(1).body == converted(4).body
 
 
 def test_of_some_inputs_only_the_shape_is_read() -> None:

@@ -18,7 +18,6 @@ from mxtrt_fuzz.specs.base import (
     like,
     maybe,
     movers,
-    one_axis,
     register,
     sizes,
 )
@@ -111,24 +110,6 @@ def _draw_full_like(draw: Draw, shape: Shape) -> Application:
     return Application({**attrs, **maybe(draw, dtype=_DTYPES)})
 
 
-def _draw_arange_like(draw: Draw, shape: Shape) -> Application:
-    attrs = maybe(
-        draw,
-        start=st.sampled_from([0, 2]),
-        step=st.sampled_from([1, 3]),
-        repeat=st.integers(1, 3),
-    )
-    if draw(st.integers(0, 3)):
-        attrs["axis"] = one_axis(draw, len(shape))
-    return Application(attrs)
-
-
-def _arange_like(attrs: Attributes, x: Array) -> Array:
-    shape = x.shape if attrs.get("axis", None) is None else (x.shape[attrs["axis"]],)
-    places = np.arange(np.prod(shape)) // attrs.get("repeat", 1)
-    return (attrs.get("start", 0) + places * attrs.get("step", 1)).reshape(shape)
-
-
 def _creators(
     names: str, apply: Callable[[Draw, Shape], Application], reference: Callable[..., Array]
 ) -> list[Any]:
@@ -158,13 +139,6 @@ register(
         _draw_full_like,
         lambda attrs, x: np.full_like(x, attrs["fill_value"]),
         result=lambda attrs, dtype: str(attrs.get("dtype", dtype)),
-    ),
-    # Values of many elements do not fit into int8.
-    *movers(
-        "_contrib_arange_like _npx_arange_like",
-        _draw_arange_like,
-        _arange_like,
-        dtypes=("float32", "float64", "int32", "int64"),
     ),
     *movers(
         "shape_array _npx_shape_array",
