@@ -147,13 +147,15 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
             _convert(graph, node, weights, builder)
             sources += [name] * (len(builder.nodes) - len(sources))
     read = {name for node in builder.nodes for name in node.input}
-    # What only gives its shape is an input too: other shapes are inferred from it.
-    read |= {
-        _value(graph, *node.inputs[place])
+    # Data that only give their shape are an input too: other shapes are inferred from it.
+    shaped = {
+        _value(graph, *entry)
         for node in graph.nodes
         if not node.is_variable
-        for place in shape_only(node)
+        for place, entry in enumerate(node.inputs)
+        if place in shape_only(node)
     }
+    read |= shaped.difference(weights)
     inputs, owned = [], []
     for node in graph.nodes:
         if not node.is_variable:
