@@ -182,7 +182,7 @@ class Reference:
         """Elements for which a sum of products, or of the squares of a variance, may overflow."""
         found = {}
         with np.errstate(all="ignore"):
-            for spec, attrs, node, index, _ in self._steps:
+            for spec, attrs, node, index in self._steps:
                 if spec.products:
                     operands = [np.abs(exact[entry]) for entry in node.inputs]
                     (total,) = spec.outputs(attrs, operands)
