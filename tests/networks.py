@@ -25,7 +25,7 @@ def mixed() -> mx.sym.Symbol:
     """Two convolutions around an operator that no engine takes."""
     data = mx.sym.var("data")
     first = mx.sym.Convolution(data, num_filter=4, kernel=(3, 3), pad=(1, 1), name="first")
-    middle = mx.sym.contrib.quadratic(mx.sym.relu(first), a=1, name="middle")
+    middle = mx.sym.round(mx.sym.relu(first), name="middle")
     second = mx.sym.Convolution(middle, num_filter=4, kernel=(3, 3), pad=(1, 1), name="second")
     return mx.sym.Group([mx.sym.relu(second), middle])
 

@@ -195,11 +195,6 @@ class Grower:
             fitting = fitting[:2]
         return fitting[self._draw(st.integers(0, len(fitting) - 1))]
 
-    @property
-    def has_data(self) -> bool:
-        """Whether some variable is data."""
-        return any(isinstance(node, Variable) and node.role == "data" for node in self.nodes)
-
     # -- growth ----------------------------------------------------------------------------
 
     def grow(self, spec: OpSpec) -> list[_Value]:
@@ -413,9 +408,9 @@ def _binds(case: Case) -> st.SearchStrategy[str]:
     return st.sampled_from([way for way in BINDS if hybrid or not way.startswith("gluon")])
 
 
-def _used(grower: Grower, value: _Value) -> tuple[OpSpec, Application, list[_Value]]:
-    """An operator that computes with a value of any dtype."""
-    if grower.has_data:
+def _used(grower: Grower, value: _Value, known: bool) -> tuple[OpSpec, Application, list[_Value]]:
+    """An operator that computes with a value of any dtype, and with data if it is known at bind."""
+    if not known:
         return *_computed(value), [value]
     condition = grower.variable(Tensor(value.tensor.shape), "data", -1, 1)
     zeros = grower.variable(value.tensor, "weight", 0, 1)
@@ -449,7 +444,8 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     entry = registry().get(name)
     if entry is not None and entry.moves_data_only:
         # Alone it would stay in MXNet: an engine runs nothing that only moves data.
-        outputs = [v for o in outputs for v in grower._node(*_used(grower, o))]
+        known = spec.creates or bool(entry.shape_only)
+        outputs = [v for o in outputs for v in grower._node(*_used(grower, o, known))]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
     return case.replace(bind=draw(_binds(case)))

@@ -16,7 +16,7 @@ from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
-from mxtrt.errors import RefusedNodesError
+from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness, preserving_all
 from mxtrt.hooks.inline import InlineRun
@@ -54,6 +54,8 @@ class _Source:
     def _try(self, executor: Executor, build: bool, refused: Mapping[str, str]) -> None:
         arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
         arrays = {**arguments, **states}
+        if any(array.stype != "default" for array in arrays.values()):
+            raise EngineError("it has sparse parameters or inputs")
         weights = self.weights & arrays.keys()
         partitioned = partition_symbol(
             self.symbol, arguments, states, executor._ctx, self.options, weights, refused

@@ -35,14 +35,17 @@ def test_json_is_the_report(mxtrt_cli: Any, gluon_model: Any) -> None:
 
 
 def test_denied_operators_are_left_with_the_reason(mxtrt_cli: Any, gluon_model: Any) -> None:
-    """Reasons are grouped by operator."""
+    """Reasons are grouped by operator; what is left between them is not worth an engine."""
     deny = ("--deny-ops", "FullyConnected,BatchNorm")
     result = mxtrt_cli("inspect", gluon_model.symbol, *SHAPE, *deny, "--engine", "onnxruntime")
     assert "Left in MXNet" in result.out
-    assert "2 of 4 nodes in 2 segments" in result.out
+    assert "1 of 4 nodes in 1 segments" in result.out
     left = mxtrt_cli("inspect", gluon_model.symbol, *SHAPE, *deny, "--json").json["left"]
-    assert [node["op"] for node in left] == ["BatchNorm", "FullyConnected"]
-    assert all("deny_ops" in node["reason"] or "denied" in node["reason"] for node in left)
+    assert [node["op"] for node in left] == ["BatchNorm", "Activation", "FullyConnected"]
+    batch_norm, relu, dense = (node["reason"] for node in left)
+    assert "deny_ops" in batch_norm
+    assert "deny_ops" in dense
+    assert "cheap operator" in relu
 
 
 def test_operators_are_denied_by_the_environment(

@@ -14,7 +14,7 @@ from networks import classifier, images, parameters
 
 from mxtrt import config, paging
 from mxtrt.engines import BuildRequest, Weight
-from mxtrt.engines.tensorrt.api import Api, load_api
+from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash, whole_model
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
@@ -22,15 +22,6 @@ from mxtrt.inspection import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def api() -> Api:
-    """TensorRT for RTX."""
-    pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install '.[trt-check]'"
-    )
-    return load_api("tensorrt_rtx")
 
 
 def request_for(
@@ -52,16 +43,6 @@ def request_for(
     return canonical(request)
 
 
-def ampere(api: Api) -> Any:
-    """Configures a build for a GPU that need not be there."""
-
-    def configure(builder_config: Any) -> None:
-        builder_config.num_compute_capabilities = 1
-        builder_config.set_compute_capability(api.trt.ComputeCapability.SM86, 0)
-
-    return configure
-
-
 def shapes_of(api: Api, plan: bytes) -> Sequence[int]:
     """Shape of the input of an engine, -1 where it may vary."""
     engine = api.trt.Runtime(api.logger).deserialize_cuda_engine(plan)
@@ -70,22 +51,22 @@ def shapes_of(api: Api, plan: bytes) -> Sequence[int]:
 
 @pytest.mark.parametrize("batches", [None, (1, 2, 16)])
 @pytest.mark.parametrize("options", [{}, {"precision": "tf32"}, {"workspace": "64MiB"}])
-def test_engines_build(api, batches, options):
+def test_engines_build(api, ampere, batches, options):
     """For one set of shapes and for a range of batch sizes; the timings are kept."""
-    plan, timings = build_plan(api, request_for(batches, **options), b"", ampere(api))
+    plan, timings = build_plan(api, request_for(batches, **options), b"", ampere)
     assert len(plan) > 1000
-    again, _ = build_plan(api, request_for(batches, **options), timings, ampere(api))
+    again, _ = build_plan(api, request_for(batches, **options), timings, ampere)
     assert len(again) > 1000
 
 
-def test_damaged_timings_are_not_fatal(api):
+def test_damaged_timings_are_not_fatal(api, ampere):
     """A build starts with none."""
-    plan, timings = build_plan(api, request_for(), b"no timing cache" * 10, ampere(api))
+    plan, timings = build_plan(api, request_for(), b"no timing cache" * 10, ampere)
     assert len(plan) > 1000
     assert b"no timing cache" not in timings
 
 
-def test_a_refused_node_is_named(api):
+def test_a_refused_node_is_named(api, ampere):
     """With the name of the MXNet node and the parser's words."""
     request = request_for()
     model = onnx.load_model_from_string(request.segment.model)
@@ -93,7 +74,7 @@ def test_a_refused_node_is_named(api):
     model.graph.node[place].op_type = "NoSuchOperator"
     segment = dataclasses.replace(request.segment, model=model.SerializeToString())
     with pytest.raises(RefusedNodesError, match=r"pool: TensorRT's parser: .+") as refusal:
-        build_plan(api, dataclasses.replace(request, segment=segment), b"", ampere(api))
+        build_plan(api, dataclasses.replace(request, segment=segment), b"", ampere)
     assert list(refusal.value.reasons) == ["pool"]
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from test_zoo import NAMES, network
 
 from mxtrt import config, paging
 from mxtrt.engines import BuildRequest, Weight
-from mxtrt.engines.tensorrt.api import Api, load_api
-from mxtrt.engines.tensorrt.builder import canonical, whole_model
+from mxtrt.engines.tensorrt.api import Api
+from mxtrt.engines.tensorrt.builder import build_plan, canonical, whole_model
 from mxtrt.graph import Entry, TensorType
 from mxtrt.inspection import segments_of
 from mxtrt.models import own_name
@@ -32,17 +34,8 @@ KNOWN = (
 )
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Api]:
-    """TensorRT for RTX."""
-    pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install '.[trt-check]'"
-    )
-    return load_api("tensorrt_rtx")
-
-
-def models(case: Case) -> list[bytes]:
-    """The ONNX of a case with its weights in it; none where the operator stays in MXNet."""
+def requests(case: Case) -> list[BuildRequest]:
+    """What a bind of a case asks TensorRT for; nothing where the operator stays in MXNet."""
     symbol = mx.sym.load_json(case.symbol_json())
     data = {v.name: v.tensor for v in case.variables if v.role == "data"}
     tensors = [case.tensor(Entry(i)) for i in range(len(case.nodes))]
@@ -63,7 +56,7 @@ def models(case: Case) -> list[bytes]:
             [],
             config.current(),
         )
-        found.append(whole_model(canonical(request)))
+        found.append(canonical(request))
     return found
 
 
@@ -78,7 +71,10 @@ def refusal(api: Api, model: bytes) -> str:
     return "; ".join(parser.get_error(place).desc() for place in range(parser.num_errors))
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(registry()) if own_name(name) == name])
+OPERATORS = [name for name in sorted(registry()) if own_name(name) == name]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 def test_the_parser_takes_every_operator(api: Api, name: str) -> None:
     """Over its attributes; what it refuses is known."""
     parsed: list[bytes] = []
@@ -86,10 +82,55 @@ def test_the_parser_takes_every_operator(api: Api, name: str) -> None:
     @settings(derandomize=True, max_examples=8, deadline=None, database=None)
     @given(operator_cases(name))
     def lane(case: Case) -> None:
-        for model in models(case):
+        for request in requests(case):
+            model = whole_model(request)
             said = refusal(api, model)
             assert not said or any(part in said for part in KNOWN), said
             parsed.append(model)
 
     lane()
     assert parsed, "no case was converted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_builder_builds_every_operator(
+    api: Api, ampere: Callable[[Any], None], name: str
+) -> None:
+    """What the parser takes becomes an engine."""
+    built = 0
+
+    @settings(derandomize=True, max_examples=4, deadline=None, database=None)
+    @given(operator_cases(name))
+    def lane(case: Case) -> None:
+        nonlocal built
+        for request in requests(case):
+            if not refusal(api, whole_model(request)):
+                plan, _ = build_plan(api, request, b"", ampere)
+                built += len(plan) > 0
+
+    lane()
+    assert built or name == "_contrib_ROIAlign"  # TensorRT's plugin needs a GPU
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_builder_builds_every_network_of_the_zoo(
+    api: Api, ampere: Callable[[Any], None], name: str
+) -> None:
+    """All 34, as one engine each."""
+    size = 299 if name == "inceptionv3" else 224
+    x = mx.nd.random.uniform(-1, 1, shape=(1, 3, size, size))
+    net = network(name, x)
+    symbol = net(mx.sym.var("data"))
+    (segment,) = segments_of(symbol, {"data": x.shape})
+    arrays = {name: p.data() for name, p in net.collect_params().items()}
+    request = BuildRequest(
+        segment,
+        [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
+        [TensorType(x.shape, np.dtype(np.float32))],
+        [],
+        config.current(),
+    )
+    plan, _ = build_plan(api, canonical(request), b"", ampere)
+    assert len(plan) > 10_000

@@ -99,7 +99,7 @@ def test_partition_faults_are_told(worker: Worker, make_chain: Callable[..., Cas
     assert not list(partition_faults(case, run))
     run.segments = [["op0", "op2"], ["op1"]]
     assert [symptom for symptom, _ in partition_faults(case, run)] == ["cycle"]
-    run.mask = "all"
+    run.denied = ("tanh",)
     assert {symptom for symptom, _ in partition_faults(case, run)} == {"cycle", "denied"}
     run.segments = [["op0"]]
     assert [symptom for symptom, _ in partition_faults(case, run)] == ["cover"]

@@ -127,8 +127,8 @@ def test_what_no_engine_takes_stays_in_mxnet_between_two_segments():
     outputs = executor.forward(data=X)
     report = mxtrt.last_report()
     assert [segment.built for segment in report.segments] == [True, True]
-    assert [(n.name, n.op) for n in report.left] == [("middle", "_contrib_quadratic")]
-    assert "no converter for operator _contrib_quadratic" in report.left[0].reason
+    assert [(n.name, n.op) for n in report.left] == [("middle", "round")]
+    assert "no converter for operator round" in report.left[0].reason
     for seen, expected in zip(outputs, plain(symbol, args, aux, data=X), strict=True):
         assert_close(seen, expected)
 
@@ -220,7 +220,7 @@ def test_duplicate_and_passed_through_heads_are_kept():
 def test_sparse_inputs_stay_in_mxnet():
     """An engine takes dense arrays; a symbol bound with a CSR input runs as plain MXNet."""
     symbol = mx.sym.dot(mx.sym.var("data", stype="csr"), mx.sym.var("w"))
-    with mxtrt.options():
+    with mxtrt.options(), pytest.warns(mxtrt.MxtrtWarning, match="sparse parameters or inputs"):
         executor = symbol.simple_bind(
             mx.cpu(),
             grad_req="null",
@@ -249,7 +249,7 @@ def test_a_weight_that_mxnet_reads_too_stays_mxnets():
     """It is handed to the engine by pointer at every forward, and owned once."""
     data, weight = mx.sym.var("data"), mx.sym.var("weight", shape=(4, 16))
     dense = mx.sym.FullyConnected(data, weight, num_hidden=4, no_bias=True)
-    symbol = mx.sym.Group([mx.sym.relu(dense), mx.sym.contrib.quadratic(weight, a=1)])
+    symbol = mx.sym.Group([mx.sym.relu(dense), mx.sym.round(weight)])
     args, aux = parameters(symbol, data=(2, 16))
     x = mx.nd.random.uniform(shape=(2, 16))
     with mxtrt.options():
