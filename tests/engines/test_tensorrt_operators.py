@@ -15,6 +15,7 @@ from mxtrt import config, paging
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, whole_model
+from mxtrt.errors import EngineError
 from mxtrt.graph import Entry, TensorType
 from mxtrt.inspection import segments_of
 from mxtrt.models import own_name
@@ -31,6 +32,11 @@ KNOWN = (
     "ROIAlign plugin was not found",  # it is there, and needs a GPU
     "at least 2 dimensions are required for input",  # the softmax of a vector
     "does not support UINT8 types for intermediate tensors",
+)
+#: What its builder does; such a graph stays in MXNet.
+UNBUILT = (
+    "Strided & Dilated Deconv are currently not supported",
+    "Error during shape inference",  # an instance normalisation over one element
 )
 
 
@@ -106,8 +112,12 @@ def test_the_builder_builds_every_operator(
         nonlocal built
         for request in requests(case):
             if not refusal(api, whole_model(request)):
-                plan, _ = build_plan(api, request, b"", ampere)
-                built += len(plan) > 0
+                try:
+                    plan, _ = build_plan(api, request, b"", ampere)
+                except EngineError as error:
+                    assert any(part in str(error) for part in UNBUILT), error
+                else:
+                    built += len(plan) > 0
 
     lane()
     assert built or name == "_contrib_ROIAlign"  # TensorRT's plugin needs a GPU
