@@ -114,10 +114,10 @@ def test_the_builder_builds_every_operator(
             if not refusal(api, whole_model(request)):
                 try:
                     plan, _ = build_plan(api, request, b"", ampere)
-                except EngineError as error:
-                    assert any(part in str(error) for part in UNBUILT), error
-                else:
                     built += len(plan) > 0
+                except EngineError as error:
+                    if not any(part in str(error) for part in UNBUILT):
+                        raise
 
     lane()
     assert built or name == "_contrib_ROIAlign"  # TensorRT's plugin needs a GPU
