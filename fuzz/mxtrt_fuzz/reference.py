@@ -184,12 +184,14 @@ class Reference:
         with np.errstate(all="ignore"):
             for spec, attrs, node, index in self._steps:
                 if spec.products:
-                    operands = [np.abs(exact[entry]) for entry in node.inputs]
+                    # What an infinite term makes of the sum is no matter of order.
+                    sizes = [np.abs(exact[entry]) for entry in node.inputs]
+                    operands = [np.where(np.isfinite(size), size, 0.0) for size in sizes]
                     (total,) = spec.outputs(attrs, operands)
                     beyond = total > float(self._info[node.outputs[0].dtype].max)
-                    if (beyond := beyond & np.isfinite(total)).any():
+                    if beyond.any():
                         found[Entry(index)] = beyond
-                if spec.statistics:
+                if spec.squares or spec.statistics:
                     (output,) = node.outputs[:1]
                     squares = np.square(exact[node.inputs[0]])
                     if np.nansum(squares) > float(self._info[output.dtype].max):

@@ -25,6 +25,9 @@ SAMPLES, ESCALATED = 8, 64
 _DEVIATIONS, _ULPS = 8.0, 4.0
 # A float32 evaluation that is so far off (relatively) overflowed or vanished on the way.
 _OVERFLOWED = 1e-3
+# Where huge numbers make the limit so large (relatively), it says nothing of the largest error:
+# near the poles of a tangent the samples have no standard deviation.
+_AMPLIFIED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +133,6 @@ def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]
         mask |= _class_changes(exact[entry], [value])
         with np.errstate(all="ignore"):
             mask |= np.abs(value - exact[entry]) > known.limit + _OVERFLOWED * np.abs(exact[entry])
+            mask |= known.limit > _AMPLIFIED * np.abs(exact[entry])
         if entry in blind:
             mask |= ~np.isfinite(exact[entry])

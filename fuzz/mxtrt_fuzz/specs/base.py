@@ -153,6 +153,7 @@ class OpSpec:
             as large as the terms before it, and on terms of one sign these errors do not cancel.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
             a partial sum, and the answer depends on the order of the terms.
+        squares: The squares of the first input are summed up on the way, and may overflow.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
             implementation rounds that mean and the centred values on their own.
@@ -183,6 +184,7 @@ class OpSpec:
     absolute: float = 0.0
     sums: bool = False
     products: bool = False
+    squares: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False
     whole: bool = False

@@ -218,6 +218,7 @@ register(
         dtypes=("float32",),
         roundings=_SUMS,
         products=True,
+        nan_blind=True,
     ),
     OpSpec(
         "Deconvolution",
@@ -227,6 +228,7 @@ register(
         dtypes=("float32",),
         roundings=_SUMS,
         products=True,
+        nan_blind=True,
     ),
     OpSpec(
         "FullyConnected",

@@ -182,6 +182,6 @@ register(
         statistics=True,
     ),
     OpSpec("LayerNorm", _draw_layer_norm, _layer_norm, roundings=4, statistics=True),
-    OpSpec("L2Normalization", _draw_l2, _l2, rank_at_least(2), roundings=2),
-    OpSpec("LRN", _draw_lrn, _lrn, ranks(4), roundings=4, dtypes=("float32",)),
+    OpSpec("L2Normalization", _draw_l2, _l2, rank_at_least(2), roundings=2, squares=True),
+    OpSpec("LRN", _draw_lrn, _lrn, ranks(4), roundings=4, dtypes=("float32",), squares=True),
 )

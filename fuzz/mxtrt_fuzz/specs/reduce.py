@@ -128,7 +128,7 @@ def _cumsum(attrs: Attributes, x: Array) -> Array:
 
 
 register(
-    OpSpec("norm", _draw_norm, _norm, roundings=2, sums=True),
+    OpSpec("norm", _draw_norm, _norm, roundings=2, sums=True, squares=True),
     # Where nothing reads the mean, MXNet's variance is that around whatever is in its place.
     OpSpec("moments", _draw_moments, _moments, roundings=4, statistics=True, sums=True, whole=True),
     *(
