@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Collection
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from mxtrt.errors import Unsupported
-from mxtrt.graph import Graph, Node
-from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.graph import Graph, Node, TensorType
+from mxtrt.onnx_builder import OnnxBuilder, tensor_type
 from mxtrt.ops import convert, registry
 from mxtrt.report import SegmentReport
 
 __all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]
+
+_HALF, _SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 # fmt: off
 #: ONNX operators that compute little for each element.
@@ -131,6 +134,9 @@ def shape_only(node: Node) -> Collection[int]:
 def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     """Convert a segment.
 
+    The model computes in float32.  What is float16 in MXNet is cast where it comes in and where it
+    goes out; :mod:`mxtrt.precision` retypes the inside.
+
     Args:
         graph: The segment cut out as a graph of its own, with shapes and dtypes.
         weights: Names of its variables that become initializers; the others are inputs.
@@ -156,15 +162,18 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         if place in shape_only(node)
     }
     read |= shaped.difference(weights)
-    inputs, owned = [], []
-    for node in graph.nodes:
+    inputs, owned, widened = [], [], []
+    for index, node in enumerate(graph.nodes):
         if not node.is_variable:
             continue
         (tensor,) = node.types
         if tensor.shape is None or tensor.dtype is None:
             raise Unsupported(f"the type of {node.name} is not known")
-        if node.name not in read:  # a label at inference, the gamma of a fixed BatchNorm
+        value = _value(graph, index, 0)
+        if value not in read:  # a label at inference, the gamma of a fixed BatchNorm
             continue
+        if value != node.name:
+            widened.append((node.name, value))
         if node.name not in weights:
             inputs.append((node.name, _symbols(node.name, len(tensor.shape)), tensor.dtype))
         else:
@@ -175,7 +184,15 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         name, tensor = _value(graph, head.node, head.output), graph.type_of(head)
         if tensor.shape is None or tensor.dtype is None:
             raise Unsupported(f"the type of {name} is not known")
+        if tensor.dtype == _HALF:
+            name, wide = f"{name}__float16", name
+            builder.node("Cast", [wide], [name], to=tensor_type(_HALF))
+            sources.append(named[head.node])
         outputs.append((name, _symbols(name, len(tensor.shape)), tensor.dtype))
+    for name, wide in reversed(widened):
+        builder.node("Cast", [name], [wide], to=tensor_type(_SINGLE))
+        builder.nodes.insert(0, builder.nodes.pop())
+        sources.insert(0, name)
     model = builder.model(inputs, outputs).SerializeToString(deterministic=True)
     return OnnxSegment(
         model,
@@ -207,8 +224,8 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
 def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder) -> None:
     producers = [graph.nodes[entry.node] for entry in node.inputs]
     convert(
-        node,
-        [graph.type_of(entry) for entry in node.inputs],
+        dataclasses.replace(node, types=tuple(map(_widened, node.types))),
+        [_widened(graph.type_of(entry)) for entry in node.inputs],
         [_value(graph, entry.node, entry.output) for entry in node.inputs],
         [producer.is_variable and producer.name in weights for producer in producers],
         builder,
@@ -216,9 +233,17 @@ def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBu
 
 
 def _value(graph: Graph, index: int, output: int) -> str:
-    """ONNX name of an entry, the one that ``Call.output`` gives it."""
+    """ONNX name of an entry where converters read it, the one that ``Call.output`` gives it."""
     node = graph.nodes[index]
-    return node.name if node.is_variable else f"{node.name}_output{output}"
+    if not node.is_variable:
+        return f"{node.name}_output{output}"
+    (tensor,) = node.types
+    return f"{node.name}__float32" if tensor.dtype == _HALF else node.name
+
+
+def _widened(tensor: TensorType) -> TensorType:
+    """The type of a value inside a model: what is float16 in MXNet is float32 there."""
+    return dataclasses.replace(tensor, dtype=_SINGLE) if tensor.dtype == _HALF else tensor
 
 
 def _symbols(name: str, rank: int) -> list[str]:

@@ -76,7 +76,7 @@ def test_shapes_that_do_not_fit_are_named(shapes, message):
 
 
 def test_other_dtypes_stay_in_mxnet_with_the_reason():
-    """float16 networks are left alone for now, and the report says why."""
-    report = mxtrt.inspect(mixed(), {"data": (1, 3, 8, 8)}, dtypes={"data": "float16"})
+    """Nobody wants float64 networks in an engine, and the report says why."""
+    report = mxtrt.inspect(mixed(), {"data": (1, 3, 8, 8)}, dtypes={"data": "float64"})
     assert report.segments == []
-    assert "dtype float16 is not float32" in {node.reason for node in report.left}
+    assert "dtype float64 is not float32" in {node.reason for node in report.left}

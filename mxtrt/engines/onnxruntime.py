@@ -10,7 +10,7 @@ from mxtrt.config import Options
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
-from mxtrt.ops import NUMBERS
+from mxtrt.ops import EDGES
 
 __all__ = ["OnnxRuntime", "shared_library"]
 
@@ -54,7 +54,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     contexts = ("cpu",)
-    dtypes = NUMBERS
+    dtypes = EDGES
     static_shapes = False
 
     def __init__(self, threads: int, spin: bool) -> None:

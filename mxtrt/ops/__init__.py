@@ -22,6 +22,7 @@ from mxtrt.ops import softmax as softmax
 from mxtrt.ops import vision as vision
 from mxtrt.ops.registry import (
     ARITHMETIC,
+    EDGES,
     FLOATS,
     NUMBERS,
     Call,
@@ -33,6 +34,7 @@ from mxtrt.ops.registry import (
 
 __all__ = [
     "ARITHMETIC",
+    "EDGES",
     "FLOATS",
     "NUMBERS",
     "Call",

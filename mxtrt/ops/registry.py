@@ -26,6 +26,7 @@ from mxtrt.ops import left
 
 __all__ = [
     "ARITHMETIC",
+    "EDGES",
     "FLOATS",
     "NUMBERS",
     "Call",
@@ -38,12 +39,15 @@ __all__ = [
 
 _T = TypeVar("_T")
 
+# Converters see float32 where MXNet has float16, see ``to_onnx``.
 #: Dtypes that engines compute in.
 FLOATS = frozenset({np.dtype(np.float32)})
 #: Dtypes that engines add, multiply and compare in.
 ARITHMETIC = FLOATS | {np.dtype(kind) for kind in (np.int32, np.int64)}
 #: Dtypes of what engines move, index with, compare and cast.
 NUMBERS = FLOATS | {np.dtype(kind) for kind in (np.int8, np.uint8, np.int32, np.int64)}
+#: Dtypes of the tensors at the edges of engines.
+EDGES = NUMBERS | {np.dtype(np.float16)}
 
 
 class Call:

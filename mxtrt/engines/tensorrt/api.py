@@ -56,7 +56,10 @@ class Api:
             raise EngineError(f"TensorRT {self.version} is older than 8.5")
         # Before 10, int64 is for shapes only; int8 is for quantized tensors, uint8 for casts.
         wide = not self.version.startswith("8.") and not self.version.startswith("9.")
-        self.dtypes = FLOATS | {np.dtype(np.int32)} | ({np.dtype(np.int64)} if wide else set())
+        self.dtypes: frozenset[np.dtype[Any]]
+        self.dtypes = FLOATS | {np.dtype(np.float16), np.dtype(np.int32)}
+        if wide:
+            self.dtypes |= {np.dtype(np.int64)}
         preview = getattr(self.trt, "PreviewFeature", None)
         # 8.5 has neither; 10 needs no flag any more.
         self.profile_sharing = getattr(preview, "PROFILE_SHARING_0806", None)
