@@ -33,8 +33,9 @@ __all__ = [
 #: Engines by name; ``auto`` takes the first that this machine can run.
 ENGINES = ("auto", "onnxruntime", "tensorrt")
 
-#: Precisions by name: ``tf32`` lets an NVIDIA GPU round the factors of products to 10 bits.
-PRECISIONS = ("fp32", "tf32")
+#: Precisions by name: ``tf32`` lets an NVIDIA GPU round the factors of products to 10 bits;
+#: ``fp16`` computes in float16 what float16 can hold.
+PRECISIONS = ("fp32", "tf32", "fp16")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -148,7 +149,8 @@ OPTIONS: Mapping[str, Option] = {
             "fp32",
             ("MXTRT_PRECISION",),
             "one of " + ", ".join(PRECISIONS),
-            "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only.",
+            "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only. Inputs and outputs "
+            "stay as MXNet has them.",
             _one_of(PRECISIONS),
         ),
         Option(

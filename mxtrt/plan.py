@@ -19,6 +19,7 @@ from mxtrt.graph import Entry, Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
+from mxtrt.precision import retyped
 from mxtrt.report import Report
 
 __all__ = ["EngineNode", "Plan", "infer_shapes", "live_plans"]
@@ -197,11 +198,13 @@ class EngineNode:
                 Weight(w, *paging.in_host_memory(self._arrays[w.name])) for w in model.weights
             ]
             self._make_room()
+            inputs = _tensors(shapes, self._input_types)
+            made = retyped(model, weights, inputs, self._engine, self._options)
             session = self._engine.build(
                 BuildRequest(
-                    model,
-                    weights,
-                    _tensors(shapes, self._input_types),
+                    made.segment,
+                    made.weights,
+                    inputs,
                     _tensors(outputs, self._output_types),
                     self._options,
                     self.gpu,
@@ -209,7 +212,8 @@ class EngineNode:
                 )
             )
             self._sessions[digest] = session
-            self.report.notes += [n for n in session.notes if n not in self.report.notes]
+            notes = (*made.notes, *session.notes)
+            self.report.notes += [note for note in notes if note not in self.report.notes]
             self.report.build_seconds += time.perf_counter() - begin
             self.report.built = True
             _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)

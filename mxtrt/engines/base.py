@@ -102,6 +102,10 @@ class Engine(Protocol):
         """Dtypes of the tensors that it takes; a node with another one stays in MXNet."""
 
     @property
+    def computes_float16(self) -> bool:
+        """Whether it has float16 arithmetic."""
+
+    @property
     def static_shapes(self) -> bool:
         """Whether a session serves one set of input shapes only."""
 

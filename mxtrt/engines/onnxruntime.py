@@ -55,6 +55,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     contexts = ("cpu",)
     dtypes = EDGES
+    computes_float16 = False
     static_shapes = False
 
     def __init__(self, threads: int, spin: bool) -> None:

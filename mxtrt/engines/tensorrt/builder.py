@@ -17,7 +17,7 @@ from mxtrt.engines.base import BuildRequest
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError, RefusedNodesError
 
-__all__ = ["build_plan", "canonical", "content_hash", "whole_model"]
+__all__ = ["build_plan", "canonical", "content_hash", "is_typed", "whole_model"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -45,9 +45,9 @@ def canonical(request: BuildRequest) -> BuildRequest:
     for weight in segment.weights:
         number(weight.name)
     for node in graph.node:
-        node.name = ""
         node.input[:] = [number(name) for name in node.input]
         node.output[:] = [number(name) for name in node.output]
+        node.name = node.output[0]
     for tensor in graph.initializer:
         tensor.name = number(tensor.name)
     for value in graph.output:
@@ -151,11 +151,19 @@ def _build_plan(
     begin = time.perf_counter()
     builder = trt.Builder(api.logger)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+    flags = 0 if explicit is None else 1 << int(explicit)
+    model = whole_model(request)
+    typed = is_typed(model)
+    strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if typed and strongly is not None:
+        flags |= 1 << int(strongly)
+    network = builder.create_network(flags)
     parser = trt.OnnxParser(network, api.logger)
-    if not parser.parse(whole_model(request)):
+    if not parser.parse(model):
         raise _refusal(api, parser, request)
     config = builder.create_builder_config()
+    if typed and strongly is None:
+        _pin_types(trt, network, config, model)
     if configure is not None:
         configure(config)
     if request.options.workspace:
@@ -182,6 +190,48 @@ def _build_plan(
     _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
     learnt = config.get_timing_cache() if timings is not None else None
     return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
+
+
+def is_typed(model: bytes) -> bool:
+    """Whether a model says itself where it computes in float16 or int8."""
+    kinds = (onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
+    graph = onnx.load_model_from_string(model).graph
+    return any(tensor.data_type in kinds for tensor in graph.initializer) or any(
+        node.op_type == "QuantizeLinear"
+        or (
+            node.op_type == "Cast"
+            and any(a.name == "to" and a.i == onnx.TensorProto.FLOAT16 for a in node.attribute)
+        )
+        for node in graph.node
+    )
+
+
+def _pin_types(trt: Any, network: Any, config: Any, model: bytes) -> None:
+    """Hold TensorRT before 9 to the types of the model: its networks are weakly typed.
+
+    The parser names a layer after its node; a layer that it adds gets no precision of its own.
+    """
+    config.set_flag(trt.BuilderFlag.FP16)
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    kinds.update({value.name: value.type.tensor_type.elem_type for value in inferred.output})
+    if any(node.op_type == "QuantizeLinear" for node in inferred.node):
+        config.set_flag(trt.BuilderFlag.INT8)
+    types: dict[int, Any]
+    types = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}
+    nodes = {node.name: node for node in inferred.node if node.name}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        node = nodes.get(layer.name)
+        if node is None:
+            continue
+        kind = types.get(kinds.get(node.output[0], 0))
+        if kind is None or node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear"):
+            continue
+        layer.precision = kind
+        for output in range(layer.num_outputs):
+            layer.set_output_type(output, kind)
 
 
 def _bytes_of(weight: Any) -> memoryview:

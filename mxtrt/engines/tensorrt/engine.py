@@ -31,6 +31,7 @@ class TensorRT:
 
     name = "tensorrt"
     contexts = ("cpu", "gpu")
+    computes_float16 = True
     static_shapes = True
 
     def __init__(self, api: Api) -> None:

@@ -1,0 +1,108 @@
+"""A segment at the precision that the options ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mxtrt.config import Options
+from mxtrt.convert import OnnxSegment
+from mxtrt.engines.base import Engine, Weight
+from mxtrt.graph import TensorType
+from mxtrt.precision import activations
+from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
+from mxtrt.precision.fp16 import retype
+from mxtrt.precision.working import WorkingModel
+
+__all__ = ["Retyped", "retyped"]
+
+_log = logging.getLogger("mxtrt")
+_HALF = np.dtype(np.float16)
+
+
+class Retyped(NamedTuple):
+    """What an engine is built from.
+
+    Attributes:
+        segment: The model.
+        weights: Weights that the model does not hold itself.
+        notes: What a person should know of it.
+    """
+
+    segment: OnnxSegment
+    weights: Sequence[Weight]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Said:
+    slow: bool = False
+
+
+_said = _Said()
+
+
+def retyped(
+    segment: OnnxSegment,
+    weights: Sequence[Weight],
+    inputs: Sequence[TensorType],
+    engine: Engine,
+    options: Options,
+) -> Retyped:
+    """A segment at the precision that the options ask for.
+
+    Args:
+        segment: The segment in float32.
+        weights: Its weights.
+        inputs: Types of its inputs.
+        engine: What will run it.
+        options: Options of the bind.
+    """
+    native = any(t.dtype == _HALF for t in inputs) or any(w.type.dtype == _HALF for w in weights)
+    if options.precision == "fp16" or (native and engine.computes_float16):
+        if not engine.computes_float16 and not _said.slow:
+            _said.slow = True
+            _log.warning(
+                "precision=fp16 with %s: it has few float16 kernels on a CPU and casts around the "
+                "others; the answers are right, fp32 is faster",
+                engine.name,
+            )
+        return _in_float16(segment, weights, inputs)
+    return Retyped(segment, weights)
+
+
+def _in_float16(
+    segment: OnnxSegment, weights: Sequence[Weight], inputs: Sequence[TensorType]
+) -> Retyped:
+    model = WorkingModel(segment, weights)
+    fold_weight_casts(model)
+    fold_batch_norms(model)
+    model.drop_unread()
+    notes = []
+    ranges = {}
+    if activations.can_run():
+        ranges = activations.largest_magnitudes(
+            model, activations.random_feeds(segment.inputs, inputs)
+        )
+    else:
+        notes.append("values that float16 cannot hold were not looked for: install onnxruntime")
+    reasons = retype(model, ranges)
+    notes += [f"{names} in float32: {reason}" for reason, names in _by_reason(reasons)]
+    return Retyped(*model.finish(), tuple(notes))
+
+
+def _by_reason(reasons: dict[str, str]) -> list[tuple[str, str]]:
+    """Reasons with the nodes that they are for; the first and a count where there are many."""
+    counts = Counter(reasons.values())
+    first: dict[str, str] = {}
+    for name, reason in reasons.items():
+        first.setdefault(reason, name)
+    return [
+        (reason, name if counts[reason] == 1 else f"{name} and {counts[reason] - 1} more")
+        for reason, name in first.items()
+    ]
