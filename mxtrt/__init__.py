@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from mxtrt.inspection import inspect
     from mxtrt.ledger import Ledger, memory
+    from mxtrt.precision.calibration import calibrate
     from mxtrt.report import Report, last_report
 
 __version__ = "0.1.0"
@@ -43,6 +44,8 @@ __all__ = [
     "Report",
     "memory",
     "Ledger",
+    # eight bits
+    "calibrate",
     # what it raises
     "EngineError",
     "GraphError",
@@ -64,6 +67,7 @@ _HOME = {
     "mxtrt.inspection": ("inspect",),
     "mxtrt.ledger": ("Ledger", "memory"),
     "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),
+    "mxtrt.precision.calibration": ("calibrate",),
     "mxtrt.report": ("Report", "last_report"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

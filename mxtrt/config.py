@@ -34,8 +34,8 @@ __all__ = [
 ENGINES = ("auto", "onnxruntime", "tensorrt")
 
 #: Precisions by name: ``tf32`` lets an NVIDIA GPU round the factors of products to 10 bits;
-#: ``fp16`` computes in float16 what float16 can hold.
-PRECISIONS = ("fp32", "tf32", "fp16")
+#: ``fp16`` computes in float16 what float16 can hold, ``int8`` in int8 what was calibrated.
+PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -152,6 +152,14 @@ OPTIONS: Mapping[str, Option] = {
             "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only. Inputs and outputs "
             "stay as MXNet has them.",
             _one_of(PRECISIONS),
+        ),
+        Option(
+            "ranges",
+            "",
+            ("MXTRT_RANGES",),
+            "a file that mxtrt calibrate wrote",
+            "Ranges of the model's tensors, which precision int8 needs.",
+            _path,
         ),
         Option(
             "workspace",
@@ -283,6 +291,7 @@ class Options:
     enabled: bool = False
     engine: str = "auto"
     precision: str = "fp32"
+    ranges: str = ""
     workspace: int = 0
     batch_profile: tuple[int, ...] = ()
     cache_dir: str = ""

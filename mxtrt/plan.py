@@ -112,6 +112,15 @@ class EngineNode:
                 for session in old.values():
                     library().release(session.handle)
 
+    def calibrated(self, arrays: Mapping[str, Any]) -> tuple[OnnxSegment, list[Weight]]:
+        """Its model at the first input shapes, with its weights, for a calibrator to run.
+
+        Args:
+            arrays: At least this segment's weights, by name.
+        """
+        model = next(iter(self._models.values()))
+        return model, [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in model.weights]
+
     def sessions(self) -> list[Session]:
         """Its sessions."""
         with self._lock:

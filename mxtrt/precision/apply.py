@@ -13,13 +13,16 @@ import numpy as np
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment
 from mxtrt.engines.base import Engine, Weight
+from mxtrt.errors import EngineError
 from mxtrt.graph import TensorType
 from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
+from mxtrt.precision.int8 import quantize, require_quantizer
+from mxtrt.precision.ranges import read_ranges
 from mxtrt.precision.working import WorkingModel
 
-__all__ = ["Retyped", "retyped"]
+__all__ = ["Retyped", "folded", "retyped"]
 
 _log = logging.getLogger("mxtrt")
 _HALF = np.dtype(np.float16)
@@ -63,6 +66,8 @@ def retyped(
         engine: What will run it.
         options: Options of the bind.
     """
+    if options.precision == "int8":
+        return _in_int8(segment, weights, engine, options)
     native = any(t.dtype == _HALF for t in inputs) or any(w.type.dtype == _HALF for w in weights)
     if options.precision == "fp16" or (native and engine.computes_float16):
         if not engine.computes_float16 and not _said.slow:
@@ -76,13 +81,35 @@ def retyped(
     return Retyped(segment, weights)
 
 
-def _in_float16(
-    segment: OnnxSegment, weights: Sequence[Weight], inputs: Sequence[TensorType]
-) -> Retyped:
+def folded(segment: OnnxSegment, weights: Sequence[Weight]) -> WorkingModel:
+    """A segment with its normalisation folded into the layers before it."""
     model = WorkingModel(segment, weights)
     fold_weight_casts(model)
     fold_batch_norms(model)
     model.drop_unread()
+    return model
+
+
+def _in_int8(
+    segment: OnnxSegment, weights: Sequence[Weight], engine: Engine, options: Options
+) -> Retyped:
+    if not options.ranges:
+        raise EngineError(
+            "precision=int8 needs the ranges of the model's tensors; collect them with mxtrt "
+            "calibrate and name the file in option ranges (MXTRT_RANGES)"
+        )
+    require_quantizer()
+    model = folded(segment, weights)
+    found = read_ranges(options.ranges).find(model)
+    quantized = quantize(model, found, symmetric=engine.computes_float16)
+    notes = (f"{quantized} of {len(found.layers)} layers in int8",)
+    return Retyped(*model.finish(), notes)
+
+
+def _in_float16(
+    segment: OnnxSegment, weights: Sequence[Weight], inputs: Sequence[TensorType]
+) -> Retyped:
+    model = folded(segment, weights)
     notes = []
     ranges = {}
     if activations.can_run():

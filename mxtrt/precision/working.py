@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,14 @@ class WorkingModel:
         self.steps = [Step(n, s) for n, s in zip(proto.graph.node, sources, strict=True)]
         self._initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._weights = {}
-        self._values = {}
+        self._values = {}  # of the weights as they were
+
+    def weights_hash(self) -> str:
+        """Hash of the bytes of the segment's weights."""
+        digest = hashlib.sha256()
+        for weight in self._weights.values():
+            digest.update(np.ascontiguousarray(_view(weight)).data)
+        return digest.hexdigest()
 
     def finish(self) -> tuple[OnnxSegment, list[Weight]]:
         """The changed segment, and those of its weights that are still MXNet's."""

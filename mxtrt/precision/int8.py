@@ -1,0 +1,160 @@
+"""Layers in int8: ``QuantizeLinear`` and ``DequantizeLinear`` around what engines quantize.
+
+ONNX Runtime's quantizer inserts them.  Weights are symmetric, by output channel.  Activations are
+symmetric int8 for TensorRT, which takes no zero points and fuses a layer with what follows it, so
+that only inputs of layers are quantized; they are uint8 with a zero point for ONNX Runtime, whose
+kernels for that are the fast ones (VNNI multiplies uint8 by int8) and take ``Relu`` in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mxtrt.errors import EngineError
+from mxtrt.precision import ranges as ranges_of
+from mxtrt.precision.ranges import LAYERS, SegmentRanges
+from mxtrt.precision.working import WorkingModel
+
+__all__ = ["quantize", "require_quantizer"]
+
+# fmt: off
+_CPU = [
+    *LAYERS, "Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu",
+    "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Squeeze", "Transpose", "Unsqueeze",
+]
+# fmt: on
+
+
+def require_quantizer() -> None:
+    """See that ONNX Runtime's quantizer is there.
+
+    Raises:
+        EngineError: It is not.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise EngineError(
+            "precision=int8 needs ONNX Runtime's quantizer, whichever engine runs; install it "
+            "with: pip install onnxruntime"
+        )
+
+
+def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) -> int:
+    """Quantize a model in place.
+
+    Args:
+        model: The model in float32, normalisation folded.
+        segment: Its ranges, and which layers may be int8.
+        symmetric: Activations without a zero point, and weights that a builder quantizes
+            itself: for TensorRT.
+
+    Returns:
+        How many layers are int8.
+    """
+    require_quantizer()
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    layers = ranges_of.chosen(segment, model)
+    excluded = [step.node.name for step, layer in layers if layer.precision != "int8"]
+    known = ranges_of.as_mapping(segment, model)
+    limits = {
+        name: (np.float32(low), np.float32(high))
+        for name, (low, high) in known.items()
+        if np.isfinite(low) and np.isfinite(high)
+    }
+    types = list(LAYERS) if symmetric else _CPU
+    present = {step.node.op_type for step in model.steps}
+    around = [
+        step.node.name
+        for step in model.steps
+        if not all(
+            name in limits or model.is_initializer(name)
+            for name in (*step.node.input, *step.node.output)
+            if name
+        )
+    ]
+    constants = [
+        step.node.name
+        for step, _ in layers
+        if step.node.op_type != "MatMul" and model.value(step.node.input[1]) is None
+    ]
+    sources = {step.node.name: step.source for step in model.steps}
+    options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
+    if symmetric:
+        options |= {
+            "AddQDQPairToWeight": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(LAYERS),
+        }
+    else:
+        # A cheap node between two float32 ones gains nothing from int8.
+        around += _lonely(model, set(excluded))
+    with _quiet():
+        quantizer = QDQQuantizer(
+            model.to_proto(whole=True),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],
+            nodes_to_exclude=[*excluded, *around, *constants],
+            op_types_to_quantize=[kind for kind in types if kind in present],
+            extra_options=options,
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    proto = quantizer.model.model
+    names, last = [], ""
+    for node in reversed(proto.graph.node):  # what is inserted belongs to what reads it
+        last = sources.get(node.name, last)
+        names.append(last)
+    model.replace_with(proto, reversed(names))
+    return len(layers) - len({*excluded, *around, *constants} & {s.node.name for s, _ in layers})
+
+
+def _lonely(model: WorkingModel, excluded: set[str]) -> list[str]:
+    """Nodes other than layers none of whose neighbours is a quantized layer, step by step."""
+    quantized = {
+        s.node.name for s in model.steps if s.node.op_type in LAYERS and s.node.name not in excluded
+    }
+    makers = {name: s.node.name for s in model.steps for name in s.node.output}
+    joined = set(quantized)
+    for step in model.steps:  # what is computed from int8
+        before = {makers[name] for name in step.node.input if name in makers}
+        if (
+            step.node.op_type in _CPU
+            and before
+            and before <= joined
+            and (step.node.name not in excluded)
+        ):
+            joined.add(step.node.name)
+    readers = model.readers()
+    for step in reversed(model.steps):  # what int8 is computed from
+        after = {r.node.name for name in step.node.output for r in readers.get(name, ())}
+        if (
+            step.node.op_type in _CPU
+            and after
+            and after <= joined
+            and (step.node.name not in excluded)
+        ):
+            joined.add(step.node.name)
+    return [s.node.name for s in model.steps if s.node.name not in joined]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantizer's advice out of the program's log."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)

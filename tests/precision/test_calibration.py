@@ -1,0 +1,191 @@
+"""``mxtrt.calibrate`` and ``precision="int8"``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import onnx
+import pytest
+from conftest import Segment, arrays_of
+from networks import classifier
+
+import mxtrt
+from mxtrt import config
+from mxtrt.engines import BuildRequest
+from mxtrt.graph import TensorType
+
+SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}
+
+
+def pictures(seed: int = 0) -> Any:
+    """A batch of pictures."""
+    return mx.nd.array(np.random.default_rng(seed).uniform(-1, 1, SHAPES["data"]))
+
+
+def forward(symbol: Any, arrays: dict[str, Any], x: Any, **options: Any) -> Any:
+    """The first output of a bind."""
+    every = {**arrays, "data": x, "softmax_label": mx.nd.zeros(4)}
+    with mxtrt.options(engine="onnxruntime", **options):
+        executor = symbol.bind(
+            mx.cpu(),
+            {name: every[name] for name in symbol.list_arguments()},
+            aux_states={name: every[name] for name in symbol.list_auxiliary_states()},
+            grad_req="null",
+        )
+        return executor.forward()[0].asnumpy()
+
+
+def calibrated(symbol: Any, arrays: dict[str, Any], path: Any, **options: Any) -> Any:
+    """Ranges from two batches."""
+    data = [pictures(1), pictures(2)]
+    return mxtrt.calibrate(symbol, data, params=arrays, out=path, model="a model", **options)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_a_calibrated_symbol_runs_in_int8(method, tmp_path):
+    """Close to float32, but not the same."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    calibrated(symbol, arrays, path, method=method)
+    expected = forward(symbol, arrays, pictures(), enabled=False)
+    seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+    (segment,) = mxtrt.last_report().segments
+    assert "2 of 2 layers in int8" in segment.notes
+    assert 0 < np.abs(seen - expected).max() < 0.1
+
+
+def test_the_file_says_where_it_comes_from(tmp_path):
+    """And is readable: one line per tensor."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    calibrated(symbol, arrays_of(symbol, **SHAPES), path)
+    data = json.loads(path.read_text())
+    assert (data["model"], data["method"], data["samples"]) == ("a model", "minmax", 8)
+    assert len(data["model_hash"]) == 64
+    (segment,) = data["segments"]
+    assert segment["layers"] == {"conv": "int8", "dense": "int8"}
+    name, low, high = segment["tensors"][0]
+    assert name == "data"
+    assert -1 <= low < -0.9 < 0.9 < high <= 1
+    assert any(line.strip().startswith('["data", ') for line in path.read_text().splitlines())
+
+
+def test_what_mxnet_computes_between_segments_is_computed(tmp_path, monkeypatch):
+    """The second segment sees the values that it will see."""
+    monkeypatch.setenv("MXTRT_DENY_OPS", "Pooling")
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    found = calibrated(symbol, arrays, path)
+    assert len(found.segments) == 2
+    assert found.segments[1].tensors[0].low == 0  # behind a relu
+    expected = forward(symbol, arrays, pictures(), enabled=False)
+    seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+    assert len(mxtrt.last_report().segments) == 2
+    assert 0 < np.abs(seen - expected).max() < 0.1
+
+
+def test_every_data_pipeline_is_taken():
+    """A DataIter, a DataLoader with labels, arrays by name."""
+    net = mx.gluon.nn.HybridSequential()
+    net.add(mx.gluon.nn.Dense(4, activation="relu"), mx.gluon.nn.Dense(3))
+    net.initialize()
+    values = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    net(mx.nd.array(values))
+    labels = np.zeros(12, np.float32)
+    pipelines = [
+        mx.io.NDArrayIter(values, labels, 4),
+        mx.gluon.data.DataLoader(mx.gluon.data.ArrayDataset(values, labels), 4),
+        [{"data": values[:4]}, {"data": values[4:]}],
+        [values],
+    ]
+    tables = [mxtrt.calibrate(net, data).segments[0].tensors for data in pipelines]
+    assert tables[0] == tables[1] == tables[2] == tables[3]
+
+
+def test_a_network_made_again_is_recognised(tmp_path):
+    """Gluon gives its blocks new names."""
+    values = mx.nd.array(np.random.default_rng(0).standard_normal((12, 5)))
+
+    def network() -> Any:
+        net = mx.gluon.nn.HybridSequential()
+        net.add(mx.gluon.nn.Dense(4, in_units=5), mx.gluon.nn.Dense(3, in_units=4))
+        net.initialize(mx.init.One())
+        return net
+
+    mxtrt.calibrate(network(), [values], out=tmp_path / "ranges.json")
+    other = network()
+    with mxtrt.options(precision="int8", ranges=tmp_path / "ranges.json"):
+        other.hybridize()
+        other(values)
+    assert not mxtrt.last_report().reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("none", "precision=int8 needs the ranges"),
+        ("weights", "the ranges are of a model with other weights"),
+        ("model", r"the ranges are of another model \(a model\)"),
+        ("missing", "the ranges cannot be read"),
+        ("text", "holds no ranges"),
+    ],
+)
+def test_ranges_that_are_not_the_models_are_refused(change, reason, tmp_path):
+    """With one sentence; the graph runs as plain MXNet."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    calibrated(symbol, arrays, path)
+    if change == "weights":
+        arrays["conv_weight"] = arrays["conv_weight"] + 1
+    elif change == "model":
+        symbol = mx.sym.relu(symbol)
+    elif change == "missing":
+        path.unlink()
+    elif change == "text":
+        path.write_text("{}")
+    given = {} if change == "none" else {"ranges": path}
+    with pytest.warns(mxtrt.MxtrtWarning, match=reason):
+        forward(symbol, arrays, pictures(3), precision="int8", **given)
+
+
+def test_layers_can_be_kept_in_float32(tmp_path):
+    """By name or place; an unknown name is an error that lists the layers."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    found = calibrated(symbol, arrays, path, keep=["first"])
+    assert [layer.precision for layer in found.segments[0].layers] == ["fp32", "int8"]
+    forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+    (segment,) = mxtrt.last_report().segments
+    assert "1 of 2 layers in int8" in segment.notes
+    with pytest.raises(mxtrt.OptionError, match="no layer 'cnv' to keep; the layers are: conv, de"):
+        calibrated(symbol, arrays, path, keep=["cnv"])
+
+
+def test_tensorrt_builds_the_model(tmp_path):
+    """Symmetric, strongly typed, for a GPU that need not be there."""
+    pytest.importorskip("tensorrt_rtx")
+    from mxtrt.engines.tensorrt.api import load_api
+    from mxtrt.engines.tensorrt.builder import build_plan, canonical
+
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    calibrated(symbol, arrays, path)
+    segment = Segment(symbol, arrays, **SHAPES)
+    found = segment.retyped(precision="int8", ranges=path)
+    assert found.types["QuantizeLinear"] == "INT8"
+    zeros = [t for t in found.model.graph.initializer if "zero_point" in t.name]
+    assert zeros
+    assert not any(onnx.numpy_helper.to_array(tensor).any() for tensor in zeros)
+    api = load_api("tensorrt_rtx")
+    options = config.current().replace(precision="int8", ranges=path)
+    outputs = [TensorType((4, 10), np.dtype(np.float32))]
+    request = BuildRequest(found.segment, found.weights, segment.inputs, outputs, options)
+
+    def ampere(builder_config: Any) -> None:
+        builder_config.num_compute_capabilities = 1
+        builder_config.set_compute_capability(api.trt.ComputeCapability.SM86, 0)
+
+    plan, _ = build_plan(api, canonical(request), b"", ampere)
+    assert len(plan) > 1000
