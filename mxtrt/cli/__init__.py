@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import mxtrt
-from mxtrt.cli import bench, build, coverage, demo, fuzz, inspect, run
+from mxtrt.cli import bench, build, calibrate, coverage, demo, fuzz, inspect, run
 from mxtrt.cli.output import say_error
 from mxtrt.errors import MxtrtError
 
@@ -30,6 +30,7 @@ app.command("run", context_settings=run.CONTEXT)(run.run_script)
 app.command("inspect")(inspect.inspect_model)
 app.command("coverage")(coverage.show_coverage)
 app.command("bench")(bench.bench_model)
+app.command("calibrate")(calibrate.calibrate_model)
 app.command("build")(build.build_model)
 app.command("fuzz")(fuzz.fuzz)
 app.command("demo")(demo.run_demo)

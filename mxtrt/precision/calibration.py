@@ -35,11 +35,12 @@ from mxtrt.precision.ranges import (
 )
 from mxtrt.precision.working import Array, WorkingModel
 
-__all__ = ["METHODS", "batches_of", "calibrate", "traced"]
+__all__ = ["METHODS", "Batch", "Chain", "batches_of", "calibrate", "traced"]
 
 #: How ranges are chosen from what was seen.
 METHODS = ("entropy", "percentile", "minmax")
 
+#: Arrays by name of the data argument.
 Batch = dict[str, Any]
 
 
@@ -82,10 +83,10 @@ def calibrate(
     batches = batches_of(data, names)
     found = Ranges(model or type(net).__name__, method, 0)
     collectors: list[_Collector] = []
-    chain: _Chain | None = None
+    chain: Chain | None = None
     for batch in batches:
         if chain is None:
-            chain = _Chain(symbol, arrays, batch)
+            chain = Chain(symbol, arrays, batch)
             collectors = [_Collector(working, method) for working in chain.models]
         for collector, feeds in zip(collectors, chain.feeds(batch), strict=True):
             collector.collect(feeds)
@@ -197,7 +198,7 @@ def _size(batch: Batch) -> int:
     return int(next(iter(batch.values())).shape[0])
 
 
-class _Chain:
+class Chain:
     """A partitioned symbol, run far enough to see what goes into its segments.
 
     Attributes:
@@ -214,11 +215,12 @@ class _Chain:
             engine="onnxruntime", precision="fp32", release_weights=False, enabled=True
         )
         pipeline.prepare(self._options, mx.cpu())
-        shapes = {name: array.shape for name, array in batch.items()}
+        names = symbol.list_arguments()
+        shapes = {name: array.shape for name, array in batch.items() if name in names}
         known, _, _ = symbol.infer_shape(**shapes)
         if known is None:
             raise GraphError(f"the symbol does not accept data of the shapes {shapes}")
-        arguments = dict(zip(symbol.list_arguments(), known, strict=True))
+        arguments = dict(zip(names, known, strict=True))
         args = {
             name: batch[name]
             if name in batch

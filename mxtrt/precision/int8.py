@@ -94,8 +94,9 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
             "OpTypesToExcludeOutputQuantization": list(LAYERS),
         }
     else:
-        # A cheap node between two float32 ones gains nothing from int8.
-        around += _lonely(model, set(excluded))
+        # Those kernels write float32 as well, and what is read from outside loses nothing then.
+        options["OpTypesToExcludeOutputQuantization"] = ["Gemm", "MatMul"]
+        around += _outside(model, {*excluded, *around, *constants})
     with _quiet():
         quantizer = QDQQuantizer(
             model.to_proto(whole=True),
@@ -117,36 +118,34 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         last = sources.get(node.name, last)
         names.append(last)
     model.replace_with(proto, reversed(names))
-    return len(layers) - len({*excluded, *around, *constants} & {s.node.name for s, _ in layers})
+    left = {*excluded, *around, *constants}
+    return sum(step.node.name not in left for step, _ in layers)
 
 
-def _lonely(model: WorkingModel, excluded: set[str]) -> list[str]:
-    """Nodes other than layers none of whose neighbours is a quantized layer, step by step."""
-    quantized = {
-        s.node.name for s in model.steps if s.node.op_type in LAYERS and s.node.name not in excluded
+def _outside(model: WorkingModel, excluded: set[str]) -> list[str]:
+    """Nodes other than layers that do not lie between int8 layers: they stay float32.
+
+    All that reads such a node has to be int8, and something that it reads.
+    """
+    layers = {
+        step.node.name
+        for step in model.steps
+        if step.node.op_type in LAYERS and step.node.name not in excluded
     }
-    makers = {name: s.node.name for s in model.steps for name in s.node.output}
-    joined = set(quantized)
-    for step in model.steps:  # what is computed from int8
-        before = {makers[name] for name in step.node.input if name in makers}
-        if (
-            step.node.op_type in _CPU
-            and before
-            and before <= joined
-            and (step.node.name not in excluded)
-        ):
-            joined.add(step.node.name)
+    makers = {name: step.node.name for step in model.steps for name in step.node.output}
     readers = model.readers()
-    for step in reversed(model.steps):  # what int8 is computed from
+    inside = set(layers)
+    for step in reversed(model.steps):
         after = {r.node.name for name in step.node.output for r in readers.get(name, ())}
-        if (
-            step.node.op_type in _CPU
-            and after
-            and after <= joined
-            and (step.node.name not in excluded)
-        ):
-            joined.add(step.node.name)
-    return [s.node.name for s in model.steps if s.node.name not in joined]
+        heads = any(name in model.outputs for name in step.node.output)
+        fits = step.node.op_type in _CPU and step.node.name not in excluded
+        if fits and after and after <= inside and not heads:
+            inside.add(step.node.name)
+    for step in model.steps:
+        before = {makers[name] for name in step.node.input if name in makers}
+        if step.node.name not in layers and not before & inside:
+            inside.discard(step.node.name)
+    return [s.node.name for s in model.steps if s.node.name not in inside]
 
 
 @contextlib.contextmanager
