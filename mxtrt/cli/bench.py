@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from mxtrt.cli import data as data_of
 from mxtrt.cli.arguments import (
     DenyOps,
     Engine,
@@ -15,6 +20,7 @@ from mxtrt.cli.arguments import (
     chosen_options,
 )
 from mxtrt.cli.output import bytes_text, emit_json, show, table, task
+from mxtrt.errors import OptionError
 
 if TYPE_CHECKING:
     from mxtrt.cli.compare import Comparison
@@ -29,6 +35,30 @@ def bench_model(
     seconds: Seconds = 10.0,
     engine: Engine = None,
     deny_ops: DenyOps = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="A,B",
+            help="Precisions to put side by side, such as fp32,fp16,int8.",
+        ),
+    ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option("--ranges", metavar="FILE", help="Ranges of the model, from mxtrt calibrate."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help=f"Compare answers on data too, with --precision. {data_of.HELP}",
+        ),
+    ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Error of every layer on its own, worst first."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure a model as plain MXNet and with engines, in turn, in one process.
@@ -36,13 +66,52 @@ def bench_model(
     Inputs are random; without --params the weights are random too (MSRA).
     """
     options = chosen_options(engine, deny_ops)
+    if ranges is not None:
+        options = options.replace(ranges=ranges)
+    if layers and (data is None or precision is None):
+        raise OptionError("option --layers needs --precision and --data")
+    if data is not None and precision is None:
+        raise OptionError("option --data needs --precision")
     with task("loading"):
         from mxtrt.cli.compare import compare
         from mxtrt.cli.model import load_model, random_inputs, random_params
+        from mxtrt.cli.precisions import (
+            compare_precisions,
+            parse_precisions,
+            rows_to_dict,
+            show_rows,
+        )
 
         loaded = load_model(model, params, shape or ())
         weights = loaded.params if params is not None else random_params(loaded)
         inputs = random_inputs(loaded)
+    if precision is not None:
+
+        def batches() -> Iterable[dict[str, Any]]:
+            assert data is not None
+            count = next(iter(loaded.data.values()))[0]
+            return data_of.batches(data, count, list(shape or ()))
+
+        with task("measuring") as progress:
+            rows, accuracy = compare_precisions(
+                loaded.symbol,
+                weights,
+                inputs,
+                options,
+                parse_precisions(precision),
+                seconds,
+                None if data is None else batches,
+                layers=layers,
+                progress=progress,
+            )
+        if json:
+            head = {"model": str(model), "shapes": loaded.data, "random_weights": params is None}
+            emit_json({**head, **rows_to_dict(rows, accuracy)})
+            return
+        if params is None:
+            show("No --params: the weights are random (MSRA).")
+        show_rows(str(model), rows, accuracy)
+        return
     with task("measuring") as progress:
         found = compare(loaded.symbol, weights, inputs, options, seconds, progress)
     if json:

@@ -66,10 +66,10 @@ def test_package_runs_as_a_module(python: Callable[..., Any]) -> None:
     ("arguments", "part"),
     [
         (("fly",), "No such command 'fly'"),
-        (("--fly",), "No such option: --fly"),
+        (("--quux",), "No such option: --quux"),
         (("inspect",), "Missing argument 'MODEL'"),
         (("bench", "m.json", "--seconds", "-1"), "--seconds"),
-        (("bench", "m.json", "--fly"), "No such option: --fly; see: mxtrt bench --help"),
+        (("bench", "m.json", "--quux"), "No such option: --quux; see: mxtrt bench --help"),
         (("bench", "none.json"), "the symbol file none.json does not exist"),
         (("inspect", "m.json", "--engine", "foo"), "option engine is 'foo', expected one of auto"),
     ],
