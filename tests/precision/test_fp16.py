@@ -8,8 +8,8 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
-from conftest import Segment, arrays_of
 from networks import classifier, images, parameters
+from segments import Segment, arrays_of
 
 import mxtrt
 from mxtrt import config
