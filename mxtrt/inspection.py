@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mxtrt import config
+from mxtrt.collecting import uncollected
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.errors import GraphError
 from mxtrt.graph import Graph, TensorType
@@ -79,6 +80,7 @@ def _likely_data(symbol: Any) -> list[str]:
     return [name for name in symbol.list_arguments() if name not in weights]
 
 
+@uncollected()
 def inspect(
     symbol: Any,
     shapes: Mapping[str, Shape],
@@ -113,6 +115,7 @@ def inspect(
     return report
 
 
+@uncollected()
 def segments_of(
     symbol: Any,
     shapes: Mapping[str, Shape],

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxtrt.collecting import uncollected
 from mxtrt.config import Options
 from mxtrt.convert import support
 from mxtrt.engines import Engine, select
@@ -156,6 +157,7 @@ def _keep_shapes_inferred(graph: Graph, reasons: dict[int, str]) -> None:
                 reasons.setdefault(reader, f"MXNet infers the shape of {node.name} from it")
 
 
+@uncollected()
 def _graph_pass(text: str, given: dict[str, str]) -> str:
     """MXNet's graph pass: symbol JSON in, partitioned symbol JSON out."""
     request: PassRequest | None = getattr(_requests, "current", None)
