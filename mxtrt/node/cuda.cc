@@ -133,9 +133,11 @@ class CudaSession : public Session {
     }
     stream = device_.stream();
     on_device_ ? run_in_place(inputs, outputs, stream) : run_from_host(inputs, stream);
+    ++g_tally.waits;
     check(g_cuda.stream_wait(stream));
     for (size_t i = 0; i < outputs.size() && !on_device_; ++i) {
       const auto& buffer = buffers_[inputs.size() + i];
+      g_tally.copy(buffer.bytes);
       std::memcpy(outputs[i].data, buffer.host, buffer.bytes);
     }
     return true;
@@ -152,8 +154,14 @@ class CudaSession : public Session {
   void allocate_buffers() {
     for (auto& buffer : buffers_) {
       const size_t bytes = std::max<size_t>(buffer.bytes, 1);
-      if (!on_device_ && !buffer.host) check(g_cuda.allocate_host(&buffer.host, bytes));
-      if (!buffer.device) check(g_cuda.allocate(&buffer.device, bytes));
+      if (!on_device_ && !buffer.host) {
+        ++g_tally.allocations;
+        check(g_cuda.allocate_host(&buffer.host, bytes));
+      }
+      if (!buffer.device) {
+        ++g_tally.allocations;
+        check(g_cuda.allocate(&buffer.device, bytes));
+      }
     }
   }
 
@@ -244,6 +252,7 @@ class CudaSession : public Session {
       if (runs_ < next_push_) return nullptr;
       next_push_ = runs_ + patience_;
       patience_ = std::min(2 * patience_, kMostPatience);
+      ++g_tally.waits;
       check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
       records_.pop_back();
     }
@@ -288,18 +297,22 @@ class CudaSession : public Session {
       return;
     }
     for (size_t i = 0; i < num_inputs_; ++i) {
+      g_tally.copy(buffers_[i].bytes);
       check(g_cuda.copy_across(buffers_[i].device, addresses[i], buffers_[i].bytes, stream));
     }
     staged->launch(stream);
     for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
+      g_tally.copy(buffers_[i].bytes);
       check(g_cuda.copy_across(addresses[i], buffers_[i].device, buffers_[i].bytes, stream));
     }
   }
 
   void run_from_host(const std::vector<Tensor>& inputs, void* stream) {
     for (size_t i = 0; i < inputs.size(); ++i) {
+      g_tally.copy(buffers_[i].bytes);
       std::memcpy(buffers_[i].host, inputs[i].data, buffers_[i].bytes);
     }
+    for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
     Turn turn(device_, stream);
     if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
       record->launch(stream);
@@ -373,6 +386,7 @@ MXTRT_EXPORT int mxtrt_cuda_memory(int ordinal, size_t* free, size_t* total, siz
 // Memory for an engine, on the GPU that is current; 0 when there is none left.
 MXTRT_EXPORT uint64_t mxtrt_cuda_allocate(size_t bytes) {
   DevicePointer pointer = 0;
+  ++g_tally.allocations;
   return g_cuda.allocate(&pointer, bytes) ? 0 : pointer;
 }
 

@@ -136,6 +136,8 @@ void forward(State* state, void* stream) {
 
 }  // namespace
 
+Tally g_tally;
+
 size_t bytes(const Tensor& tensor) {
   static constexpr size_t kSize[] = {4, 8, 2, 1, 4, 1, 8, 1};
   size_t size = kSize[tensor.type];
@@ -167,6 +169,7 @@ int Node::users(const std::vector<Shape>& inputs) const {
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
                   const std::vector<Tensor>& out, void* stream) const {
+  ++g_tally.runs;
   const auto begin = std::chrono::steady_clock::now();
   if (session->run(bindings, in, out, stream)) {
     nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
@@ -295,6 +298,14 @@ MXTRT_EXPORT void mxtrt_counts(int64_t* nodes, int64_t* sessions) {
   std::lock_guard<std::mutex> lock(g_mutex);
   *nodes = static_cast<int64_t>(g_nodes.size());
   *sessions = static_cast<int64_t>(g_sessions.size());
+}
+
+// What forwards did since the process began, in the order of `Tally`.
+MXTRT_EXPORT void mxtrt_tally(int64_t* values) {
+  for (const auto* value : {&g_tally.runs, &g_tally.copies, &g_tally.copied, &g_tally.waits,
+                            &g_tally.allocations}) {
+    *values++ = value->load();
+  }
 }
 
 MXTRT_EXPORT void mxtrt_shutdown() { g_shutting_down = true; }

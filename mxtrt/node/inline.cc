@@ -76,6 +76,7 @@ class Flights {
     const Flight flight = *found;
     lock.unlock();
     flight.device->make_current();
+    ++g_tally.waits;
     complete(flight.number, g_cuda.event_wait(flight.event));
   }
 
@@ -207,6 +208,7 @@ void output_arrays(const Node& node, const Variant& variant, std::vector<void*>*
   for (size_t i = 0; i < variant.outputs.size(); ++i) {
     const auto& shape = variant.outputs[i];
     void* array;
+    ++g_tally.allocations;
     if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), node.gpu < 0 ? kCpu : kGpu,
                        std::max(node.gpu, 0), 0, node.output_types[i], &array)) {
       throw std::runtime_error("MXNet could not allocate an output");
@@ -277,6 +279,7 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
     for (int i = 0; i < num_inputs; ++i) {
       const auto& shape = variant->inputs[i];
       in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
+      if (!later) ++g_tally.waits;
       if (!later && (g_mxnet.wait_to_read(inputs[i]) ||
                      g_mxnet.get_data(inputs[i], &in[i].data))) {
         return -1;

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mxtrt.graph import DTYPES
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 
-__all__ = ["OPERATOR", "Library", "library", "type_flag"]
+__all__ = ["OPERATOR", "Library", "Tally", "library", "type_flag"]
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
@@ -44,6 +44,28 @@ _SHAPE = ctypes.CFUNCTYPE(
 
 PassFunction = Callable[[str, dict[str, str]], str]
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
+
+
+class Tally(NamedTuple):
+    """What forwards did, as the engine node counts it.
+
+    Attributes:
+        runs: Runs of sessions.
+        copies: Tensors copied on their way in or out of an engine; a tensor that goes through
+            pinned memory is copied twice.
+        copied: Bytes of these.
+        waits: Waits for a CUDA stream, an event or an array.
+        allocations: Allocations of memory for tensors.
+    """
+
+    runs: int
+    copies: int
+    copied: int
+    waits: int
+    allocations: int
+
+    def __sub__(self, earlier: Tally) -> Tally:
+        return Tally(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
 def type_flag(dtype: np.dtype[Any]) -> int:
@@ -232,6 +254,12 @@ class Library:
         nodes, sessions = ctypes.c_int64(), ctypes.c_int64()
         self._lib.mxtrt_counts(ctypes.byref(nodes), ctypes.byref(sessions))
         return nodes.value, sessions.value
+
+    def tally(self) -> Tally:
+        """What forwards did since the process began."""
+        values = (ctypes.c_int64 * len(Tally._fields))()
+        self._lib.mxtrt_tally(values)
+        return Tally(*values)
 
     # -- ONNX Runtime --------------------------------------------------------------------
 
