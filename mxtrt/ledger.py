@@ -6,11 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxtrt.measure import resident_bytes
 
-__all__ = ["Holding", "Ledger", "memory"]
+if TYPE_CHECKING:
+    from mxtrt.plan import Plan
+
+__all__ = ["Holding", "Ledger", "holdings_of", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,22 @@ def memory() -> Ledger:
     """
     from mxtrt.plan import live_plans
 
+    plans = live_plans()
+    used = {}
+    for gpu in _gpus(plans):
+        from mxtrt.node import library
+
+        now = library().cuda.memory(gpu)
+        used[f"gpu {gpu}"] = now.total - now.free, now.total
+    return Ledger(tuple(holdings_of(plans)), resident_bytes(), used)
+
+
+def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
+    """Who owns what of some plans; the scratch memory that all engines share included."""
+    plans = list(plans)
     holdings: list[Holding] = []
     tallies: dict[int, tuple[str, str, int]] = {}
-    gpus: set[int] = set()
-    for plan in live_plans():
+    for plan in plans:
         for node in plan.nodes:
             name = node.report.name
             holdings += _weights(name, node.weight_arrays())
@@ -95,18 +110,21 @@ def memory() -> Ledger:
                 if session.gpu_memory is None:
                     holdings.append(Holding(name, "engine", "host", node.report.weight_bytes))
                 else:
-                    gpus.add(session.gpu)
                     place = f"gpu {session.gpu}"
                     tallies[id(session.gpu_memory)] = name, place, session.gpu_memory.bytes
     holdings += [Holding(name, "engine", place, size) for name, place, size in tallies.values()]
-    used = {}
-    for gpu in sorted(gpus):
+    for gpu in _gpus(plans):
         from mxtrt.node import library
 
-        now = library().cuda.memory(gpu)
-        holdings.append(Holding("all engines", "scratch", f"gpu {gpu}", now.scratch))
-        used[f"gpu {gpu}"] = now.total - now.free, now.total
-    return Ledger(tuple(holdings), resident_bytes(), used)
+        scratch = library().cuda.memory(gpu).scratch
+        holdings.append(Holding("all engines", "scratch", f"gpu {gpu}", scratch))
+    return holdings
+
+
+def _gpus(plans: Iterable[Plan]) -> list[int]:
+    """The GPUs that engines run on."""
+    sessions = [session for plan in plans for node in plan.nodes for session in node.sessions()]
+    return sorted({session.gpu for session in sessions if session.gpu_memory is not None})
 
 
 def _weights(owner: str, arrays: Iterable[Any]) -> list[Holding]:

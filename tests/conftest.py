@@ -27,8 +27,13 @@ from mxtrt.hooks import decision
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The benches of a GPU are asked for."""
+    """What the suites in tests/bench take; the benches of a GPU are asked for."""
     parser.addoption("--gpu", action="store_true", help="run the benches of this machine's GPU")
+    parser.addoption("--suite", action="append", help="a suite to run; may be repeated")
+    parser.addoption("--quick", action="store_true", help="a few benchmarks of every suite")
+    parser.addoption("--counters-only", action="store_true", help="measure no latencies")
+    parser.addoption("--bench-seconds", type=float, default=8.0, help="seconds per benchmark")
+    parser.addoption("--again", metavar="FILE", help="only the benchmarks that a file names")
 
 
 _tables: dict[str, list[dict[str, object]]] = {}

@@ -1,0 +1,96 @@
+"""What is counted exactly: the same code on the same graph gives the same numbers anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mxtrt.ledger import holdings_of
+from mxtrt.node import library
+from mxtrt.paging import places_of
+from mxtrt.plan import Plan
+
+__all__ = ["FORWARDS", "MEANINGS", "Counters", "count"]
+
+#: Forwards in a steady state whose copies, waits and allocations are counted.
+FORWARDS = 16
+_WARM = 4
+
+
+def _counter(meaning: str) -> Any:
+    return dataclasses.field(default=0.0, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one bind costs, exactly; less is better in every one of them.
+
+    What a forward does is a mean over :data:`FORWARDS` of them.
+    """
+
+    segments: float = _counter("segments of the graph")
+    engine_nodes: float = _counter("runs of an engine in a forward")
+    mxnet_nodes: float = _counter("nodes left in MXNet")
+    copies: float = _counter("tensors copied at boundaries in a forward")
+    copied_bytes: float = _counter("bytes copied at boundaries in a forward")
+    waits: float = _counter("synchronisations in a forward")
+    allocations: float = _counter("allocations of tensor memory in a forward")
+    engine_bytes: float = _counter("bytes of the engines, weights included")
+    activation_bytes: float = _counter("bytes of the engines' scratch memory and buffers")
+    mxnet_bytes: float = _counter("bytes of weights resident in MXNet's arrays")
+
+    def to_dict(self) -> dict[str, float]:
+        """The counters as JSON-ready data."""
+        return dataclasses.asdict(self)
+
+
+#: What every counter means.
+MEANINGS: Mapping[str, str] = {
+    field.name: field.metadata["meaning"] for field in dataclasses.fields(Counters)
+}
+
+
+def count(
+    forward: Callable[[], object], plans: Collection[Plan], arrays: Iterable[Any] = ()
+) -> Counters:
+    """Count what a bind with engines costs.
+
+    Args:
+        forward: One forward of it; it returns when its result is there.
+        plans: Its plans.
+        arrays: NDArrays of its parameters, wherever they are used.
+    """
+    for _ in range(_WARM):
+        forward()
+    before = library().tally()
+    for _ in range(FORWARDS):
+        forward()
+    seen = library().tally() - before
+    holdings = holdings_of(plans)
+    return Counters(
+        segments=float(sum(len(plan.report.segments) for plan in plans)),
+        engine_nodes=seen.runs / FORWARDS,
+        mxnet_nodes=float(sum(len(plan.report.left) for plan in plans)),
+        copies=seen.copies / FORWARDS,
+        copied_bytes=seen.copied / FORWARDS,
+        waits=seen.waits / FORWARDS,
+        allocations=seen.allocations / FORWARDS,
+        engine_bytes=float(sum(h.bytes for h in holdings if h.what == "engine")),
+        activation_bytes=float(
+            sum(h.bytes for h in holdings if h.what == "scratch" or h.what.startswith("buffers"))
+        ),
+        mxnet_bytes=float(sum(_resident(array) for array in arrays)),
+    )
+
+
+def _resident(array: Any) -> int:
+    """Bytes of an array that are not paged out, the same wherever its memory begins in a page."""
+    size = array.size * np.dtype(array.dtype).itemsize
+    kept = sum(part for place, part in places_of(array).items() if place != "file")
+    ends = 2 * mmap.PAGESIZE  # pages that it shares with others stay
+    return kept if size < ends or kept > ends else 0

@@ -1,0 +1,211 @@
+"""A run against a baseline: a verdict for every benchmark and every counter."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mxtrt.perf.baseline import Baseline
+from mxtrt.perf.paired import Paired
+from mxtrt.perf.runs import Benchmark, Run
+
+__all__ = [
+    "LEAST_TOLERANCE",
+    "MOST_NOISE",
+    "CounterChange",
+    "Judgement",
+    "Outcome",
+    "Verdict",
+    "judge",
+    "judge_latency",
+]
+
+#: What a ratio may lose in any case, as a logarithm.
+LEAST_TOLERANCE = 0.03
+#: A control that is farther than this from 1 says nothing of a regression of 10 %.
+MOST_NOISE = 0.03
+
+
+class Verdict(enum.Enum):
+    """What became of one benchmark."""
+
+    OK = "OK"
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    AMBIGUOUS = "AMBIGUOUS"
+    VOID = "VOID"
+    MORE = "MORE"
+    LESS = "LESS"
+    NEW = "NEW"
+    MISSING = "MISSING"
+
+    @property
+    def fails(self) -> bool:
+        """Whether the gate is shut: the baseline has to be met or, with a reason, updated."""
+        return self in _FAIL
+
+    @property
+    def undecided(self) -> bool:
+        """Whether measuring again may tell."""
+        return self in (Verdict.AMBIGUOUS, Verdict.VOID)
+
+
+# From the one that counts most; a benchmark's verdict is the first that it has.
+_ORDER = (
+    Verdict.MISSING,
+    Verdict.NEW,
+    Verdict.MORE,
+    Verdict.SLOWER,
+    Verdict.LESS,
+    Verdict.AMBIGUOUS,
+    Verdict.VOID,
+    Verdict.FASTER,
+    Verdict.OK,
+)
+_FAIL = frozenset({Verdict.MISSING, Verdict.NEW, Verdict.MORE, Verdict.SLOWER, Verdict.LESS})
+
+
+@dataclass(frozen=True, slots=True)
+class CounterChange:
+    """A counter that differs from the baseline's."""
+
+    name: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One benchmark's verdict.
+
+    Attributes:
+        verdict: The verdict.
+        why: One sentence.
+        changes: Counters that differ.
+        before: What the baseline has of it.
+        now: What the run has of it.
+    """
+
+    verdict: Verdict
+    why: str
+    changes: tuple[CounterChange, ...] = ()
+    before: Benchmark | None = None
+    now: Benchmark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All verdicts of a run.
+
+    Attributes:
+        judgements: By benchmark.
+    """
+
+    judgements: Mapping[str, Judgement]
+
+    def named(self, *verdicts: Verdict) -> list[str]:
+        """The benchmarks with one of these verdicts."""
+        return [name for name, j in self.judgements.items() if j.verdict in verdicts]
+
+    @property
+    def failing(self) -> list[str]:
+        """The benchmarks that shut the gate."""
+        return [name for name, j in self.judgements.items() if j.verdict.fails]
+
+    @property
+    def undecided(self) -> list[str]:
+        """The benchmarks to measure again."""
+        return [name for name, j in self.judgements.items() if j.verdict.undecided]
+
+    @property
+    def exit_code(self) -> int:
+        """0 open, 1 shut, 3 undecided."""
+        return 1 if self.failing else 3 if self.undecided else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdicts as JSON-ready data."""
+        return {
+            "exit_code": self.exit_code,
+            "undecided": self.undecided,
+            "verdicts": {
+                name: {"verdict": j.verdict.value, "why": j.why}
+                for name, j in self.judgements.items()
+            },
+        }
+
+
+def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
+    """Compare a run with a baseline.
+
+    Args:
+        run: The run.
+        baseline: What is expected.
+        partial: Whether the run is of some benchmarks only: others are not missed.
+    """
+    found: dict[str, Judgement] = {}
+    for name in sorted({*run.benchmarks, *baseline.names}):
+        now = run.benchmarks.get(name)
+        if now is None and partial:
+            continue
+        before = None
+        if name in baseline.names:
+            before = Benchmark(baseline.counters.get(name, {}), baseline.latency.get(name))
+        found[name] = _judge(before, now)
+    return Outcome(found)
+
+
+def _judge(before: Benchmark | None, now: Benchmark | None) -> Judgement:
+    if now is None:
+        return Judgement(Verdict.MISSING, "the run lacks it", (), before, now)
+    if before is None:
+        return Judgement(Verdict.NEW, "the baseline lacks it", (), before, now)
+    reasons: dict[Verdict, list[str]] = {}
+    changes = []
+    for name in sorted({*before.counters, *now.counters}):
+        old, new = before.counters.get(name), now.counters.get(name)
+        if old is None or new is None:
+            verdict = Verdict.NEW if old is None else Verdict.MISSING
+            reasons.setdefault(verdict, []).append(f"the counter {name}")
+        elif old != new:
+            changes.append(CounterChange(name, old, new))
+            verdict = Verdict.MORE if new > old else Verdict.LESS
+            reasons.setdefault(verdict, []).append(f"{name} {old:g} -> {new:g}")
+    if now.paired is not None:
+        if before.paired is None:
+            reasons.setdefault(Verdict.NEW, []).append("the baseline lacks its latency")
+        else:
+            verdict, why = judge_latency(before.paired, now.paired)
+            reasons.setdefault(verdict, []).append(why)
+    verdict = next((v for v in _ORDER if v in reasons), Verdict.OK)
+    why = "; ".join(reasons.get(verdict, ["as before"]))
+    return Judgement(verdict, why, tuple(changes), before, now)
+
+
+def judge_latency(before: Paired, now: Paired) -> tuple[Verdict, str]:
+    """The verdict on a speed-up, and why.
+
+    The stored speed-up has an interval too.  Whatever lies within it and the tolerance, which is
+    :data:`LEAST_TOLERANCE` or three times the noise of this run's control, is as before.
+
+    Args:
+        before: What is stored.
+        now: What this run measured.
+    """
+    figures = f"{before.ratio:.3f}x -> {now.ratio:.3f}x ({now.low:.3f} to {now.high:.3f})"
+    if now.noise > MOST_NOISE:
+        return Verdict.VOID, (
+            f"plain MXNet against itself is {now.control_low:.3f} to {now.control_high:.3f}: "
+            f"this run is too noisy to tell; {figures}"
+        )
+    tolerance = max(LEAST_TOLERANCE, 3 * now.noise)
+    lowest, highest = before.low * math.exp(-tolerance), before.high * math.exp(tolerance)
+    if now.high < lowest:
+        return Verdict.SLOWER, f"{figures}, below {lowest:.3f}x"
+    if now.low < lowest:
+        return Verdict.AMBIGUOUS, f"{figures} straddles {lowest:.3f}x"
+    if now.low > highest:
+        return Verdict.FASTER, f"{figures}, above {highest:.3f}x"
+    return Verdict.OK, figures

@@ -1,0 +1,190 @@
+"""What the suites share: a run's settings, and what counts and measures a benchmark."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import pytest
+
+import mxtrt
+from mxtrt.errors import MxtrtWarning
+from mxtrt.perf.counters import count
+from mxtrt.perf.paired import Duet
+from mxtrt.perf.runs import EXTRA, Benchmark
+from mxtrt.plan import Plan, live_plans
+
+#: Threads of either side on a CPU.
+THREADS = 1
+
+SUITES = ("zoo", "micro", "mixed", "bert")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    suites: frozenset[str]
+    quick: bool
+    counters_only: bool
+    seconds: float
+    names: frozenset[str] | None
+    gpu: bool
+
+    @classmethod
+    def of(cls, pytest_config: pytest.Config) -> Settings:
+        """The settings of a run."""
+        option = pytest_config.getoption
+        suites = frozenset(option("--suite") or SUITES)
+        if unknown := suites - set(SUITES):
+            raise pytest.UsageError(f"--suite {min(unknown)} is none of {', '.join(SUITES)}")
+        again = option("--again")
+        measures = not option("--counters-only") and not option("--gpu")
+        if measures and os.environ.get("OMP_NUM_THREADS") != str(THREADS):
+            raise pytest.UsageError(
+                f"the suites measure with OMP_NUM_THREADS={THREADS}, it is "
+                f"{os.environ.get('OMP_NUM_THREADS')}; run them with: nox -s bench"
+            )
+        names = frozenset(Path(again).read_text().split()) if again else None
+        return cls(
+            suites,
+            bool(option("--quick")),
+            bool(option("--counters-only")),
+            float(option("--bench-seconds")),
+            names,
+            bool(option("--gpu")),
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of every bind with engines."""
+        if self.gpu:
+            return {"engine": "tensorrt"}
+        # One thread on either side: a ratio then does not tell how busy the other cores were.
+        return {"engine": "onnxruntime", "threads": THREADS}
+
+    @property
+    def context(self) -> mx.Context:
+        """Where the arrays are."""
+        return mx.gpu() if self.gpu and mx.context.num_gpus() else mx.cpu()
+
+
+@dataclass
+class Bound:
+    """A bind: what to call, its plans and the arrays of its parameters."""
+
+    call: Callable[[], object]
+    plans: list[Plan]
+    arrays: list[mx.nd.NDArray]
+
+
+class Bench:
+    """Counts and measures; what it finds goes into the run's file."""
+
+    def __init__(self, benchmark: Any, settings: Settings, table: Callable[..., None]) -> None:
+        self._benchmark = benchmark
+        self.settings = settings
+        self._table = table
+
+    @contextmanager
+    def binding(self) -> Iterator[list[Plan]]:
+        """A block that binds with engines; yields a list that its plans are put into."""
+        before = {id(plan) for plan in live_plans()}
+        plans: list[Plan] = []
+        with warnings.catch_warnings(), mxtrt.options(enabled=True, **self.settings.options):
+            warnings.simplefilter("ignore", MxtrtWarning)  # the counters tell
+            yield plans
+        plans += [plan for plan in live_plans() if id(plan) not in before]
+
+    def __call__(
+        self,
+        name: str,
+        plain: Callable[[], object],
+        ours: Bound | Callable[[], object],
+        *,
+        seconds: float | None = None,
+        **facts: Any,
+    ) -> Benchmark:
+        """Run a benchmark.
+
+        Args:
+            name: Suite, subject and size, such as ``"zoo/resnet18_v1/1"``.
+            plain: What plain MXNet takes for it.
+            ours: What mxtrt takes for it; counted if it is a bind.
+            seconds: Time to measure, if not what the command line says.
+            facts: What else a person may read.
+        """
+        bound = ours if isinstance(ours, Bound) else Bound(ours, [], [])
+        counters: Mapping[str, float] = {}
+        if bound.plans:
+            counters = count(bound.call, bound.plans, bound.arrays).to_dict()
+        self._benchmark.name = self._benchmark.fullname = name
+        self._benchmark.group = name.split("/")[0]
+        paired = None
+        if self.settings.counters_only:
+            self._benchmark.pedantic(bound.call, rounds=1, iterations=1)
+        else:
+            duet = Duet(plain, bound.call, seconds or self.settings.seconds)
+            self._benchmark.pedantic(duet.call, setup=duet.before, rounds=duet.rounds, iterations=1)
+            paired = duet.result()
+        found = Benchmark(counters, paired, facts)
+        self._benchmark.extra_info[EXTRA] = found.to_dict()
+        if paired is not None:
+            self._table(
+                "plain MXNet over mxtrt",
+                benchmark=name,
+                plain=f"{paired.plain_ms:.3f} ms",
+                mxtrt=f"{paired.mxtrt_ms:.3f} ms",
+                ratio=f"{paired.ratio:.3f}",
+                interval=f"{paired.low:.3f} to {paired.high:.3f}",
+                control=f"{paired.control_low:.3f} to {paired.control_high:.3f}",
+                pairs=paired.pairs,
+            )
+        return found
+
+    def wanted(self, name: str) -> None:
+        """Skip a benchmark that is not to be measured again."""
+        if self.settings.names is not None and name not in self.settings.names:
+            pytest.skip("not among --again")
+
+
+def network_call(net: Any, *inputs: mx.nd.NDArray) -> Callable[[], None]:
+    """A call of a block that returns when its result is there."""
+
+    def call() -> None:
+        outputs = net(*inputs)
+        for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+            output.wait_to_read()
+
+    return call
+
+
+def both(
+    bench: Bench, make: Callable[[], Any], *inputs: mx.nd.NDArray, **options: Any
+) -> tuple[Callable[[], None], Bound]:
+    """A block hybridized with static memory, as plain MXNet and with engines.
+
+    Args:
+        bench: The fixture.
+        make: Makes the block, the same one at every call.
+        inputs: Its inputs.
+        options: Options of the bind.
+    """
+    plain = make()
+    plain.hybridize(static_alloc=True, static_shape=True)
+    with mxtrt.options(enabled=False):
+        plain_call = network_call(plain, *inputs)
+        plain_call()
+    ours = make()
+    ours.hybridize(static_alloc=True, static_shape=True)
+    call = network_call(ours, *inputs)
+    with bench.binding() as plans, mxtrt.options(**options):
+        call()
+    arrays = [parameter.data() for parameter in ours.collect_params().values()]
+    return plain_call, Bound(call, plans, arrays)
