@@ -17,6 +17,7 @@ __all__ = ["Pairs", "bootstrap_ratio", "interleave", "parity_error", "resident_b
 Pairs = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
+_MOST_AT_ONCE = 1 << 20  # numbers
 
 
 def _seconds_of(call: Callable[[], object]) -> float:
@@ -84,10 +85,12 @@ def bootstrap_ratio(pairs: Pairs, level: float = 0.99, seed: int = 0) -> tuple[f
     blocks = -(-count // length)
     rng = np.random.default_rng(seed)
     medians = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        starts = rng.integers(0, count, size=(blocks, 1))
-        places = (starts + np.arange(length)).ravel()[:count] % count
-        medians[i] = np.median(logs[places])
+    rows = max(_MOST_AT_ONCE // (blocks * length), 1)  # resamples at once
+    for begin in range(0, _RESAMPLES, rows):
+        part = medians[begin : begin + rows]
+        starts = rng.integers(0, count, size=(len(part), blocks, 1))
+        places = (starts + np.arange(length)).reshape(len(part), -1)[:, :count] % count
+        part[:] = np.median(logs[places], axis=1)
     tail = (1 - level) / 2
     low, high = np.exp(np.quantile(medians, (tail, 1 - tail)))
     return float(np.exp(np.median(logs))), float(low), float(high)

@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 import mxtrt
-from mxtrt.cli import bench, build, calibrate, coverage, demo, fuzz, inspect, run
+from mxtrt.cli import (
+    bench,
+    build,
+    calibrate,
+    coverage,
+    demo,
+    fuzz,
+    gate,
+    inspect,
+    report,
+    run,
+)
 from mxtrt.cli.output import say_error
 from mxtrt.errors import MxtrtError
 
@@ -33,6 +44,9 @@ app.command("bench")(bench.bench_model)
 app.command("calibrate")(calibrate.calibrate_model)
 app.command("build")(build.build_model)
 app.command("fuzz")(fuzz.fuzz)
+app.command("gate")(gate.gate)
+app.command("baseline")(gate.store_baseline)
+app.command("report")(report.write_report)
 app.command("demo")(demo.run_demo)
 
 

@@ -18,8 +18,8 @@ from mxtrt.plan import Plan
 __all__ = ["FORWARDS", "MEANINGS", "Counters", "count"]
 
 #: Forwards in a steady state whose copies, waits and allocations are counted.
-FORWARDS = 16
-_WARM = 4
+FORWARDS = 8
+_WARM = 2
 
 
 def _counter(meaning: str) -> Any:

@@ -1,0 +1,111 @@
+"""The gate on simulated machines: what has to be caught is, and clean runs pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from perf.simulation import latencies, run
+
+from mxtrt.perf.baseline import Baseline, read_baseline, update_baseline
+from mxtrt.perf.runs import Run
+from mxtrt.perf.verdicts import Verdict, judge, judge_latency
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Baseline:
+    """A baseline of one simulated benchmark."""
+    update_baseline(tmp_path / "machine", run(), "first")
+    return read_baseline(tmp_path / "machine")
+
+
+def verdict(now: Run, baseline: Baseline) -> Verdict:
+    """The verdict on the only benchmark, and that it is the gate's."""
+    outcome = judge(now, baseline)
+    (judgement,) = outcome.judgements.values()
+    assert (outcome.exit_code == 1) == judgement.verdict.fails
+    return judgement.verdict
+
+
+def test_an_identical_run_passes(baseline: Baseline) -> None:
+    """The same figures, exit code 0."""
+    assert judge(run(), baseline).exit_code == 0
+
+
+def test_two_hundred_clean_runs_give_no_false_alarm() -> None:
+    """At 6 % drift and 1 % noise, every run against the first; undecided ones are rare."""
+    first = latencies(0)
+    seen = [judge_latency(first, latencies(seed))[0] for seed in range(1, 201)]
+    assert not [v for v in seen if v.fails]
+    assert sum(v.undecided for v in seen) <= 2
+
+
+def test_a_slowdown_of_ten_per_cent_is_caught() -> None:
+    """In each of 100 runs."""
+    first = latencies(0)
+    seen = [judge_latency(first, latencies(s, slowdown=1.1))[0] for s in range(1, 101)]
+    assert set(seen) == {Verdict.SLOWER}
+
+
+def test_ten_per_cent_on_a_noisy_machine_never_pass() -> None:
+    """At 10 % noise with few pairs a run is slower, ambiguous or void: never as before."""
+    first = latencies(0)
+    for seed in range(1, 51):
+        now = latencies(seed, slowdown=1.1, noise=0.1, rounds=20)
+        assert judge_latency(first, now)[0] not in (Verdict.OK, Verdict.FASTER)
+
+
+def test_a_failing_control_voids_the_run() -> None:
+    """Plain MXNet against itself is not 1: nothing is said, and the benchmark is run again."""
+    first = latencies(0)
+    void = dataclasses.replace(latencies(1, slowdown=2), control_low=1.02, control_high=1.05)
+    assert judge_latency(first, void)[0] is Verdict.VOID
+    assert Verdict.VOID.undecided
+
+
+def test_an_interval_across_the_limit_is_ambiguous() -> None:
+    """Neither slower nor as before."""
+    first = latencies(0)
+    wide = dataclasses.replace(latencies(1), low=0.8 * first.low, high=1.2 * first.high)
+    assert judge_latency(first, wide)[0] is Verdict.AMBIGUOUS
+
+
+def test_a_faster_run_passes() -> None:
+    """20 % faster is told apart from as before."""
+    first = latencies(0)
+    assert judge_latency(first, latencies(1, slowdown=0.8))[0] is Verdict.FASTER
+
+
+@pytest.mark.parametrize(
+    ("counter", "value", "expected"),
+    [
+        pytest.param("copies", 1.0, Verdict.MORE, id="extra copy"),
+        pytest.param("mxnet_bytes", 1_052_672.0, Verdict.MORE, id="retained weight"),
+        pytest.param("segments", 1.0, Verdict.LESS, id="lost segment"),
+        pytest.param("waits", 0.0, Verdict.NEW, id="new counter"),
+    ],
+)
+def test_a_counter_that_changes_shuts_the_gate(
+    counter: str, value: float, expected: Verdict, baseline: Baseline
+) -> None:
+    """More fails; less has to be recorded, or a later rise would go unseen."""
+    assert verdict(run({counter: value}), baseline) is expected
+    assert expected.fails
+
+
+def test_a_counter_counts_whatever_the_latency_says(baseline: Baseline) -> None:
+    """A void latency does not hide an extra copy."""
+    noisy = run({"copies": 1.0}, noise=0.3)
+    assert verdict(noisy, baseline) is Verdict.MORE
+
+
+def test_a_benchmark_that_one_side_lacks_fails(baseline: Baseline) -> None:
+    """New ones have to be recorded, missing ones recorded as gone."""
+    known = run().benchmarks
+    two = dataclasses.replace(run(), benchmarks={**known, "new": known["zoo/net/1"]})
+    none = dataclasses.replace(run(), benchmarks={})
+    assert judge(two, baseline).named(Verdict.NEW) == ["new"]
+    assert judge(none, baseline).named(Verdict.MISSING) == ["zoo/net/1"]
+    assert judge(two, baseline).exit_code == judge(none, baseline).exit_code == 1
+    assert judge(none, baseline, partial=True).exit_code == 0
