@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mxtrt.config import OPTIONS, Options, disable, enable, options
+    from mxtrt.counters import Stats, stats
     from mxtrt.errors import (
         EngineError,
         GraphError,
@@ -44,6 +45,8 @@ __all__ = [
     "Report",
     "memory",
     "Ledger",
+    "stats",
+    "Stats",
     # eight bits
     "calibrate",
     # what it raises
@@ -64,6 +67,7 @@ _HOME = {
         "NodeError",
         "OptionError",
     ),
+    "mxtrt.counters": ("Stats", "stats"),
     "mxtrt.inspection": ("inspect",),
     "mxtrt.ledger": ("Ledger", "memory"),
     "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),

@@ -21,6 +21,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from mxtrt.counters import count
+
 __all__ = ["EngineCache"]
 
 _log = logging.getLogger("mxtrt")
@@ -54,6 +56,7 @@ class EngineCache:
             return build()
         with FileLock(self._path / f"{key}.lock"):
             data = self._read(key)
+            count("cache_misses" if data is None else "cache_hits")
             if data is None:
                 built = build()
                 self._write(key, built)

@@ -13,6 +13,7 @@ from typing import Any
 from mxtrt import paging
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
+from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
 from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph import Entry, Graph, TensorType
@@ -221,6 +222,7 @@ class EngineNode:
                 )
             )
             self._sessions[digest] = session
+            count("builds")
             notes = (*made.notes, *session.notes)
             self.report.notes += [note for note in notes if note not in self.report.notes]
             self.report.build_seconds += time.perf_counter() - begin

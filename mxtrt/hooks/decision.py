@@ -12,6 +12,7 @@ from mxnet.base import MXNetError
 
 from mxtrt import config
 from mxtrt.config import Options
+from mxtrt.counters import count
 from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
 from mxtrt.models import mxnet_reason
 from mxtrt.report import Report, publish
@@ -72,7 +73,9 @@ def leave_alone(reason: str, *, quiet: bool = False) -> None:
     publish(Report(engine="none", reason=reason))
     if quiet:
         _log.debug("left to MXNet: %s", reason)
-    elif reason not in _warned:
+        return
+    count("refusals")
+    if reason not in _warned:
         _warned.add(reason)
         warnings.warn(f"the graph runs as plain MXNet: {reason}", MxtrtWarning, stacklevel=4)
 

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mxtrt.counters import count
 from mxtrt.hooks.decision import in_forked_child
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Freshness:
                 self._waiting -= 1
                 return False
             self._plan.build(self._arrays)
+            count("rebuilds")
             self._pending = False
         self._served += 1
         return True

@@ -22,6 +22,7 @@ from mxnet.ndarray import CachedOp, NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
+from mxtrt.counters import count
 from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
@@ -225,6 +226,7 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
                 except MXNetError as error:
                     # MXNet's own operators say whether the inputs or the engines are at fault.
                     outputs = original(self, *args)
+                    count("fallbacks")
                     _log.warning("a call ran as plain MXNet: %s", error)
                     return outputs
         return original(self, *args)

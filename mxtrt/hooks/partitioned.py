@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
+from mxtrt.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.report import publish
 
@@ -96,6 +97,9 @@ def partition_symbol(
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None
     publish(request.plan.report)
+    if request.plan.nodes:
+        count("binds")
+        count("segments", len(request.plan.nodes))
     return _owner(rewritten, request.plan)
 
 

@@ -160,6 +160,7 @@ void launch(void*, void* completion, void* parameter) {
     g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
   }
   session.run(bindings.get(), task->inputs, task->outputs, device->stream());  // MXNet catches
+  ++g_tally.runs;
   const auto& done = *static_cast<Completion*>(completion);
   if (synchronous) {
     check(g_cuda.stream_wait(device->stream()));
