@@ -220,6 +220,15 @@ OPTIONS: Mapping[str, Option] = {
             _count,
         ),
         Option(
+            "verify",
+            False,
+            ("MXTRT_VERIFY",),
+            "0 or 1",
+            "Whether every engine is compared with MXNet when it is first built; a node that makes "
+            "a difference beyond rounding stays in MXNet.",
+            _flag,
+        ),
+        Option(
             "deny_ops",
             (),
             ("MXTRT_DENY_OPS",),
@@ -299,6 +308,7 @@ class Options:
     threads: int = 0
     spin: bool = True
     min_nodes: int = 1
+    verify: bool = False
     deny_ops: tuple[str, ...] = ()
     allow_ops: tuple[str, ...] = ()
     data_names: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
 from mxtrt.partition import Partition, Worth, partition
-from mxtrt.plan import EngineNode, Plan, infer_shapes
+from mxtrt.plan import EngineNode, Plan, engine_failed, infer_shapes
 from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
 
@@ -91,7 +91,7 @@ def prepare(options: Options, context: Any = None) -> Engine:
 
 @functools.lru_cache(maxsize=1)
 def _connect() -> None:
-    library().set_callbacks(_graph_pass, infer_shapes)
+    library().set_callbacks(_graph_pass, infer_shapes, engine_failed)
 
 
 def analyse(

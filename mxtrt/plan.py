@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import logging
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from mxtrt import paging
 from mxtrt.config import Options
@@ -22,8 +25,9 @@ from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.precision import retyped
 from mxtrt.report import Report
+from mxtrt.takeover import TakeOver
 
-__all__ = ["EngineNode", "Plan", "infer_shapes", "live_plans"]
+__all__ = ["EngineNode", "Plan", "engine_failed", "infer_shapes", "live_plans"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -48,11 +52,15 @@ class EngineNode:
         gpu: The GPU that its arrays are on, None for host memory.
 
     Attributes:
+        graph: The segment cut out as a graph.
+        precision: Arithmetic that the engine was asked for.
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
         weights: Names of the weights that the engine holds.
         gpu: The GPU that its arrays are on, None for host memory.
         report: What a person is told of it.
+        failures: Why its MXNet nodes go back to MXNet, by name; shared with its plan.
+        written: Reference to its plan's answer whether weights were written since the build.
     """
 
     def __init__(
@@ -63,7 +71,8 @@ class EngineNode:
         options: Options,
         gpu: int | None = None,
     ) -> None:
-        self._graph = graph
+        self.graph = graph
+        self.precision = options.precision
         self.gpu = gpu
         self._owned = weights
         self._engine = engine
@@ -74,6 +83,12 @@ class EngineNode:
         self._models: dict[str, OnnxSegment] = {}
         self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
+        self._places: dict[str, Weight] = {}
+        self._take_over: TakeOver | None = None
+        self._taking_over = threading.Lock()
+        self._retired = False
+        self.failures: dict[str, str] = {}
+        self.written: Callable[[], Callable[[], bool] | None] = lambda: None
 
         model = to_onnx(graph, weights)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
@@ -122,6 +137,84 @@ class EngineNode:
         model = next(iter(self._models.values()))
         return model, [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in model.weights]
 
+    def retire(self, message: str) -> None:
+        """Run the engines no more: one of them failed at run time.
+
+        MXNet's own threads call this, so it waits for nothing.
+
+        Args:
+            message: The engine's own words.
+        """
+        if self._retired:
+            return
+        self._retired = True
+        library().retire(self.key)
+        reason = f"its engine failed at run time: {message}"
+        self.failures.update(dict.fromkeys(self.report.nodes, reason))
+        self.report.notes.append(f"the engine failed at run time and was retired: {message}")
+        count("engine_failures")
+        _log.warning(
+            "the engine of %s failed at run time, MXNet's operators take over: %s",
+            self.report.name,
+            message,
+        )
+
+    def verify(self, arrays: Mapping[str, Any]) -> None:
+        """Compare the engine with MXNet; see :func:`mxtrt.verify.verify`.
+
+        Args:
+            arrays: NDArrays of the weights, and of the data where they are known, by name.
+
+        Raises:
+            RefusedNodesError: They are too far apart.
+        """
+        from mxtrt.verify import verify
+
+        def part(graph: Graph) -> EngineNode:
+            node = EngineNode(graph, self._owned, self._engine, self._options, self.gpu)
+            node.build(arrays)
+            return node
+
+        verify(self, arrays, part)
+
+    def compute(self, tensors: Sequence[np.ndarray[Any, Any]]) -> None:
+        """Compute the outputs of the segment in plain MXNet.
+
+        MXNet's own threads call this, so it waits for nothing of this process's MXNet.
+
+        Args:
+            tensors: Inputs, then outputs, which are written.
+
+        Raises:
+            EngineError: That did not work either.
+        """
+        with self._taking_over:
+            if self._take_over is None:
+                self._take_over = TakeOver(self.graph.to_json(), self._constants())
+        inputs = dict(zip(self.inputs, tensors, strict=False))
+        outputs = self._take_over(inputs)
+        for seen, made in zip(tensors[len(inputs) :], outputs, strict=True):
+            seen[...] = made
+
+    def _constants(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Values of the segment's variables that are no inputs."""
+        written = self.written()
+        if self._places and (written is None or written()):
+            # To other values, or by oneDNN to another layout, which could be told apart by waiting.
+            raise EngineError("its weights were written to since the engine was built")
+        constants: dict[str, np.ndarray[Any, Any]] = {}
+        for node in self.graph.nodes:
+            if not node.is_variable or node.name in self.inputs:
+                continue
+            shape, dtype = _shape(node.types[0]), _dtype(node.types[0])
+            if node.name in self._places:
+                weight = self._places[node.name]
+                memory: Any = (ctypes.c_char * weight.type.nbytes).from_address(weight.address)
+                constants[node.name] = np.frombuffer(memory, dtype).reshape(shape)
+            else:  # nothing depends on its value, such as a label at inference
+                constants[node.name] = np.ones(shape, dtype)
+        return constants
+
     def sessions(self) -> list[Session]:
         """Its sessions."""
         with self._lock:
@@ -153,7 +246,7 @@ class EngineNode:
     def _at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
         """The segment at other input shapes."""
         given = dict(zip(self.inputs, shapes, strict=True))
-        graph = _with_shapes(self._graph, {**self._known, **given})
+        graph = _with_shapes(self.graph, {**self._known, **given})
         return graph, to_onnx(graph, self._owned)
 
     def _profile(self, model: OnnxSegment) -> tuple[int, int, int] | None:
@@ -207,6 +300,7 @@ class EngineNode:
             weights = [
                 Weight(w, *paging.in_host_memory(self._arrays[w.name])) for w in model.weights
             ]
+            self._places = {weight.type.name: weight for weight in weights}
             self._make_room()
             inputs = _tensors(shapes, self._input_types)
             made = retyped(model, weights, inputs, self._engine, self._options)
@@ -272,6 +366,30 @@ def infer_shapes(key: int, shapes: Shapes) -> None:
     node.infer(shapes)
 
 
+def engine_failed(key: int, message: str, tensors: Sequence[np.ndarray[Any, Any]] | None) -> None:
+    """Serve an engine node whose engine failed.
+
+    Args:
+        key: The node.
+        message: The engine's own words.
+        tensors: Its inputs and outputs if MXNet's operators can take over at once.
+
+    Raises:
+        EngineError: They could not.
+    """
+    node = _nodes.get(key)
+    if node is None:
+        raise EngineError(message)
+    node.retire(message)
+    if tensors is None:
+        raise EngineError(message)
+    count("fallbacks")
+    try:
+        node.compute(tensors)
+    except (EngineError, OSError) as error:
+        raise EngineError(f"{message}; and MXNet's operators did not take over: {error}") from error
+
+
 _plans: weakref.WeakSet[Plan] = weakref.WeakSet()
 
 
@@ -292,6 +410,7 @@ class Plan:
             outputs in order.
         report: What the bind did.
         options: The options of the bind.
+        failures: Why MXNet nodes have to go back to MXNet, by name: their engine failed.
     """
 
     def __init__(
@@ -302,6 +421,11 @@ class Plan:
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
+        self._verified = False
+        self.failures: dict[str, str] = {}
+        for node in self.nodes:
+            node.failures = self.failures
+            node.written = weakref.WeakMethod(self._written)
         self._lib = library()
         _plans.add(self)
         self._watch: Watch | None = None  # of the weights, since the engines were built
@@ -318,6 +442,7 @@ class Plan:
             arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
 
         Raises:
+            RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet.
             EngineError: An engine refused its segment; nothing is released then.
         """
         self._watch = None
@@ -325,6 +450,9 @@ class Plan:
         paging.empty_pools(owned)
         for node in self.nodes:
             node.build(arrays)
+            if self.options.verify and not self._verified:
+                node.verify(arrays)
+        self._verified = True
         if self.options.release_weights:
             self._release(owned)
         self._lib.trim()
@@ -352,6 +480,9 @@ class Plan:
     def changed(self) -> bool:
         """Whether a weight was written to since the engines were built (or they are not)."""
         return self._watch is None or self._watch.changed()
+
+    def _written(self) -> bool:
+        return self._watch is None or self._watch.written()
 
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""

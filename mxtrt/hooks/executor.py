@@ -16,6 +16,7 @@ from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
+from mxtrt.counters import count
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness, preserving_all
@@ -65,15 +66,21 @@ class _Source:
         if build:
             partitioned.plan.build(arrays)
         freshness = Freshness(partitioned.plan, arrays)
-        _attach(executor, _Binding(executor, partitioned, freshness, self))
+        _attach(executor, _Binding(executor, partitioned, freshness, self, refused))
 
 
 class _Binding:
     """What an executor knows of its engines."""
 
     def __init__(
-        self, executor: Executor, symbol: EngineSymbol, freshness: Freshness, source: _Source
+        self,
+        executor: Executor,
+        symbol: EngineSymbol,
+        freshness: Freshness,
+        source: _Source,
+        refused: Mapping[str, str],
     ) -> None:
+        self.refused = dict(refused)
         self.symbol = symbol
         self.source = source
         self.freshness = freshness
@@ -92,7 +99,7 @@ class _Binding:
 
     def on(self, executor: Executor) -> _Binding:
         """The same engines on another executor of the symbol."""
-        return _Binding(executor, self.symbol, self.freshness, self.source)
+        return _Binding(executor, self.symbol, self.freshness, self.source, self.refused)
 
 
 class InferenceExecutor(Executor):  # type: ignore[misc]
@@ -119,7 +126,11 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         ):
             outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
         else:
-            outputs = self._run_inline(binding, kwargs) or self._run(binding, kwargs)
+            outputs = self._run_inline(binding, kwargs) or []
+            if not outputs and binding.symbol.plan.failures:
+                outputs = Executor.forward(self, is_train, **kwargs)
+                count("fallbacks")
+            outputs = outputs or self._run(binding, kwargs)
         for head, new in zip(heads, outputs, strict=True):
             head.handle, new.handle = new.handle, head.handle
         # The old arrays go at the next forward: another thread may be reading one.
@@ -196,7 +207,8 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             return binding.freshness.settle()
         except RefusedNodesError as refusal:
             self._mxtrt = None
-            binding.source.give_engines(self, build=True, refused=refusal.reasons)
+            refused = {**binding.refused, **refusal.reasons}
+            binding.source.give_engines(self, build=True, refused=refused)
             return self._mxtrt is not None
 
 

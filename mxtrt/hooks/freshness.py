@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mxtrt.counters import count
+from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks.decision import in_forked_child
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Freshness:
 
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
-        if self._pending or in_forked_child() or not self._plan.built or self._plan.changed():
+        plan = self._plan
+        if self._pending or plan.failures or in_forked_child() or not plan.built or plan.changed():
             return False
         self._served += 1
         if self._served == _CALM_AFTER:
@@ -81,6 +83,7 @@ class Freshness:
         """Whether the engines may answer, after building them when it is time to.
 
         Raises:
+            RefusedNodesError: An engine failed at run time, or refused nodes.
             EngineError: A build failed.
         """
         if in_forked_child():
@@ -89,6 +92,8 @@ class Freshness:
             return self._settle()
 
     def _settle(self) -> bool:
+        if self._plan.failures:
+            raise RefusedNodesError(self._plan.failures)
         if not self._plan.built:
             self._plan.build(self._arrays)
         elif self._plan.changed():

@@ -35,6 +35,10 @@ _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
 
 
+class _RetiredError(Exception):
+    """The engine failed in this call, which is MXNet's now."""
+
+
 class _Epoch:
     """Counts the times that any Parameter got new arrays (not new values in its arrays)."""
 
@@ -64,6 +68,7 @@ class _BlockBinding:
         self._arrays: dict[str, Any] = {}
         self._freshness: Freshness | None = None
         self._op: Any = None
+        self._plan: Any = None
         self._inline: InlineRun | None = None
         self._inputs: list[tuple[bool, Any]] = []
         self._epoch = -1
@@ -140,12 +145,14 @@ class _BlockBinding:
         self._context = context
         self._inline = InlineRun.of(symbol.plan)
         self._freshness = Freshness(symbol.plan, arrays)
+        self._plan = symbol.plan
 
     def __call__(self, block: Any, args: tuple[Any, ...]) -> Any:
         """Answer a call of the block.
 
         Raises:
             MXNetError: The engines do not accept these inputs.
+            _RetiredError: The engine failed.
         """
         flat, form = gluon_block._flatten(args, "input")
         if form != block._in_format:
@@ -155,6 +162,8 @@ class _BlockBinding:
         inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
         outputs = self._inline(inputs) if self._inline is not None else None
         if outputs is None:
+            if self._plan.failures:
+                raise _RetiredError
             outputs = self._op(*inputs)
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
@@ -223,6 +232,10 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
             if binding.ready(args):
                 try:
                     return binding(self, args)
+                except _RetiredError:
+                    outputs = original(self, *args)
+                    count("fallbacks")
+                    return outputs
                 except MXNetError as error:
                     # MXNet's own operators say whether the inputs or the engines are at fault.
                     outputs = original(self, *args)

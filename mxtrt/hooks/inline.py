@@ -33,8 +33,8 @@ class InlineRun:
     def __init__(self, plan: Plan) -> None:
         from mxtrt.node import library
 
-        self._run = library().run
-        node = plan.nodes[0]
+        self._run, self._take_error = library().run, library().take_error
+        node = self._node = plan.nodes[0]
         if node.gpu is not None:
             waiting.install()
         self._key = node.key
@@ -52,6 +52,8 @@ class InlineRun:
     def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
         """The outputs, there or on their way; None when this run has to go through MXNet.
 
+        A run that fails retires the engine: the plan's ``failures`` say so.
+
         Args:
             inputs: The node's inputs in order.
         """
@@ -64,5 +66,8 @@ class InlineRun:
             self._num_outputs,
             self._nanoseconds,
         )
-        # A failure is left to MXNet's path, which raises it with its own traceback.
-        return [NDArray(NDArrayHandle(handle)) for handle in outputs] if done == 1 else None
+        if done == 1:
+            return [NDArray(NDArrayHandle(handle)) for handle in outputs]
+        if done == 0:
+            self._node.retire(self._take_error())
+        return None

@@ -146,6 +146,15 @@ MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
   return 0;
 }
 
+// The same of the writes that are done by now: waits for nothing.
+MXTRT_EXPORT int mxtrt_watch_written(const Watch* watch) {
+  std::lock_guard<std::mutex> lock(watch->mutex);
+  for (size_t i = 0; i < watch->arrays.size(); ++i) {
+    if (version(watch->arrays[i]) != watch->versions[i]) return 1;
+  }
+  return 0;
+}
+
 // Watches from now on.
 MXTRT_EXPORT int mxtrt_watch_remember(Watch* watch) { return watch->remember(); }
 

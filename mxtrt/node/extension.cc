@@ -34,8 +34,13 @@ using PassCallback = int (*)(const char* graph, const char* const* keys,
                              const char* const* values, int num_options);
 // Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.
 using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs);
+// Python: the engine of a node failed.  With tensors in host memory it computes the outputs by
+// other means: returns 1, or 0 after mxtrt_set_error.  Without (null) it takes note and returns 0.
+using FailureCallback = int (*)(int64_t key, const char* message, const int64_t* dims,
+                                const int* ndims, void* const* data);
 PassCallback g_pass = nullptr;
 ShapeCallback g_shape = nullptr;
+FailureCallback g_failure = nullptr;
 
 // Begins like mxnet::ext::CustomStatefulOp, which MXNet reads `created` from.
 struct State {
@@ -109,6 +114,24 @@ void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, con
   for (int i = 0; i < count; ++i) (*tensors)[i] = {data[i], shapes[i], ndims[i], types[i]};
 }
 
+// Has the node's MXNet operators compute the outputs, or throws.
+void take_over(const State& state, const std::string& message) {
+  std::vector<int64_t> dims;
+  std::vector<int> ndims;
+  std::vector<void*> data;
+  for (const auto* tensors : {&state.inputs, &state.outputs}) {
+    for (const auto& tensor : *tensors) {
+      dims.insert(dims.end(), tensor.shape, tensor.shape + tensor.ndim);
+      ndims.push_back(tensor.ndim);
+      data.push_back(tensor.data);
+    }
+  }
+  if (!g_failure || shutting_down() ||
+      !g_failure(state.node->key, message.c_str(), dims.data(), ndims.data(), data.data())) {
+    throw std::runtime_error(take_error(message.c_str()));
+  }
+}
+
 void forward(State* state, void* stream) {
   if (forked()) {
     throw std::runtime_error(
@@ -131,12 +154,31 @@ void forward(State* state, void* stream) {
     }
     state->generation = generation;
   }
-  state->variant->run(state->bindings.get(), state->inputs, state->outputs, stream);
+  std::string message = "the engine was retired";
+  if (!state->node->retired) {
+    try {
+      state->variant->run(state->bindings.get(), state->inputs, state->outputs, stream);
+      return;
+    } catch (const std::exception& error) {
+      message = error.what();
+    }
+  }
+  if (state->node->gpu >= 0) {  // MXNet runs nothing on this GPU until this operator is done
+    report_failure(state->node->key, message);
+    throw std::runtime_error(message);
+  }
+  take_over(*state, message);
 }
 
 }  // namespace
 
 Tally g_tally;
+
+void report_failure(int64_t key, const std::string& message) {
+  if (!g_failure || shutting_down()) return;
+  g_failure(key, message.c_str(), nullptr, nullptr, nullptr);
+  take_error("");
+}
 
 size_t bytes(const Tensor& tensor) {
   static constexpr size_t kSize[] = {4, 8, 2, 1, 4, 1, 8, 1};
@@ -219,9 +261,11 @@ using namespace mxtrt;
 
 // ---- Called by Python ----------------------------------------------------------------------
 
-MXTRT_EXPORT void mxtrt_set_callbacks(PassCallback pass, ShapeCallback shape) {
+MXTRT_EXPORT void mxtrt_set_callbacks(PassCallback pass, ShapeCallback shape,
+                                      FailureCallback failure) {
   g_pass = pass;
   g_shape = shape;
+  g_failure = failure;
 }
 
 MXTRT_EXPORT void mxtrt_set_error(const char* message) { set_error(message); }
@@ -241,8 +285,14 @@ MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, i
       std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
                              std::vector<int>(output_types, output_types + num_outputs), gpu);
   std::lock_guard<std::mutex> lock(g_mutex);
+  node->key = g_next;
   g_nodes[g_next] = std::move(node);
   return g_next++;
+}
+
+// Has a node run its engines no more.
+MXTRT_EXPORT void mxtrt_retire(int64_t key) {
+  if (auto node = find_node(key)) node->retired = true;
 }
 
 // Adds or replaces the variant of a node for these input shapes; session 0 means "not built".

@@ -49,7 +49,8 @@ class Flights {
   }
 
   // What was put on the device's stream last is a run with these outputs.
-  void add(Device* device, std::vector<const Var*> outputs, const Completion& completion) {
+  void add(int64_t node, Device* device, std::vector<const Var*> outputs,
+           const Completion& completion) {
     std::unique_lock<std::mutex> lock(mutex_);
     void* event = nullptr;
     if (events_.empty()) {
@@ -59,7 +60,7 @@ class Flights {
       events_.pop_back();
     }
     check(g_cuda.event_record(event, device->stream()));
-    flights_.push_back({++last_, device, event, std::move(outputs), completion});
+    flights_.push_back({++last_, node, device, event, std::move(outputs), completion});
     count_.store(flights_.size(), std::memory_order_release);
     lock.unlock();
     wake_.notify_one();
@@ -83,6 +84,7 @@ class Flights {
  private:
   struct Flight {
     uint64_t number;
+    int64_t node;
     Device* device;
     void* event;
     std::vector<const Var*> outputs;
@@ -108,6 +110,7 @@ class Flights {
         check(code);
         flight.completion();
       } catch (const std::runtime_error& error) {
+        report_failure(flight.node, error.what());
         flight.completion(&error);
       }
     }
@@ -136,6 +139,7 @@ class Flights {
 
 // A run that MXNet starts when its inputs are there.
 struct Launch {
+  int64_t node;
   std::shared_ptr<const Variant> variant;
   std::vector<void*> arrays;  // of the inputs; MXNet may not have allocated them yet
   std::vector<Tensor> inputs, outputs;
@@ -159,14 +163,19 @@ void launch(void*, void* completion, void* parameter) {
   for (size_t i = 0; i < task->inputs.size(); ++i) {
     g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
   }
-  session.run(bindings.get(), task->inputs, task->outputs, device->stream());  // MXNet catches
+  try {
+    session.run(bindings.get(), task->inputs, task->outputs, device->stream());
+  } catch (const std::exception& error) {
+    report_failure(task->node, error.what());
+    throw;  // MXNet catches
+  }
   ++g_tally.runs;
   const auto& done = *static_cast<Completion*>(completion);
   if (synchronous) {
     check(g_cuda.stream_wait(device->stream()));
     done();
   } else {
-    Flights::get().add(device, std::move(task->written), done);
+    Flights::get().add(task->node, device, std::move(task->written), done);
   }
 }
 
@@ -254,7 +263,7 @@ using namespace mxtrt;
 MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
                            int num_outputs, int64_t limit) {
   auto node = find_node(key);
-  if (!node || forked() || node->input_types.size() != static_cast<size_t>(num_inputs) ||
+  if (!node || node->retired || forked() || node->input_types.size() != static_cast<size_t>(num_inputs) ||
       node->output_types.size() != static_cast<size_t>(num_outputs)) {
     return -1;
   }
@@ -297,6 +306,7 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
       variant->run(bindings.get(), in, out, nullptr);
     } else {
       auto task = std::make_unique<Launch>();
+      task->node = key;
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);

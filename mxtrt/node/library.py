@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,8 +43,20 @@ _SHAPE = ctypes.CFUNCTYPE(
     ctypes.c_int,
 )
 
+_FAILURE = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.POINTER(ctypes.c_void_p),
+)
+
 PassFunction = Callable[[str, dict[str, str]], str]
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
+#: Key of a node, the engine's message, and its tensors, inputs then outputs, as
+#: :class:`numpy.ndarray` over MXNet's own memory; None when they are out of reach.
+FailureFunction = Callable[[int, str, "list[np.ndarray[Any, Any]] | None"], None]
 
 
 class Tally(NamedTuple):
@@ -108,6 +121,8 @@ class Library:
         self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_release.restype = None
+        self._lib.mxtrt_retire.argtypes = [ctypes.c_int64]
+        self._lib.mxtrt_retire.restype = None
         self._lib.mxtrt_page_out.argtypes = [
             ctypes.c_void_p,
             ctypes.c_void_p,
@@ -153,6 +168,7 @@ class Library:
         self._lib.mxtrt_memory_flags.argtypes = [ctypes.c_void_p]
         self._check_layout()
         self._callbacks: tuple[Any, ...] = ()
+        self._types: dict[int, list[np.dtype[Any]]] = {}  # of the nodes
         #: What works on NVIDIA GPUs.
         self.cuda = Cuda(self, self._lib)
         #: Runs a node from the calling thread, see ``mxtrt_run`` in ``inline.cc``.
@@ -182,8 +198,16 @@ class Library:
 
         return run
 
-    def set_callbacks(self, graph_pass: PassFunction, infer_shape: ShapeFunction) -> None:
-        """Install what MXNet calls for a graph pass and for input shapes it has not seen."""
+    def set_callbacks(
+        self, graph_pass: PassFunction, infer_shape: ShapeFunction, failure: FailureFunction
+    ) -> None:
+        """Install what is called back.
+
+        Args:
+            graph_pass: For a graph pass.
+            infer_shape: For input shapes that a node has not seen.
+            failure: When an engine failed; writes the outputs itself, or raises.
+        """
 
         @self.guarded
         def on_pass(graph: bytes, keys: Any, values: Any, count: int) -> None:
@@ -198,7 +222,12 @@ class Library:
                 start += ndims[i]
             infer_shape(key, tuple(shapes))
 
-        self._callbacks = (_PASS(on_pass), _SHAPE(on_shape))
+        @self.guarded
+        def on_failure(key: int, message: bytes, dims: Any, ndims: Any, data: Any) -> None:
+            tensors = _tensors(self._types[key], dims, ndims, data) if data else None
+            failure(key, message.decode(errors="replace"), tensors)
+
+        self._callbacks = (_PASS(on_pass), _SHAPE(on_shape), _FAILURE(on_failure))
         self._lib.mxtrt_set_callbacks(*self._callbacks)
 
     # -- nodes and sessions --------------------------------------------------------------
@@ -224,7 +253,12 @@ class Library:
             _array(ctypes.c_int, outs),
             -1 if gpu is None else gpu,
         )
+        self._types[key] = [np.dtype(dtype) for dtype in (*inputs, *outputs)]
         return key
+
+    def retire(self, key: int) -> None:
+        """Have a node run its engines no more; what runs it asks for its outputs elsewhere."""
+        self._lib.mxtrt_retire(key)
 
     def put_variant(self, key: int, shapes: Sequence[Sequence[int]], session: int = 0) -> None:
         """Describe a node at some input shapes: the output shapes and who computes them.
@@ -248,6 +282,7 @@ class Library:
 
     def release(self, key: int) -> None:
         """Forget a node or a session; what is running finishes."""
+        self._types.pop(key, None)
         self._lib.mxtrt_release(key)
 
     def counts(self) -> tuple[int, int]:
@@ -407,6 +442,20 @@ class Library:
             pass  # an error that the program did not ask for is not asked for at exit either
         finally:
             self._lib.mxtrt_shutdown()
+
+
+def _tensors(
+    dtypes: Sequence[np.dtype[Any]], dims: Any, ndims: Any, data: Any
+) -> list[np.ndarray[Any, Any]]:
+    """Arrays over memory that MXNet owns."""
+    arrays, start = [], 0
+    for place, dtype in enumerate(dtypes):
+        shape = tuple(dims[start : start + ndims[place]])
+        start += ndims[place]
+        size = math.prod(shape) * dtype.itemsize
+        memory = (ctypes.c_char * size).from_address(data[place]) if size else bytearray()
+        arrays.append(np.frombuffer(memory, dtype).reshape(shape))
+    return arrays
 
 
 def _first_line(error: Exception) -> str:

@@ -109,6 +109,8 @@ class Node {
 
   const std::vector<int> input_types, output_types;
   const int gpu;  // the GPU that its tensors are on, -1 for host memory
+  int64_t key = 0;
+  std::atomic<bool> retired{false};  // its engines failed and run no more
 
   // The variant for these input shapes, or null.
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
@@ -134,6 +136,9 @@ std::shared_ptr<Node> find_node(int64_t key);
 // Sessions by handle; null when the handle is unknown.
 std::shared_ptr<Session> find_session(int64_t handle);
 int64_t add_session(std::shared_ptr<Session> session);
+
+// Tells Python that the engine of a node failed.
+void report_failure(int64_t key, const std::string& message);
 
 // True in a process forked from the one that loaded this library: ONNX Runtime's threads
 // do not exist there.

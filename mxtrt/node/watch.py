@@ -22,10 +22,12 @@ class Watch:
     def __init__(self, lib: ctypes.CDLL, arrays: Sequence[Any]) -> None:
         lib.mxtrt_watch.restype = ctypes.c_void_p
         lib.mxtrt_watch_changed.argtypes = [ctypes.c_void_p]
+        lib.mxtrt_watch_written.argtypes = [ctypes.c_void_p]
         lib.mxtrt_watch_remember.argtypes = [ctypes.c_void_p]
         lib.mxtrt_watch_free.argtypes = [ctypes.c_void_p]
         lib.mxtrt_watch_free.restype = None
         self._changed = lib.mxtrt_watch_changed
+        self._written = lib.mxtrt_watch_written
         self._remember = lib.mxtrt_watch_remember
         self._free = lib.mxtrt_watch_free
         handles = (ctypes.c_void_p * len(arrays))(*(array.handle for array in arrays))
@@ -44,6 +46,10 @@ class Watch:
         if state < 0:
             _raise()
         return state != 0
+
+    def written(self) -> bool:
+        """Whether a write that is done by now came after the watch; waits for nothing."""
+        return self._handle is None or bool(self._written(self._handle))
 
     def remember(self) -> None:
         """Watch from now on.

@@ -1,0 +1,190 @@
+"""verify=True: engines that answer otherwise than MXNet are found and cut down."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from networks import assert_close, classifier, images, mixed, parameters, plain
+
+import mxtrt
+from mxtrt.onnx_builder import OnnxBuilder
+
+X = images()
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, op_type: str, change) -> None:
+    """Have every converter that emits this ONNX operator emit something else."""
+    original = OnnxBuilder.node
+
+    def node(self, kind, inputs, outputs, **attributes):
+        if kind == op_type:
+            change(lambda *args, **kw: original(self, *args, **kw), self, inputs, outputs)
+        else:
+            original(self, kind, inputs, outputs, **attributes)
+
+    monkeypatch.setattr(OnnxBuilder, "node", node)
+
+
+def slightly_off(emit, builder, inputs, outputs):
+    """A relu that is wrong by a ten thousandth."""
+    right = builder.fresh("right")
+    emit("Relu", inputs, [right])
+    emit("Mul", [right, builder.constant(np.float32(1.0001))], outputs)
+
+
+MUTANTS = {
+    "relu does nothing": ("Relu", lambda emit, _, i, o: emit("Identity", i, o), "relu"),
+    "relu off by 1e-4": ("Relu", slightly_off, "relu"),
+    "dense without its bias": (
+        "Gemm",
+        lambda emit, _, i, o: emit("Gemm", i[:2], o, transB=1),
+        "dense",
+    ),
+    "convolution without its bias": (
+        "Conv",
+        lambda emit, _, i, o: emit("Conv", i[:2], o, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        "conv",
+    ),
+    "average for maximum": (
+        "MaxPool",
+        lambda emit, _, i, o: emit("AveragePool", i, o, kernel_shape=[2, 2], strides=[2, 2]),
+        "pool",
+    ),
+    "refused by the engine once it is alone": (
+        "Relu",
+        lambda emit, _, i, o: emit("Sqrt", i, o),
+        "relu",
+    ),
+}
+
+
+def bound(symbol: mx.sym.Symbol, way: str, args: dict, aux: dict) -> tuple[object, object]:
+    """The first head's answer after a bind this way, and the bind's report."""
+    if way == "bind":
+        label = (
+            {"softmax_label": mx.nd.zeros((2,))}
+            if "softmax_label" in symbol.list_arguments()
+            else {}
+        )
+        executor = symbol.bind(
+            mx.cpu(), {"data": X, **label, **args}, grad_req="null", aux_states=aux
+        )
+        return executor.forward()[0], mxtrt.last_report()
+    if way == "simple_bind":
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
+        executor.copy_params_from(args, aux)
+        return executor.forward(data=X)[0], mxtrt.last_report()
+    if way == "optimize_for":
+        given = {**args, "data": X, "softmax_label": mx.nd.zeros((2,))}
+        states = dict(aux)
+        engines = symbol.optimize_for(
+            "TensorRT", given, states, mx.cpu(), data_names="data", verify=True
+        )
+        inputs = {name: given[name] for name in engines.list_arguments()}
+        executor = engines.bind(mx.cpu(), inputs, grad_req="null", aux_states=states)
+        return executor.forward()[0], mxtrt.last_report()
+    block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data"), mx.sym.var("softmax_label")])
+    for name, parameter in block.collect_params().items():
+        parameter.shape = {**args, **aux}[name].shape
+        parameter.initialize()
+        parameter.set_data({**args, **aux}[name])
+    block.hybridize()
+    return block(X, mx.nd.zeros((2,))), mxtrt.last_report()
+
+
+@pytest.mark.parametrize("way", ["bind", "simple_bind", "optimize_for", "gluon"])
+def test_a_right_engine_is_verified(way):
+    """The whole graph keeps its engine, and the report says how close it is."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    with mxtrt.options(verify=True):
+        answer, report = bound(symbol, way, args, aux)
+    assert_close(answer, plain(symbol, args, aux, data=X)[0])
+    assert report.left == []
+    assert [note.split(":")[0] for note in report.segments[0].notes] == ["verified"]
+
+
+@pytest.mark.parametrize("way", ["bind", "simple_bind", "optimize_for", "gluon"])
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_wrong_converter_is_bisected_to_its_node(monkeypatch, mutant, way):
+    """The guilty node stays in MXNet with the reason, the others keep engines; MXNet's numbers."""
+    op_type, change, guilty = MUTANTS[mutant]
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    expected = plain(symbol, args, aux, data=X)[0]
+    plant(monkeypatch, op_type, change)
+    with mxtrt.options(verify=True):
+        answer, report = bound(symbol, way, args, aux)
+    assert_close(answer, expected)
+    (left,) = [node for node in report.left if node.reason.startswith("verify: ")]
+    assert left.name == guilty
+    assert "tolerances from MXNet's answer" in left.reason
+    assert report.segments
+    assert all(segment.built for segment in report.segments)
+
+
+def test_without_verify_the_mutant_goes_through(monkeypatch):
+    """The mutants are what they claim to be."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    expected = plain(symbol, args, aux, data=X)[0]
+    plant(monkeypatch, *MUTANTS["relu does nothing"][:2])
+    with mxtrt.options():
+        answer, report = bound(symbol, "bind", args, aux)
+    assert report.left == []
+    with pytest.raises(AssertionError):
+        assert_close(answer, expected)
+
+
+def test_two_guilty_nodes_of_one_segment_are_both_found(monkeypatch):
+    """Verification goes on after the first until what is left is right."""
+    data = mx.sym.var("data")
+    symbol = mx.sym.relu(mx.sym.exp(mx.sym.relu(data - 1, name="one")) - 2, name="two") * 3
+    plant(monkeypatch, *MUTANTS["relu does nothing"][:2])
+    expected = plain(symbol, {}, {}, data=X)[0]
+    with mxtrt.options(verify=True, allow_ops="*"):
+        executor = symbol.bind(mx.cpu(), {"data": X}, grad_req="null")
+    assert_close(executor.forward()[0], expected)
+    reasons = {node.name: node.reason for node in mxtrt.last_report().left}
+    assert sorted(reasons) == ["one", "two"]
+
+
+def test_integers_and_indices_are_verified_exactly():
+    """Token ids move by no rounding; the noise on weights gives the tolerance."""
+    data = mx.sym.var("data")
+    table = mx.sym.Embedding(data, input_dim=50, output_dim=8, name="table")
+    symbol = mx.sym.Group(
+        [
+            mx.sym.FullyConnected(table, num_hidden=4, name="dense", flatten=False),
+            mx.sym.topk(mx.sym.FullyConnected(table, num_hidden=9, name="rank"), k=3, name="top"),
+        ]
+    )
+    tokens = mx.nd.array(np.arange(12).reshape(2, 6))
+    args, aux = parameters(symbol, data=tokens.shape)
+    with mxtrt.options(verify=True):
+        executor = symbol.bind(mx.cpu(), {"data": tokens, **args}, grad_req="null")
+    assert not [node for node in mxtrt.last_report().left if "verify" in node.reason]
+    for seen, right in zip(executor.forward(), plain(symbol, args, aux, data=tokens), strict=True):
+        assert_close(seen, right)
+
+
+def test_values_that_are_no_numbers_decide_nothing():
+    """A square root of random numbers is not a number half of the time, to both."""
+    symbol = mx.sym.sqrt(mx.sym.sqrt(mx.sym.var("data")))
+    with mxtrt.options(verify=True):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=(64,))
+        executor.forward(data=mx.nd.ones((64,)) * 16)
+    assert mxtrt.last_report().left == []
+    assert float(executor.outputs[0][0].asscalar()) == 2.0
+
+
+def test_each_segment_is_verified():
+    """Segments on both sides of an operator of MXNet's."""
+    symbol = mixed()
+    args, aux = parameters(symbol, data=X.shape)
+    with mxtrt.options(verify=True):
+        symbol.bind(mx.cpu(), {"data": X, **args}, grad_req="null", aux_states=aux)
+    notes = [note for segment in mxtrt.last_report().segments for note in segment.notes]
+    assert len(notes) == 2
+    assert all(note.startswith("verified: ") for note in notes)
