@@ -114,7 +114,6 @@ class Library:
         self._lib = ctypes.CDLL(str(path))
         self._lib.mxtrt_take_error.restype = ctypes.c_char_p
         self._lib.mxtrt_node_create.restype = ctypes.c_int64
-        self._lib.mxtrt_runs.restype = ctypes.c_int64
         self._lib.mxtrt_ort_open.restype = ctypes.c_char_p
         self._lib.mxtrt_ort_session.restype = ctypes.c_int64
         self._lib.mxtrt_set_error.argtypes = [ctypes.c_char_p]
