@@ -211,12 +211,12 @@ int Node::users(const std::vector<Shape>& inputs) const {
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
                   const std::vector<Tensor>& out, void* stream) const {
-  ++g_tally.runs;
   const auto begin = std::chrono::steady_clock::now();
   if (session->run(bindings, in, out, stream)) {
     nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
                       std::memory_order_relaxed);
   }
+  ++g_tally.runs;
 }
 
 void Node::put(std::shared_ptr<const Variant> added) {
