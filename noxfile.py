@@ -58,26 +58,109 @@ def zoo(session: nox.Session) -> None:
     session.run("pytest", "tests/test_zoo.py", "tests/models", *session.posargs)
 
 
+RUN = "RUN.json"
+
+
+def _bench(session: nox.Session, *arguments: str, file: str = RUN) -> None:
+    """Run the suites; the ratio of two single-threaded calls tells nothing of the other cores."""
+    session.run(
+        "pytest",
+        "tests/bench",
+        "-k",
+        "suite",
+        f"--benchmark-json={file}",
+        *arguments,
+        env={"OMP_NUM_THREADS": "1"},
+    )
+
+
+def _install_bench(session: nox.Session) -> list[str]:
+    """Install what the suites need; the arguments for pytest."""
+    on_gpu = "--gpu" in session.posargs
+    session.install(".[gpu,test]" if on_gpu else ".[cpu,test]")
+    return list(session.posargs)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed, node overhead, partition time and memory against plain MXNet (minutes).
+    """Run the suites zoo, micro, mixed and bert; writes RUN.json (half an hour on two cores).
 
-    With ``-- --gpu``: on this machine's GPU, beside bare TensorRT.
+    ``--quick`` for a few of each, ``--suite micro`` for one suite, ``--counters-only`` for no
+    latencies, ``--bench-seconds 30`` for narrower intervals, ``--gpu`` for TensorRT on this
+    machine's GPU.
     """
-    if "--gpu" in session.posargs:
-        session.install(".[gpu,test]")
-        session.run("pytest", "tests/bench/test_gpu_speed.py", *session.posargs)
+    _bench(session, *_install_bench(session))
+
+
+@nox.session
+def bench_tables(session: nox.Session) -> None:
+    """Tables to read: speed beside the bare engines, resident memory; with ``--gpu`` on a GPU."""
+    arguments = _install_bench(session)
+    if "--gpu" in arguments:
+        session.run("pytest", "tests/bench/test_gpu_speed.py", *arguments)
     else:
-        session.install(".[dev]")
-        session.run("pytest", "tests/bench", *session.posargs)
+        paths = "tests/bench/test_speed.py", "tests/bench/test_resident_memory.py"
+        session.run("pytest", *paths, *arguments)
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Hold RUN.json against this machine's baseline; what is too noisy to tell is run again, twice.
+
+    Takes the arguments of ``bench`` for running again; ``-- --counters-only`` compares counters
+    alone, with the baseline that ``--baseline DIR`` names or this machine's.
+    """
+    arguments = list(session.posargs)
+    given: list[str] = []
+    if "--baseline" in arguments:
+        at = arguments.index("--baseline")
+        given = arguments[at : at + 2]
+        del arguments[at : at + 2]
+    partial = ["--partial"] if {"--quick", "--suite"} & {*arguments} else []
+    on_gpu = "--gpu" in arguments
+    session.install(".[gpu,test]" if on_gpu else ".[cpu,test]")
+    runs, seconds = [RUN], 16
+    for attempt in (1, 2):
+        again = "again.txt"
+        command = ["mxtrt", "gate", *runs, *given, *partial, "--again", again]
+        session.run(*command, success_codes=[0, 1, 3])
+        with open(again) as file:
+            undecided = file.read().split()
+        if not undecided:
+            break
+        session.log(f"{len(undecided)} benchmarks were too noisy to tell; run {attempt + 1}")
+        runs.append(f"RUN{attempt + 1}.json")
+        _bench(
+            session, "--again", again, "--bench-seconds", str(seconds), *arguments, file=runs[-1]
+        )
+        seconds *= 2
+    session.run("mxtrt", "gate", *runs, *given, *partial)
+
+
+@nox.session
+def baseline_update(session: nox.Session) -> None:
+    """Make RUN.json the baseline of its machine: ``-- --reason "..."``."""
+    session.install(".[cpu,bench]")
+    session.run("mxtrt", "baseline", RUN, *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write RUN.json beside its machine's baseline as report.html and report.md."""
+    session.install(".[cpu,bench]")
+    files = "--html", "report.html", "--markdown", "report.md"
+    session.run("mxtrt", "report", RUN, *files, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style of the Python code."""
-    session.install("ruff")
+    """Style of the Python code, and the workflows against GitHub's schema and for weak spots."""
+    session.install("ruff", "check-jsonschema", "zizmor")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    workflows = ".github/workflows/ci.yml", ".github/workflows/gpu.yml"
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("zizmor", "--offline", "--quiet", *workflows)
 
 
 @nox.session

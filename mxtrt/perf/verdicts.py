@@ -197,8 +197,8 @@ def judge_latency(before: Paired, now: Paired) -> tuple[Verdict, str]:
     figures = f"{before.ratio:.3f}x -> {now.ratio:.3f}x ({now.low:.3f} to {now.high:.3f})"
     if now.noise > MOST_NOISE:
         return Verdict.VOID, (
-            f"plain MXNet against itself is {now.control_low:.3f} to {now.control_high:.3f}: "
-            f"this run is too noisy to tell; {figures}"
+            f"too noisy to tell: plain MXNet against itself is {now.control_low:.3f} to "
+            f"{now.control_high:.3f}; {figures}"
         )
     tolerance = max(LEAST_TOLERANCE, 3 * now.noise)
     lowest, highest = before.low * math.exp(-tolerance), before.high * math.exp(tolerance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def content(run: Run, baseline: Baseline | None, fleet: Path | None = None) -> C
         fleet: Models whose operators are looked at, see :func:`mxtrt.coverage.read_models`.
     """
     outcome = judge(run, baseline) if baseline is not None else None
-    names = sorted({*run.benchmarks, *(baseline.names if baseline else ())})
+    names = sorted({*run.benchmarks, *(baseline.names if baseline else ())}, key=_natural)
     headline, tone = _headline(run, outcome)
     coverage = None
     if fleet is not None:
@@ -147,6 +148,12 @@ def content(run: Run, baseline: Baseline | None, fleet: Path | None = None) -> C
         _environment(run, baseline),
         coverage,
     )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers within names as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _headline(run: Run, outcome: Outcome | None) -> tuple[str, str]:

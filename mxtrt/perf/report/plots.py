@@ -11,6 +11,8 @@ from mxtrt.perf.report.content import Row
 
 __all__ = ["growth_plot", "ratio_plot", "trend_plot"]
 
+#: Ratios that differ by more than this are drawn on a logarithmic axis.
+_WIDE = 8
 _COLOURS = {"bad": "#c0392b", "unsure": "#b9770e", "good": "#1e8449", "plain": "#2c5f8a"}
 
 
@@ -19,6 +21,8 @@ def ratio_plot(rows: Sequence[Row]) -> str:
     measured = [row for row in rows if row.now is not None]
     if not measured:
         return ""
+    from matplotlib import ticker
+
     figure, axes = _figure(0.34 * len(measured) + 0.9)
     for place, row in enumerate(reversed(measured)):
         now, before = row.now, row.before
@@ -28,6 +32,12 @@ def ratio_plot(rows: Sequence[Row]) -> str:
         colour = _COLOURS[row.tone]
         axes.plot([now.low, now.high], [place] * 2, color=colour, linewidth=2.5)
         axes.plot([now.ratio], [place], "o", color=colour, markersize=5)
+    ends = [end for row in measured if row.now for end in (row.now.low, row.now.high)]
+    if max(ends) > _WIDE * min(ends):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axes.minorticks_off()
     axes.axvline(1, color="#888888", linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(measured)), [row.title for row in reversed(measured)])
     axes.set_ylim(-0.6, len(measured) - 0.4)
