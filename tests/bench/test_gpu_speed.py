@@ -1,6 +1,6 @@
 """Speed on a GPU: plain MXNet, mxtrt and bare TensorRT on the same engine, in one run.
 
-``nox -s bench -- --gpu``.  Figures to read; bare TensorRT is ``execute_async_v3`` and a wait for
+``nox -s bench_tables -- --gpu``.  Figures to read; bare TensorRT is ``execute_async_v3`` and a wait for
 its stream, with the data on the GPU.
 """
 
@@ -31,7 +31,7 @@ ROUNDS, CALLS = 12, 25
 def gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A GPU that TensorRT uses, and an engine cache that lasts for the run."""
     if not request.config.getoption("--gpu"):
-        pytest.skip("for a machine with a GPU: nox -s bench -- --gpu")
+        pytest.skip("for a machine with a GPU: nox -s bench_tables -- --gpu")
     try:
         tensorrt()
     except MxtrtError as reason:
