@@ -104,5 +104,7 @@ def store_baseline(
     first, *later = [read_run(path) for path in runs]
     run = first.joined(later)
     folder = baseline or BASELINES / run.key
-    update_baseline(folder, run, reason, whole=not partial)
+    noisy = update_baseline(folder, run, reason, whole=not partial)
     show(f"{folder}: {len(run.benchmarks)} benchmarks recorded.")
+    if noisy:
+        show(f"Counters only, because this run was too noisy, of: {', '.join(noisy)}.")

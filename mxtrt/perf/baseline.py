@@ -69,14 +69,19 @@ def read_baseline(folder: Path) -> Baseline:
         raise OptionError(f"the baseline {folder} cannot be read: {error}") from None
 
 
-def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) -> None:
+def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) -> list[str]:
     """Make a run the baseline; every file is replaced at once or stays.
+
+    A latency whose control fails is nothing to expect: the old one stays, if there is one.
 
     Args:
         folder: The baseline's folder; made if there is none.
         run: What is expected from now on.
         reason: Why, for those who read the history.
         whole: Whether benchmarks that the run lacks are forgotten.
+
+    Returns:
+        Benchmarks whose latency was too noisy to be recorded.
 
     Raises:
         OptionError: The reason is empty, or a file cannot be read or written.
@@ -86,13 +91,14 @@ def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) 
     old = read_baseline(folder) if (folder / "env.json").exists() else Baseline()
     counters = {} if whole else dict(old.counters)
     latency = {} if whole else {name: p.to_dict() for name, p in old.latency.items()}
+    figures = {name: b.paired for name, b in run.benchmarks.items() if b.paired is not None}
+    measured = {name: paired for name, paired in figures.items() if not paired.is_void}
     for name, benchmark in run.benchmarks.items():
         counters[name] = dict(benchmark.counters)
-        if benchmark.paired is not None:
-            latency[name] = benchmark.paired.to_dict()
+        if name in measured:
+            latency[name] = measured[name].to_dict()
         elif name in old.latency:
             latency[name] = old.latency[name].to_dict()
-    measured = {name: b.paired for name, b in run.benchmarks.items() if b.paired is not None}
     entry = {
         "time": run.time,
         "commit": run.commit,
@@ -109,6 +115,7 @@ def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) 
         _replace(folder / "env.json", _text(dict(run.environment)))
     except OSError as error:
         raise OptionError(f"the baseline {folder} cannot be written: {error}") from None
+    return sorted(figures.keys() - measured.keys())
 
 
 def _text(data: Any) -> str:

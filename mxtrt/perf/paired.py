@@ -16,10 +16,12 @@ import numpy as np
 
 from mxtrt.measure import Pairs, bootstrap_ratio
 
-__all__ = ["LEVEL", "Duet", "Paired", "paired"]
+__all__ = ["LEVEL", "MOST_NOISE", "Duet", "Paired", "paired"]
 
 #: Level of the intervals.
 LEVEL = 0.99
+#: A control that is farther than this from 1 says nothing of a regression of 10 %.
+MOST_NOISE = 0.03
 
 _FEWEST_ROUNDS = 8
 _MOST_ROUNDS = 400
@@ -55,6 +57,11 @@ class Paired:
     def noise(self) -> float:
         """How far from 1 the control may be, as a logarithm: its interval's farther end."""
         return float(max(abs(np.log(self.control_low)), abs(np.log(self.control_high))))
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the control fails: the machine was too busy to tell."""
+        return self.noise > MOST_NOISE
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON-ready data."""

@@ -14,7 +14,6 @@ from mxtrt.perf.runs import Benchmark, Run
 
 __all__ = [
     "LEAST_TOLERANCE",
-    "MOST_NOISE",
     "CounterChange",
     "Judgement",
     "Outcome",
@@ -25,8 +24,6 @@ __all__ = [
 
 #: What a ratio may lose in any case, as a logarithm.
 LEAST_TOLERANCE = 0.03
-#: A control that is farther than this from 1 says nothing of a regression of 10 %.
-MOST_NOISE = 0.03
 
 
 class Verdict(enum.Enum):
@@ -195,7 +192,7 @@ def judge_latency(before: Paired, now: Paired) -> tuple[Verdict, str]:
         now: What this run measured.
     """
     figures = f"{before.ratio:.3f}x -> {now.ratio:.3f}x ({now.low:.3f} to {now.high:.3f})"
-    if now.noise > MOST_NOISE:
+    if now.is_void:
         return Verdict.VOID, (
             f"too noisy to tell: plain MXNet against itself is {now.control_low:.3f} to "
             f"{now.control_high:.3f}; {figures}"

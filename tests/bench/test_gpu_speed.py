@@ -1,7 +1,7 @@
 """Speed on a GPU: plain MXNet, mxtrt and bare TensorRT on the same engine, in one run.
 
-``nox -s bench_tables -- --gpu``.  Figures to read; bare TensorRT is ``execute_async_v3`` and a wait for
-its stream, with the data on the GPU.
+``nox -s bench_tables -- --gpu``.  Figures to read; bare TensorRT is ``execute_async_v3`` and a
+wait for its stream, with the data on the GPU.
 """
 
 from __future__ import annotations

@@ -69,6 +69,16 @@ def test_a_baseline_is_updated_for_a_reason(tmp_path: Path) -> None:
     assert not (tmp_path / "machine").exists()
 
 
+def test_a_void_latency_is_not_recorded(tmp_path: Path) -> None:
+    """Its counters are, and the latency that was expected before stays."""
+    folder = tmp_path / "machine"
+    update_baseline(folder, run(), "first")
+    assert update_baseline(folder, run({"copies": 1.0}, noise=0.3), "second") == ["zoo/net/1"]
+    seen = read_baseline(folder)
+    assert seen.latency == {"zoo/net/1": latencies(0)}
+    assert seen.counters["zoo/net/1"]["copies"] == 1
+
+
 def test_no_baseline_is_an_error(tmp_path: Path) -> None:
     """A machine that gates without one does not pass."""
     with pytest.raises(OptionError, match="baseline_update"):
