@@ -302,6 +302,7 @@ class _Execution:
             "deny_ops": denied,
             "allow_ops": () if self.case.seed % 3 == 2 else ("*",),
             "engine": self.setup.engine,
+            "precision": self.case.precision,
             "inline_below": 10**6 if self.case.inline else 0,
         }
 

@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 
 from mxtrt.graph import Entry
 from mxtrt.ops import registry
-from mxtrt_fuzz.graphs import BINDS, LANES, Case, Node, Operation, Role, Shape, Tensor, Variable
+from mxtrt_fuzz.graphs import (
+    BINDS,
+    LANES,
+    PRECISIONS,
+    Case,
+    Node,
+    Operation,
+    Role,
+    Shape,
+    Tensor,
+    Variable,
+)
 from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs
 from mxtrt_fuzz.values import Array, fill, wide
 
@@ -397,8 +408,12 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
     case = Case(tuple(grower.nodes), grower.heads(), lane=lane, seed=grower._seed).keeping()
     used = sorted({node.op for node in case.operations})
     denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
+    precisions = [PRECISIONS[0]] * 7 + list(PRECISIONS[1:] if lane in ("uniform", "grid") else ())
     return case.replace(
-        bind=draw(_binds(case)), denied=tuple(sorted(denied)), inline=draw(st.booleans())
+        bind=draw(_binds(case)),
+        denied=tuple(sorted(denied)),
+        inline=draw(st.booleans()),
+        precision=draw(st.sampled_from(precisions)),
     )
 
 

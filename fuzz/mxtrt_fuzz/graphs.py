@@ -15,13 +15,26 @@ from typing import Any, Literal, NamedTuple, cast
 
 from mxtrt.graph import DTYPES, Entry
 
-__all__ = ["BINDS", "LANES", "Case", "Operation", "Role", "Shape", "Tensor", "Variable"]
+__all__ = [
+    "BINDS",
+    "LANES",
+    "PRECISIONS",
+    "Case",
+    "Operation",
+    "Role",
+    "Shape",
+    "Tensor",
+    "Variable",
+]
 
 Shape = tuple[int, ...]
 Role = Literal["data", "weight", "aux"]
 
 #: Ways to bind: MXNet's two, Gluon without and with static memory, and the explicit pass.
 BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for")
+
+#: Precisions of the engines that cases are run in; int8 needs data of its own.
+PRECISIONS = ("fp32", "fp16")
 
 #: What the data hold: uniform numbers, halves (ties, zeros), or some special values among them.
 LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")
@@ -91,6 +104,7 @@ class Case:
         lane: One of :data:`LANES`.
         inline: Whether a graph of one segment may run on the calling thread.
         seed: Seed of the variables' values.
+        precision: One of :data:`PRECISIONS`.
     """
 
     nodes: tuple[Node, ...]
@@ -100,6 +114,7 @@ class Case:
     lane: str = "uniform"
     inline: bool = False
     seed: int = 0
+    precision: str = "fp32"
 
     def tensor(self, entry: Entry) -> Tensor:
         """Shape and dtype of an entry."""
@@ -188,13 +203,15 @@ class Case:
                     "outputs": [_write(tensor) for tensor in node.outputs],
                 }
             nodes.append(item)
-        rest = {
+        rest: dict[str, Any] = {
             "bind": self.bind,
             "denied": list(self.denied),
             "lane": self.lane,
             "inline": self.inline,
             "seed": self.seed,
         }
+        if self.precision != "fp32":
+            rest["precision"] = self.precision
         heads = [list(head) for head in self.heads]
         return {"format": _FORMAT, "nodes": nodes, "heads": heads, **rest}
 
@@ -217,6 +234,7 @@ class Case:
                 str(data["lane"]),
                 bool(data["inline"]),
                 int(data["seed"]),
+                str(data.get("precision", "fp32")),
             )
             for index, node in enumerate(nodes):
                 if isinstance(node, Operation) and any(e.node >= index for e in node.inputs):
@@ -225,6 +243,8 @@ class Case:
                 case.tensor(head)
             if case.bind not in BINDS or case.lane not in LANES or not case.heads:
                 raise ValueError(f"bind {case.bind!r} or lane {case.lane!r} is not known")
+            if case.precision not in PRECISIONS:
+                raise ValueError(f"precision {case.precision!r} is not known")
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"not a case ({type(error).__name__}: {error})") from error
         return case

@@ -131,6 +131,7 @@ def _plainer(case: Case) -> Iterator[Case]:
     for changes in (
         {"bind": "bind"},
         {"lane": "uniform"},
+        {"precision": "fp32"},
         {"inline": False},
         {"denied": ()},
         {"seed": 0},

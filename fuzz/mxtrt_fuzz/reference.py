@@ -25,6 +25,12 @@ __all__ = ["Noise", "Reference", "Values"]
 
 Values = dict[Entry, Array]
 
+# Roundings of a cast, as a standard deviation.
+_CAST = 0.5
+
+# Values beyond this may overflow in float16: mxtrt looks for them on other data.
+_LARGE = 4096.0
+
 _POOL = np.random.default_rng(0).standard_normal(1 << 16)
 
 
@@ -95,6 +101,11 @@ class Reference:
             if isinstance(node, Operation)
         ]
         self._info = {dtype: np.finfo(dtype) for dtype in ("float32", "float64")}
+        # Roundings of float32 values: an engine may compute them in a smaller type.
+        self._half = case.precision == "fp16"
+        self._rounding = dict(self._info)
+        if self._half:
+            self._rounding["float32"] = np.finfo("float16")
 
     @property
     def jumps(self) -> bool:
@@ -115,20 +126,23 @@ class Reference:
             for spec, attrs, node, index in self._steps:
                 operands = [values[entry] for entry in node.inputs]
                 more = {}
-                info = self._info.get(node.outputs[0].dtype)
-                noisy = info is not None and spec.roundings > 0 and not spec.exact(attrs)
+                info = self._rounding.get(node.outputs[0].dtype)
+                own = spec.roundings > 0 and not spec.exact(attrs)
+                noisy = info is not None and (own or self._half)
                 if noise is not None and noisy:
                     if spec.statistics:
                         more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
+                    # What is exact in float32 is so on rounded inputs in float16.
+                    inward = spec.roundings if own else _CAST
                     operands = [
-                        noise.perturb(x, info, spec.roundings)
-                        if spec.on_inputs and self._rounded(entry)
+                        noise.perturb(x, info, inward)
+                        if (spec.on_inputs or self._half) and self._rounded(entry)
                         else x
                         for x, entry in zip(operands, node.inputs, strict=True)
                     ]
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
-                        roundings = spec.roundings
+                        roundings = inward
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
@@ -165,6 +179,13 @@ class Reference:
                 for output, value in enumerate(outputs):
                     values[Entry(index, output)] = value.astype(node.outputs[output].dtype)
         return values
+
+    def beyond_half(self, exact: Values) -> bool:
+        """Whether a value may overflow in float16, or be a step of a sum that does."""
+        with np.errstate(invalid="ignore"):
+            return self._half and any(
+                bool((np.abs(value) > _LARGE).any()) for value in exact.values()
+            )
 
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
         """Elements of operators that jump whose samples do not all agree."""

@@ -52,7 +52,7 @@ class FuzzReport:
         edges: Cases by ``producer > consumer``.
         boundary: The same of edges between an engine and MXNet, and which side produces.
         sizes: Cases by number of operators.
-        drawn: Cases by lane and by bind.
+        drawn: Cases by lane, by bind and by precision.
         elements: Elements compared in the lanes of ordinary numbers.
         undetermined: Elements that rounding decided.
         worst: Largest error of mxtrt in units of its limit.
@@ -79,7 +79,7 @@ class FuzzReport:
         """Count a case."""
         self.graphs += 1
         self.sizes[str(len(case.operations))] += 1
-        self.drawn.update((f"lane {case.lane}", f"bind {case.bind}"))
+        self.drawn.update((f"lane {case.lane}", f"bind {case.bind}", f"precision {case.precision}"))
         for what, spent in seen.seconds.items():
             self.seconds[what] += spent  # type: ignore[assignment]
         if verdict.invalid:

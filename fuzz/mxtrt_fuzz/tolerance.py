@@ -76,6 +76,9 @@ def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMP
         dtype = reference.case.tensor(entry).dtype
         limit = _limit(exact[entry], [s[entry] for s in noisy], dtype)
         found[entry] = Limit(exact[entry], limit, masks[entry])
+    if reference.beyond_half(exact):
+        for known in found.values():
+            known.undetermined[...] = True
     _mark_special(reference, exact, found)
     return [found[entry] for entry in entries]
 

@@ -72,7 +72,7 @@ def retyped(
     if options.precision == "fp16" or (native and engine.computes_float16):
         if not engine.computes_float16 and not _said.slow:
             _said.slow = True
-            _log.warning(
+            _log.info(
                 "precision=fp16 with %s: it has few float16 kernels on a CPU and casts around the "
                 "others; the answers are right, fp32 is faster",
                 engine.name,

@@ -3,8 +3,8 @@
 Products, and what is added, multiplied and compared element by element, become float16.  What sums
 up many values or needs float16's missing range stays float32: exponentials, powers, divisions,
 means, normalisation, softmax; so does arithmetic between such nodes (the centred values of a layer
-normalisation), and a square.  What moves data follows what it moves.  Inputs and outputs of the
-model keep their dtypes.
+normalisation) and of such a node with a weight (its gamma and beta), and a square.  What moves data
+follows what it moves.  Inputs and outputs of the model keep their dtypes.
 
 A node whose weights or values float16 cannot hold stays float32 too, and a reason is kept.
 """
@@ -151,6 +151,9 @@ class _Retyping:
             return False
         if node.op_type in _ELEMENTWISE:
             after_single = any(self._made.get(name) == _SINGLE for name in node.input)
+            # ONNX Runtime fuses a layer normalisation with its gamma and beta, of one type.
+            if after_single and any(self._model.is_initializer(name) for name in node.input):
+                return False
             before_single = any(
                 reader.node.op_type not in _COMPUTES | _FOLLOWS
                 for name in node.output
