@@ -20,6 +20,7 @@ from mxtrt.cli import (
     calibrate,
     coverage,
     demo,
+    export,
     fuzz,
     gate,
     inspect,
@@ -43,6 +44,7 @@ app.command("coverage")(coverage.show_coverage)
 app.command("bench")(bench.bench_model)
 app.command("calibrate")(calibrate.calibrate_model)
 app.command("build")(build.build_model)
+app.command("export")(export.export_model)
 app.command("fuzz")(fuzz.fuzz)
 app.command("gate")(gate.gate)
 app.command("baseline")(gate.store_baseline)
