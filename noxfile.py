@@ -138,6 +138,20 @@ def gate(session: nox.Session) -> None:
 
 
 @nox.session
+def counters(session: nox.Session) -> None:
+    """What is the same on every machine: exact counters of a few suites against a baseline.
+
+    Writes report.html and report.md too; latencies are for ``gate``.
+    """
+    session.install(".[cpu,test]")
+    _bench(session, "--quick", "--counters-only")
+    baseline = "--baseline", "baselines/amd-epyc-25-17_onnxruntime_mxnet-1.9.1"
+    pages = "--html", "report.html", "--markdown", "report.md"
+    session.run("mxtrt", "report", RUN, *baseline, *pages)
+    session.run("mxtrt", "gate", RUN, *baseline, "--partial")
+
+
+@nox.session
 def baseline_update(session: nox.Session) -> None:
     """Make RUN.json the baseline of its machine: ``-- --reason "..."``."""
     session.install(".[cpu,bench]")
@@ -166,5 +180,5 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Types of the package and the fuzzer."""
-    session.install("mypy", ".[fuzz]")
+    session.install("mypy", ".[bench,fuzz,metrics]")
     session.run("mypy")
