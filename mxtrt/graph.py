@@ -9,6 +9,7 @@ attributes ``__ext_shape__`` and ``__ext_dtype__`` (lists, one item per output).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -18,7 +19,11 @@ import numpy as np
 
 from mxtrt.errors import GraphError
 
-__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType"]
+__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType", "check_json"]
+
+#: Symbols beyond these are no networks: MXNet reads nested JSON recursively, and an operator's
+#: number of inputs or outputs is memory that somebody allocates.
+MOST_CHARACTERS, DEEPEST, MOST_NODES, MOST_ENTRIES = 1 << 28, 64, 1_000_000, 100_000
 
 #: MXNet's type flags (``mshadow/base.h``) and the NumPy dtypes they stand for.
 DTYPES: Mapping[int, np.dtype[Any]] = {
@@ -127,11 +132,26 @@ class Graph:
             GraphError: The text is not a symbol.
         """
         try:
+            check_json(text)
             data = json.loads(text)
+            if len(data["nodes"]) > MOST_NODES or len(data["heads"]) > MOST_ENTRIES:
+                raise GraphError(
+                    f"the symbol has {len(data['nodes'])} nodes and {len(data['heads'])} heads, "
+                    f"expected {MOST_NODES} and {MOST_ENTRIES} at the most"
+                )
             nodes = [_read_node(item) for item in data["nodes"]]
-            heads = [Entry(*head[:2]) for head in data["heads"]]
-            attrs = data.get("attrs", {})
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            heads = [_read_entry(head) for head in data["heads"]]
+            attrs = dict(data.get("attrs") or {})
+        except GraphError:
+            raise
+        except (
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as error:
             raise GraphError(
                 f"not an MXNet symbol ({type(error).__name__}: {error}), "
                 "expected JSON with 'nodes' and 'heads' as Symbol.save writes it"
@@ -224,8 +244,12 @@ class Graph:
 
 
 def _read_node(item: Mapping[str, Any]) -> Node:
-    attrs = item.get("attrs") or item.get("attr") or item.get("param") or {}
-    inputs = tuple(Entry(*entry[:2]) for entry in item["inputs"])
+    attrs = dict(item.get("attrs") or item.get("attr") or item.get("param") or {})
+    if not all(isinstance(value, str) for value in attrs.values()):
+        raise TypeError(f"an attribute of node {item['name']!r} is not text")
+    if len(item["inputs"]) > MOST_ENTRIES:
+        raise ValueError(f"node {item['name']!r} has {len(item['inputs'])} inputs")
+    inputs = tuple(_read_entry(entry) for entry in item["inputs"])
     shapes = _lists(attrs.get(_SHAPE, ""))
     dtypes = _lists(attrs.get(_DTYPE, ""))
     types = tuple(
@@ -233,6 +257,34 @@ def _read_node(item: Mapping[str, Any]) -> Node:
         for shape, flag in zip(shapes, dtypes, strict=False)
     )
     return Node(str(item["op"]), str(item["name"]), attrs, inputs, types, item)
+
+
+def _read_entry(item: Sequence[Any]) -> Entry:
+    if not isinstance(item, list) or not 1 <= len(item) <= 3:
+        raise TypeError(f"{item!r} names no output of a node")
+    if any(type(number) is not int or not 0 <= number < 1 << 31 for number in item):
+        node, output = (*item, 0)[:2]
+        raise ValueError(f"it reads output {output!r} of node {node!r}, which is none")
+    return Entry(*item[:2])
+
+
+def check_json(text: str) -> None:
+    """See that JSON is neither too long nor nested too deeply to be read.
+
+    Raises:
+        GraphError: It is.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise GraphError(f"it has {len(text)} characters, expected {MOST_CHARACTERS} at the most")
+    depth = 0
+    for piece in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(piece[0], 0)
+        if depth > DEEPEST:
+            raise GraphError(f"it is nested more than {DEEPEST} levels deep")
+
+
+# Strings as one piece, so that brackets inside are none; one that is cut off ends the text.
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
 
 def _lists(text: str) -> list[Any]:

@@ -17,8 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from mxtrt.errors import GraphError, MxtrtWarning, NodeError, OptionError
-from mxtrt.graph import Graph
+from mxtrt.graph import Graph, check_json
 from mxtrt.node.library import OPERATOR
+from mxtrt.params_file import MAGIC, check_params
 
 __all__ = [
     "import_mxnet",
@@ -30,8 +31,7 @@ __all__ = [
 ]
 
 _INSTALL = "install it with: pip install mxnet==1.9.1"
-# First bytes of a file of NDArrays (kMXAPINDArrayListMagic in src/ndarray/ndarray.cc).
-_PARAMS_MAGIC = (0x112).to_bytes(8, "little")
+_PARAMS_MAGIC = MAGIC.to_bytes(8, "little")
 
 # What surrounds the meaningful part of MXNet's messages.
 _NOISE = re.compile(r"^\w*(Error|Reader): |\[\d\d:\d\d:\d\d\] \S+:\d+: |Check failed: .*?: ")
@@ -124,9 +124,12 @@ def load_symbol(path: str | Path) -> Any:
     data = _read(path, "symbol file", save)
     try:
         text = data.decode()
+        check_json(text)
         json.loads(text)
     except UnicodeDecodeError:
         raise GraphError(f"the symbol file {path} is not text; {save}") from None
+    except GraphError as error:
+        raise GraphError(f"the symbol file {path} is not JSON to read: {error}; {save}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         place = getattr(error, "pos", 0)
         cut = place >= len(text.rstrip()) or "Unterminated" in str(error)
@@ -185,8 +188,14 @@ def load_params(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     save = "give the .params file that MXNet's export or save_checkpoint wrote"
-    if _read(path, "params file", save)[:8] != _PARAMS_MAGIC:
+    data = _read(path, "params file", save)
+    if data[:8] != _PARAMS_MAGIC:
         raise GraphError(f"the params file {path} is not a file of MXNet's NDArrays; {save}")
+    try:
+        check_params(data)
+    except GraphError as error:
+        raise GraphError(f"the params file {path} cannot be read: {error}; {save}") from None
+    del data
     mx = import_mxnet()
     try:
         arrays: Mapping[str, Any] | list[Any] = mx.nd.load(str(path))

@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mxtrt.graph import check_json
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure
 from mxtrt_fuzz.values import INPUT_SETS, Array, input_arrays, weight_arrays
@@ -104,14 +106,19 @@ def read(folder: Path) -> Reproducer:
     """
     path = folder / "case.json" if folder.is_dir() else folder
     try:
-        data = json.loads(path.read_text())
+        text = path.read_text()
+        check_json(text)
+        data = json.loads(text)
         case = Case.from_dict(data.get("case", data))
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a case ({error}); give what mxtrt fuzz wrote") from None
     arrays: dict[str, Array] = {}
     if folder.is_dir() and (folder / "inputs.npz").exists():
-        with np.load(folder / "inputs.npz", allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        try:
+            with np.load(folder / "inputs.npz", allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder / 'inputs.npz'} cannot be read ({error})") from None
     told = [str(data.get(key, "")) for key in ("signature", "detail", "open")]
     return Reproducer(folder, case, arrays, *told)
 

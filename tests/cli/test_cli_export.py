@@ -127,8 +127,8 @@ def test_heads_that_are_inputs_weights_or_twice_there(tmp_path: Path) -> None:
     split = mx.sym.split(data, num_outputs=3, axis=1, name="split")
     symbol = mx.sym.Group([two, data, two, split[2], weight, split[0]])
     values = {"weight": mx.nd.array([[1, 2, 3], [4, 5, 6]])}
+    wrong = {"weight": mx.nd.ones((1, 3))}
     with pytest.raises(GraphError, match=r"weight 'weight' is float32\[1, 3\], expected"):
-        wrong = {"weight": mx.nd.ones((1, 3))}
         export.export_onnx(symbol, wrong, {"data": (2, 3)}, tmp_path / "out.onnx")
     with pytest.raises(GraphError, match="neither a shape nor a weight"):
         export.export_onnx(symbol, {}, {"data": (2, 3)}, tmp_path / "out.onnx")
