@@ -230,9 +230,9 @@ def _rounded_scalars() -> Iterator[None]:
 @contextlib.contextmanager
 def _ignored_mask() -> Iterator[None]:
     """``deny_ops`` is not read."""
-    original = _pipeline.refusals
+    original = _pipeline.support
     with mock.patch.object(
-        _pipeline, "refusals", lambda graph, weights, denied=(): original(graph, weights)
+        _pipeline, "support", lambda graph, weights, denied=(): original(graph, weights)
     ):
         yield
 
