@@ -229,6 +229,15 @@ OPTIONS: Mapping[str, Option] = {
             _flag,
         ),
         Option(
+            "take_over",
+            True,
+            ("MXTRT_TAKE_OVER",),
+            "0 or 1",
+            "Whether MXNet's operators answer the request in which an engine fails at run time; "
+            "otherwise the request fails, so that a test sees it.",
+            _flag,
+        ),
+        Option(
             "deny_ops",
             (),
             ("MXTRT_DENY_OPS",),
@@ -309,6 +318,7 @@ class Options:
     spin: bool = True
     min_nodes: int = 1
     verify: bool = False
+    take_over: bool = True
     deny_ops: tuple[str, ...] = ()
     allow_ops: tuple[str, ...] = ()
     data_names: tuple[str, ...] = ()

@@ -188,6 +188,8 @@ class EngineNode:
         Raises:
             EngineError: That did not work either.
         """
+        if not self._options.take_over:
+            raise EngineError("the option take_over is off")
         with self._taking_over:
             if self._take_over is None:
                 self._take_over = TakeOver(self.graph.to_json(), self._constants())

@@ -300,6 +300,7 @@ class _Execution:
             denied = tuple(name for name in denied if name in self.setup.working)
         return {
             "deny_ops": denied,
+            "take_over": False,
             "allow_ops": () if self.case.seed % 3 == 2 else ("*",),
             "engine": self.setup.engine,
             "precision": self.case.precision,
