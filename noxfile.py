@@ -27,7 +27,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that passes or fails, on this Python."""
     session.install(".[dev]")
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "not slow", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
