@@ -51,7 +51,7 @@ def test_a_precision_is_drawn_and_kept() -> None:
     """Cases of float32 are written as ever, so that old ones keep their hashes."""
     seen = set()
 
-    @settings(derandomize=True, max_examples=60, deadline=None, database=None)
+    @settings(derandomize=True, max_examples=400, deadline=None, database=None)
     @given(cases())
     def lane(case: Case) -> None:
         seen.add(case.precision)
