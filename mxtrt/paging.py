@@ -38,6 +38,8 @@ __all__ = [
 
 #: Arrays below this size stay where they are: a mapping each costs more than they take.
 SMALLEST = 64 * 1024
+# Whole pages that an array of that size has, wherever in a page it begins.
+_LEAST = SMALLEST - mmap.PAGESIZE
 
 _PREFIX = "mxtrt-weights-"
 # Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
@@ -140,18 +142,19 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
     page = mmap.PAGESIZE
     spans = []
     for array in arrays:
-        if array.ctx.device_type == cpu().device_type:
+        size = array.size * np.dtype(array.dtype).itemsize
+        if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
             begin = _address_of(array)
-            end = begin + array.size * np.dtype(array.dtype).itemsize
+            end = begin + size
             spans.append((array, -(-begin // page) * page, end // page * page))
     regions = list(_private_regions())  # now that every array has its memory
     released = offset = 0
     with _unlinked_file(directory) as file:
         for array, begin, end in spans:
-            if end - begin < SMALLEST or not _covered(begin, end, regions):
+            if not _covered(begin, end, regions):
                 continue
             private = _private_bytes(begin, end)
-            if private < SMALLEST:
+            if private < _LEAST:
                 continue
             library().page_out(array, begin, end - begin, file, offset)
             offset += end - begin

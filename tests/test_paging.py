@@ -39,6 +39,17 @@ def test_paged_out_arrays_keep_address_and_values(tmp_path):
     assert list(tmp_path.iterdir()) == [], "the file has no name"
 
 
+def test_it_does_not_matter_where_in_a_page_an_array_begins(tmp_path):
+    """Of the smallest arrays that are paged out, all are: counters are the same everywhere."""
+    arrays = [mx.nd.ones((paging.SMALLEST // 4,)) for _ in range(64)]
+    smaller = [mx.nd.ones((paging.SMALLEST // 4 - 1,)) for _ in range(64)]
+    begins = {paging.in_host_memory(array)[0] % 4096 for array in arrays}
+    assert begins != {0}
+    assert paging.page_out([*arrays, *smaller], tmp_path) > 0
+    assert {resident(array) for array in arrays} == {0.0}
+    assert {resident(array) for array in smaller} == {1.0}
+
+
 def test_an_array_is_not_paged_out_twice(tmp_path):
     """What a file backs already stays as it is."""
     array = mx.nd.zeros((300, 1000))

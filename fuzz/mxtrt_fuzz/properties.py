@@ -91,7 +91,7 @@ def ledger(case: Case, run: Run) -> Iterator[tuple[str, str]]:
     plain = sum(sizes.values())
     readers = _engine_weights(case, run)
     slack = sum(
-        size * max(readers.get(name, 1), 1) if size < SMALLEST + 2 * _PAGE else 2 * _PAGE
+        size * max(readers.get(name, 1), 1) if size < SMALLEST else 2 * _PAGE
         for name, size in sizes.items()
     )
     held = plain - run.released_bytes + run.weight_bytes
