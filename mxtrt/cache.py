@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import platformdirs
 from filelock import FileLock
 
 from mxtrt.counters import count
+from mxtrt.files import TEMPORARY, new_file
 
 __all__ = ["EngineCache"]
 
@@ -109,17 +109,10 @@ class EngineCache:
 
     def _write(self, key: str, data: bytes) -> None:
         try:
-            file, name = tempfile.mkstemp(dir=self._path, suffix=".tmp")
-            try:
-                with os.fdopen(file, "wb") as out:
-                    out.write(_MAGIC + hashlib.sha256(data).digest())
-                    out.write(data)
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(name, self._path / (key + _SUFFIX))
-            except BaseException:
-                os.unlink(name)
-                raise
+            with new_file(self._path) as file:
+                file.stream.write(_MAGIC + hashlib.sha256(data).digest())
+                file.stream.write(data)
+                file.publish(self._path / (key + _SUFFIX), private=True)
             self._make_room()
         except OSError as error:
             _log.warning("the engine is not kept: %s", error)
@@ -132,7 +125,7 @@ class EngineCache:
                 status = path.stat()
                 if path.suffix == _SUFFIX:
                     entries.append((status.st_mtime_ns, status.st_size, path))
-                elif path.suffix == ".tmp" and time.time() - status.st_mtime > _ABANDONED:
+                elif path.suffix == TEMPORARY and time.time() - status.st_mtime > _ABANDONED:
                     path.unlink()
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries)[:-1]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.errors import GraphError, Unsupported
+from mxtrt.files import new_file
 from mxtrt.graph import Entry, Graph
 from mxtrt.inspection import typed_graph
 
@@ -189,19 +187,19 @@ def _write(model: ModelProto, arrays: Mapping[str, Any], path: Path) -> list[Pat
             tensor.raw_data = arrays[tensor.name].asnumpy().tobytes()
     written = [path]
     if external:
-        with _new_file(path.parent) as (file, temporary):
-            digest = _write_data(external, arrays, file)
+        with new_file(path.parent) as file:
+            digest = _write_data(external, arrays, file.stream)
             # Named by its content: an older model goes on reading its own.
             data = path.with_name(f"{path.name}.{digest}.data")
-            _publish(file, temporary, data)
+            file.publish(data)
         for tensor in external:
             tensor.external_data.add(key="location", value=data.name)
         written.append(data)
-    with _new_file(path.parent) as (file, temporary):
-        file.write(model.SerializeToString(deterministic=True))
-        file.flush()
-        onnx.checker.check_model(str(temporary))
-        _publish(file, temporary, path)
+    with new_file(path.parent) as file:
+        file.stream.write(model.SerializeToString(deterministic=True))
+        file.stream.flush()
+        onnx.checker.check_model(str(file.path))
+        file.publish(path)
     _remove_older(path, written)
     return written
 
@@ -221,27 +219,6 @@ def _write_data(tensors: Sequence[TensorProto], arrays: Mapping[str, Any], file:
 
 def _bytes(array: Any) -> int:
     return int(array.size * np.dtype(array.dtype).itemsize)
-
-
-@contextlib.contextmanager
-def _new_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A temporary file, removed unless it was published."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".mxtrt-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file, Path(name)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _publish(file: IO[bytes], temporary: Path, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
 
 
 def _remove_older(path: Path, kept: Sequence[Path]) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mxtrt_fuzz.execute import Observation
@@ -180,14 +178,9 @@ class FuzzReport:
             },
         }
 
-    def write(self, path: Path) -> None:
-        """Write the report as JSON, whole or not at all."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            part.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def merge(self, other: FuzzReport) -> None:
         """Add what another campaign counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,26 @@ __all__ = [
     "Seconds",
     "Shapes",
     "chosen_options",
+    "output_option",
 ]
+
+
+def output_option(name: str, help: str) -> Any:
+    """An option that names a file to write; one that cannot be is refused before any work."""
+    return typer.Option(
+        name, metavar="FILE", help=help, show_default=False, callback=_that_can_be_written
+    )
+
+
+def _that_can_be_written(path: Path | None) -> Path | None:
+    if path is not None:
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder; name a file")
+        replaced = path.is_file() or not path.exists()  # not a pipe or a terminal
+        if not os.access(path.resolve().parent if replaced else path, os.W_OK):
+            raise typer.BadParameter(f"{path} cannot be written; name a file in a folder of yours")
+    return path
+
 
 Model = Annotated[
     Path,

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from mxtrt.cli import data as data_of
-from mxtrt.cli.arguments import Json, Model, Params, Shapes
-from mxtrt.cli.output import emit_json, show, task
+from mxtrt.cli.arguments import Json, Model, Params, Shapes, output_option
+from mxtrt.cli.output import emit_json, show, task, write_output
 from mxtrt.errors import GraphError, OptionError
 
 __all__ = ["calibrate_model"]
@@ -20,7 +20,7 @@ __all__ = ["calibrate_model"]
 def calibrate_model(
     model: Model,
     data: Annotated[str, typer.Option("--data", metavar="DATA", help=data_of.HELP)],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the ranges.")],
+    out: Annotated[Path, output_option("--out", "Where to write the ranges.")],
     params: Params = None,
     shape: Shapes = None,
     method: Annotated[
@@ -89,7 +89,7 @@ def calibrate_model(
                 found,
                 allowed,
             )
-    found.save(out)
+    write_output(out, found.to_json())
     layers = [layer for segment in found.segments for layer in segment.layers]
     int8 = sum(layer.precision == "int8" for layer in layers)
     if json:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxtrt.cli.output import show, table, task
+from mxtrt.cli.arguments import output_option
+from mxtrt.cli.output import show, table, task, write_output
 
 if TYPE_CHECKING:
     from mxtrt.coverage import Coverage
@@ -28,7 +30,7 @@ def show_coverage(
     ],
     json: Annotated[
         Path | None,
-        typer.Option("--json", metavar="OUT", help="Write all of it there.", show_default=False),
+        output_option("--json", "Write all of it there."),
     ] = None,
 ) -> None:
     """Show how many models run wholly in engines, and which operators stop the others.
@@ -40,19 +42,8 @@ def show_coverage(
 
         found = coverage(read_models(path))
     if json is not None:
-        _write(found, json)
+        write_output(json, dumps(found.to_dict(), indent=2) + "\n")
     _show(found)
-
-
-def _write(found: Coverage, path: Path) -> None:
-    from json import dumps
-
-    from mxtrt.errors import OptionError
-
-    try:
-        path.write_text(dumps(found.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise OptionError(f"option --json names {path}, which cannot be written: {error}") from None
 
 
 def _show(found: Coverage) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mxtrt.cli.arguments import Json, Model, Params, Shapes
+from mxtrt.cli.arguments import Json, Model, Params, Shapes, output_option
 from mxtrt.cli.output import bytes_text, emit_json, show, task
 from mxtrt.errors import GraphError
 
@@ -15,7 +13,7 @@ __all__ = ["export_model"]
 
 Onnx = Annotated[
     Path,
-    typer.Option("--onnx", metavar="FILE", help="ONNX file to write.", show_default=False),
+    output_option("--onnx", "ONNX file to write."),
 ]
 
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from mxtrt.cli.arguments import Engine, Params, Shapes
-from mxtrt.cli.output import show, table
+from mxtrt.cli.arguments import Engine, Params, Shapes, output_option
+from mxtrt.cli.output import show, table, write_output
 from mxtrt.errors import MxtrtError, OptionError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def fuzz(
     engine: Engine = None,
     json: Annotated[
         Path | None,
-        typer.Option("--json", metavar="OUT", help="Write the report there, fuzz-report.json."),
+        output_option("--json", "Write the report there, such as fuzz-report.json."),
     ] = None,
     corpus: Annotated[
         Path, typer.Option("--corpus", metavar="DIR", help="Where reproducers are kept.")
@@ -185,7 +185,7 @@ def _reduce(path: Path, engine: str, corpus: Path) -> int:
 
 def _finish(report: FuzzReport, json: Path | None) -> int:
     if json is not None:
-        report.write(json)
+        write_output(json, report.to_json())
     show(_table(report))
     for name, found in sorted(report.found.items()):
         show(f"{name}: {found.failure.detail}")

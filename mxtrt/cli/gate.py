@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mxtrt.cli.arguments import Json
-from mxtrt.cli.output import emit_json, show, table
+from mxtrt.cli.arguments import Json, output_option
+from mxtrt.cli.output import emit_json, show, table, write_output
 
 __all__ = ["BASELINES", "Baselines", "Runs", "gate", "store_baseline"]
 
@@ -39,11 +39,9 @@ def gate(
     baseline: Baselines = None,
     again: Annotated[
         Path | None,
-        typer.Option(
+        output_option(
             "--again",
-            metavar="FILE",
-            help="Write the names of undecided benchmarks there, for nox -s bench -- --again FILE.",
-            show_default=False,
+            "Write the names of undecided benchmarks there, for nox -s bench -- --again FILE.",
         ),
     ] = None,
     partial: Annotated[
@@ -56,7 +54,6 @@ def gate(
     Exit code 0: as before or faster. 1: slower, a counter that is not as before, or a benchmark
     that the run or the baseline lacks. 3: too noisy to tell.
     """
-    from mxtrt.errors import OptionError
     from mxtrt.perf.baseline import read_baseline
     from mxtrt.perf.runs import read_run
     from mxtrt.perf.verdicts import judge
@@ -65,10 +62,7 @@ def gate(
     run = first.joined(later)
     outcome = judge(run, read_baseline(baseline or BASELINES / run.key), partial=partial)
     if again is not None:
-        try:
-            again.write_text("\n".join(outcome.undecided) + "\n")
-        except OSError as error:
-            raise OptionError(f"option --again names {again}: {error}") from None
+        write_output(again, "\n".join(outcome.undecided) + "\n")
     if json:
         emit_json(outcome.to_dict())
         return outcome.exit_code

@@ -6,13 +6,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-__all__ = ["bytes_text", "emit_json", "say_error", "show", "table", "task"]
+__all__ = ["bytes_text", "emit_json", "say_error", "show", "table", "task", "write_output"]
 
 
 def show(*items: Any) -> None:
@@ -26,6 +27,21 @@ def emit_json(data: Any) -> None:
     """Print data as JSON to stdout."""
     json.dump(data, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a file that an option names.
+
+    Raises:
+        OptionError: It cannot be written; an older file of that name is as it was.
+    """
+    from mxtrt.errors import OptionError
+    from mxtrt.files import write_text
+
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written ({error.strerror})") from None
 
 
 def say_error(error: object) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mxtrt.cli.arguments import output_option
 from mxtrt.cli.gate import BASELINES, Baselines, Runs
-from mxtrt.cli.output import show
+from mxtrt.cli.output import show, write_output
 
 __all__ = ["write_report"]
 
@@ -18,11 +19,11 @@ def write_report(
     baseline: Baselines = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write a page there.", show_default=False),
+        output_option("--html", "Write a page there."),
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write Markdown.", show_default=False),
+        output_option("--markdown", "Write Markdown."),
     ] = None,
     fleet: Annotated[
         Path | None,
@@ -38,7 +39,6 @@ def write_report(
 
     Without --html and --markdown the Markdown goes to stdout.
     """
-    from mxtrt.errors import OptionError
     from mxtrt.perf.baseline import read_baseline
     from mxtrt.perf.report.content import content
     from mxtrt.perf.report.render import to_html, to_markdown
@@ -49,12 +49,9 @@ def write_report(
     folder = baseline or BASELINES / run.key
     stored = read_baseline(folder) if baseline is not None or folder.is_dir() else None
     found = content(run, stored, fleet)
-    try:
-        if html is not None:
-            html.write_text(to_html(found), encoding="utf-8")
-        if markdown is not None:
-            markdown.write_text(to_markdown(found), encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"the report cannot be written: {error}") from None
+    if html is not None:
+        write_output(html, to_html(found))
+    if markdown is not None:
+        write_output(markdown, to_markdown(found))
     if html is None and markdown is None:
         show(to_markdown(found))

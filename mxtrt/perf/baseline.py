@@ -7,14 +7,13 @@ measured on, and ``history.jsonl`` one line per recorded run with the reason for
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mxtrt.errors import OptionError
+from mxtrt.files import write_text
 from mxtrt.perf.paired import Paired
 from mxtrt.perf.runs import Run
 
@@ -109,10 +108,10 @@ def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) 
     history = [json.dumps(line) for line in (*old.history, entry)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "counters.json", _text(counters))
-        _replace(folder / "latency.json", _text(latency))
-        _replace(folder / "history.jsonl", "\n".join(history) + "\n")
-        _replace(folder / "env.json", _text(dict(run.environment)))
+        write_text(folder / "counters.json", _text(counters))
+        write_text(folder / "latency.json", _text(latency))
+        write_text(folder / "history.jsonl", "\n".join(history) + "\n")
+        write_text(folder / "env.json", _text(dict(run.environment)))
     except OSError as error:
         raise OptionError(f"the baseline {folder} cannot be written: {error}") from None
     return sorted(figures.keys() - measured.keys())
@@ -120,15 +119,3 @@ def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) 
 
 def _text(data: Any) -> str:
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

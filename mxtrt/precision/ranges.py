@@ -19,6 +19,7 @@ from typing import Any
 from onnx import TensorProto
 
 from mxtrt.errors import EngineError
+from mxtrt.files import write_text
 from mxtrt.precision.working import Step, WorkingModel
 
 __all__ = ["Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]
@@ -96,7 +97,7 @@ class Ranges:
 
     def save(self, path: str | Path) -> None:
         """Write the ranges to a file."""
-        Path(path).write_text(self.to_json())
+        write_text(Path(path), self.to_json())
 
     def find(self, model: WorkingModel) -> SegmentRanges:
         """The ranges of a segment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,29 @@ def test_demo_names_the_extra_that_it_needs(package: str, python: Callable[..., 
     sentence = python(["-c", NO_ENGINE, package, "demo"]).sentence()
     assert package in sentence
     assert "pip install 'mxtrt[demo]'" in sentence
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "calibrate net.json --data x.npz --out",
+        "coverage models --json",
+        "export net.json --onnx",
+        "fuzz --json",
+        "gate run.json --again",
+        "report run.json --html",
+        "report run.json --markdown",
+    ],
+)
+@pytest.mark.parametrize("name", ["", "no/such/folder/file"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+    command: str, name: str, mxtrt_cli: Any, tmp_path: Path
+) -> None:
+    """Not after an hour of it: even what is to be read is not looked at."""
+    option = command.split()[-1]
+    sentence = mxtrt_cli(*command.split(), tmp_path / name).sentence()
+    assert option in sentence
+    assert "name a file" in sentence
 
 
 def test_an_error_is_on_one_line(mxtrt_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

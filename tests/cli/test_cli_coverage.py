@@ -99,10 +99,3 @@ def test_what_is_no_fleet_is_named(
         path.write_text(content)
     given = path.parent if "/" in name else path
     assert part in mxtrt_cli("coverage", given).sentence()
-
-
-def test_a_place_that_cannot_be_written_is_named(mxtrt_cli: Any, tmp_path: Path) -> None:
-    """The table is not shown then."""
-    path = histogram(tmp_path / "fleet.jsonl", {"model": "a", "ops": {"relu": 1}})
-    sentence = mxtrt_cli("coverage", path, "--json", tmp_path / "no" / "out.json").sentence()
-    assert "option --json names" in sentence

@@ -110,14 +110,10 @@ def test_a_failing_write_leaves_the_older_model(
     assert [file.name for file in tmp_path.iterdir()] == ["out.onnx"]
 
 
-def test_missing_params_and_folder_are_one_sentence(
-    mxtrt_cli: Any, gluon_model: Any, tmp_path: Path
-) -> None:
-    """Mistakes on the command line."""
-    given = (gluon_model.symbol, *SHAPE, "--onnx", tmp_path / "no" / "out.onnx")
+def test_missing_params_are_one_sentence(mxtrt_cli: Any, gluon_model: Any, tmp_path: Path) -> None:
+    """A model without weights is none."""
+    given = (gluon_model.symbol, *SHAPE, "--onnx", tmp_path / "out.onnx")
     assert "--params" in mxtrt_cli("export", *given).sentence()
-    sentence = mxtrt_cli("export", *given, "--params", gluon_model.params).sentence()
-    assert "cannot be written (No such file or directory)" in sentence
 
 
 def test_heads_that_are_inputs_weights_or_twice_there(tmp_path: Path) -> None:

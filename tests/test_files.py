@@ -1,0 +1,78 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mxtrt.files import new_file, write_text
+
+
+def test_a_file_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    """With the permissions that any new file would have."""
+    path = tmp_path / "a"
+    path.write_text("older")
+    path.chmod(0o600)
+    write_text(path, "größer")
+    assert path.read_bytes() == "größer".encode()
+    (tmp_path / "b").touch()
+    assert path.stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_private_file_is_its_owners(tmp_path: Path) -> None:
+    """Whatever the umask says."""
+    with new_file(tmp_path) as file:
+        file.publish(tmp_path / "a", private=True)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
+def test_after_a_failure_the_older_file_is_there_and_nothing_else(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, for example."""
+    path = tmp_path / "a"
+    path.write_text("older")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "newer")
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_published_is_removed(tmp_path: Path) -> None:
+    """Also when the writer itself fails."""
+    with pytest.raises(TypeError), new_file(tmp_path) as file:
+        file.stream.write("text")  # type: ignore[arg-type]
+    with new_file(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """What it points to is replaced."""
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "a", tmp_path / "link"
+    target.write_text("older")
+    link.symlink_to(target)
+    write_text(link, "newer")
+    assert link.is_symlink()
+    assert target.read_text() == "newer"
+
+
+def test_a_pipe_gets_the_text_itself(tmp_path: Path) -> None:
+    """Such as /dev/stdout."""
+    reader, writer = os.pipe()
+    try:
+        write_text(Path(f"/dev/fd/{writer}"), "text")
+        assert os.read(reader, 100) == b"text"
+    finally:
+        os.close(reader)
+        os.close(writer)
