@@ -44,7 +44,7 @@ class WeightType:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return TensorType(self.shape, self.dtype).nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,12 @@ def support(graph: Graph, weights: Collection[str], deny_ops: Collection[str] = 
             continue
         if _CHEAP.issuperset(made.op_type for made in builder.nodes):
             cheap.add(index)
-        if all(i in shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):
+        if all(i in _shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):
             known.add(index)
     return Support(reasons, frozenset(cheap), frozenset(known))
 
 
-def shape_only(node: Node) -> Collection[int]:
+def _shape_only(node: Node) -> Collection[int]:
     """Indices of a convertible node's inputs of which only the shape matters."""
     return registry()[node.op].shape_only
 
@@ -159,7 +159,7 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         for node in graph.nodes
         if not node.is_variable
         for place, entry in enumerate(node.inputs)
-        if place in shape_only(node)
+        if place in _shape_only(node)
     }
     read |= shaped.difference(weights)
     inputs, owned, widened = [], [], []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import logging
 import threading
@@ -83,7 +82,7 @@ class EngineNode:
         self._models: dict[str, OnnxSegment] = {}
         self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
-        self._places: dict[str, Weight] = {}
+        self._in_place: dict[str, Weight] = {}
         self._take_over: TakeOver | None = None
         self._taking_over = threading.Lock()
         self._retired = False
@@ -135,7 +134,7 @@ class EngineNode:
             arrays: At least this segment's weights, by name.
         """
         model = next(iter(self._models.values()))
-        return model, [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in model.weights]
+        return model, [Weight.of(w, arrays[w.name]) for w in model.weights]
 
     def retire(self, message: str) -> None:
         """Run the engines no more: one of them failed at run time.
@@ -201,7 +200,7 @@ class EngineNode:
     def _constants(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values of the segment's variables that are no inputs."""
         written = self.written()
-        if self._places and (written is None or written()):
+        if self._in_place and (written is None or written()):
             # To other values, or by oneDNN to another layout, which could be told apart by waiting.
             raise EngineError("its weights were written to since the engine was built")
         constants: dict[str, np.ndarray[Any, Any]] = {}
@@ -209,10 +208,8 @@ class EngineNode:
             if not node.is_variable or node.name in self.inputs:
                 continue
             shape, dtype = _shape(node.types[0]), _dtype(node.types[0])
-            if node.name in self._places:
-                weight = self._places[node.name]
-                memory: Any = (ctypes.c_char * weight.type.nbytes).from_address(weight.address)
-                constants[node.name] = np.frombuffer(memory, dtype).reshape(shape)
+            if node.name in self._in_place:
+                constants[node.name] = self._in_place[node.name].values
             else:  # nothing depends on its value, such as a label at inference
                 constants[node.name] = np.ones(shape, dtype)
         return constants
@@ -299,10 +296,9 @@ class EngineNode:
         if digest not in self._sessions:
             assert self._arrays is not None
             model, begin = self._models[digest], time.perf_counter()
-            weights = [
-                Weight(w, *paging.in_host_memory(self._arrays[w.name])) for w in model.weights
-            ]
-            self._places = {weight.type.name: weight for weight in weights}
+            weights = [Weight.of(w, self._arrays[w.name]) for w in model.weights]
+            if self.gpu is None:  # of those on a GPU they are copies
+                self._in_place = {weight.type.name: weight for weight in weights}
             self._make_room()
             inputs = _tensors(shapes, self._input_types)
             made = retyped(model, weights, inputs, self._engine, self._options)

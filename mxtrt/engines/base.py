@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, WeightType
 from mxtrt.graph import TensorType
+from mxtrt.paging import in_host_memory
 
 __all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight"]
 
@@ -28,6 +30,21 @@ class Weight:
     type: WeightType
     address: int
     array: Any
+
+    @classmethod
+    def of(cls, kind: WeightType, array: Any) -> Weight:
+        """A weight whose bytes are those of a dense NDArray; of one on a GPU, those of a copy."""
+        return cls(kind, *in_host_memory(array))
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes where they are."""
+        return memoryview((ctypes.c_char * self.type.nbytes).from_address(self.address))
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """The bytes where they are, as an array."""
+        return np.frombuffer(self.data, self.type.dtype).reshape(self.type.shape)
 
 
 @dataclass(frozen=True, slots=True)

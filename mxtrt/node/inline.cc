@@ -263,7 +263,8 @@ using namespace mxtrt;
 MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
                            int num_outputs, int64_t limit) {
   auto node = find_node(key);
-  if (!node || node->retired || forked() || node->input_types.size() != static_cast<size_t>(num_inputs) ||
+  if (!node || node->retired || forked() ||
+      node->input_types.size() != static_cast<size_t>(num_inputs) ||
       node->output_types.size() != static_cast<size_t>(num_outputs)) {
     return -1;
   }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 from collections import Counter
@@ -67,7 +66,7 @@ class WorkingModel:
         """A constant or weight, None for what is computed from inputs; do not write to it."""
         if name not in self._values:
             if name in self._weights:
-                self._values[name] = _view(self._weights[name])
+                self._values[name] = self._weights[name].values
             elif name in self._initializers:
                 self._values[name] = numpy_helper.to_array(self._initializers[name])
         return self._values.get(name)
@@ -148,7 +147,7 @@ class WorkingModel:
         """Hash of the bytes of the segment's weights."""
         digest = hashlib.sha256()
         for weight in self._weights.values():
-            digest.update(np.ascontiguousarray(_view(weight)).data)
+            digest.update(np.ascontiguousarray(weight.values).data)
         return digest.hexdigest()
 
     def finish(self) -> tuple[OnnxSegment, list[Weight]]:
@@ -166,9 +165,3 @@ class WorkingModel:
     def operators(self) -> Counter[str]:
         """How many nodes there are of every operator."""
         return Counter(step.node.op_type for step in self.steps)
-
-
-def _view(weight: Weight) -> Array:
-    """The weight's bytes where they are, as an array."""
-    data = memoryview((ctypes.c_char * weight.type.nbytes).from_address(weight.address))
-    return np.frombuffer(data, weight.type.dtype).reshape(weight.type.shape)

@@ -20,7 +20,7 @@ from test_zoo import network
 import mxtrt
 from mxtrt.engines import BuildRequest
 from mxtrt.engines.tensorrt import tensorrt
-from mxtrt.engines.tensorrt.runtime import LoadedEngine, size_of
+from mxtrt.engines.tensorrt.runtime import LoadedEngine
 from mxtrt.errors import MxtrtError
 from mxtrt.node import library
 
@@ -64,7 +64,7 @@ class Bare:
         assert not self._driver.cuStreamCreate(ctypes.byref(stream), 1)
         self._stream = stream
         context = loaded.context(request)
-        buffers = [cuda.allocate(size_of(t)) for t in (*request.inputs, *request.outputs)]
+        buffers = [cuda.allocate(t.nbytes) for t in (*request.inputs, *request.outputs)]
         context.enqueue(buffers, cuda.allocate(max(loaded.scratch, 1)), stream.value)
         self._context = context._context
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from networks import classifier, images, parameters
 
-from mxtrt import config, paging
+from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash, whole_model
@@ -34,7 +34,7 @@ def request_for(
     arrays = {**args, **aux}
     request = BuildRequest(
         segment,
-        [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
+        [Weight.of(w, arrays[w.name]) for w in segment.weights],
         [TensorType(X.shape, F32)],
         [TensorType((X.shape[0], 10), F32)],
         config.current().replace(**options),

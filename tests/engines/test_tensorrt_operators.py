@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from test_zoo import NAMES, network
 
-from mxtrt import config, paging
+from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, whole_model
@@ -57,7 +57,7 @@ def requests(case: Case) -> list[BuildRequest]:
             continue  # the rest of a case of which a part stays in MXNet
         request = BuildRequest(
             segment,
-            [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
+            [Weight.of(w, arrays[w.name]) for w in segment.weights],
             [TensorType(data[n].shape, np.dtype(data[n].dtype)) for n in segment.inputs],
             [],
             config.current(),
@@ -137,7 +137,7 @@ def test_the_builder_builds_every_network_of_the_zoo(
     arrays = {name: p.data() for name, p in net.collect_params().items()}
     request = BuildRequest(
         segment,
-        [Weight(w, *paging.in_host_memory(arrays[w.name])) for w in segment.weights],
+        [Weight.of(w, arrays[w.name]) for w in segment.weights],
         [TensorType(x.shape, np.dtype(np.float32))],
         [],
         config.current(),

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import onnx
 
-from mxtrt import config, paging
+from mxtrt import config
 from mxtrt.engines import Weight
 from mxtrt.graph import TensorType
 from mxtrt.inspection import segments_of
@@ -24,9 +24,7 @@ class Segment:
         half = np.float16 in kinds.values()  # MXNet infers the types of states from all the others
         (self.segment,) = segments_of(symbol, shapes, kinds if half else None)
         self.arrays = arrays
-        self.weights = [
-            Weight(w, *paging.in_host_memory(arrays[w.name])) for w in self.segment.weights
-        ]
+        self.weights = [Weight.of(w, arrays[w.name]) for w in self.segment.weights]
         kind = np.dtype(np.float32)
         self.inputs = [TensorType(shapes[name], kind) for name in self.segment.inputs]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import logging
@@ -84,7 +83,7 @@ def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
     digest.update(request.segment.model)
     for weight in request.weights:
         digest.update(repr((weight.type.name, weight.type.shape, str(weight.type.dtype))).encode())
-        digest.update(_bytes_of(weight))
+        digest.update(weight.data)
     return digest.hexdigest()
 
 
@@ -99,7 +98,7 @@ def whole_model(request: BuildRequest) -> bytes:
         if tensor.name in values:
             tensor.ClearField("external_data")
             tensor.data_location = onnx.TensorProto.DEFAULT
-            tensor.raw_data = bytes(_bytes_of(values[tensor.name]))
+            tensor.raw_data = bytes(values[tensor.name].data)
     for value, (smallest, _, largest) in zip(model.graph.input, _ranges(request), strict=True):
         value.type.tensor_type.ClearField("shape")
         shape = value.type.tensor_type.shape
@@ -232,11 +231,6 @@ def _pin_types(trt: Any, network: Any, config: Any, model: bytes) -> None:
         layer.precision = kind
         for output in range(layer.num_outputs):
             layer.set_output_type(output, kind)
-
-
-def _bytes_of(weight: Any) -> memoryview:
-    """The weight's bytes where they are."""
-    return memoryview((ctypes.c_char * weight.type.nbytes).from_address(weight.address))
 
 
 def _ranges(request: BuildRequest) -> Iterator[tuple[tuple[int, ...], ...]]:

@@ -12,7 +12,7 @@ from mxtrt.cache import EngineCache
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash
-from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime, size_of
+from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 
@@ -55,8 +55,8 @@ class TensorRT:
             cuda = library().cuda
             handle = cuda.create_session(
                 loaded.context(request),
-                [size_of(tensor) for tensor in request.inputs],
-                [size_of(tensor) for tensor in request.outputs],
+                [tensor.nbytes for tensor in request.inputs],
+                [tensor.nbytes for tensor in request.outputs],
                 loaded.scratch,
                 loaded.runtime.ordinal,
                 on_device=request.gpu is not None,

@@ -13,7 +13,6 @@ import numpy as np
 from mxtrt.engines.base import BuildRequest, MemoryTally
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError
-from mxtrt.graph import TensorType
 from mxtrt.node import library
 
 __all__ = ["Context", "LoadedEngine", "Runtime"]
@@ -136,13 +135,6 @@ class Context:
         if not context.execute_async_v3(stream):
             api = self._loaded.runtime.api
             raise EngineError(f"TensorRT did not run the engine: {api.last_error()}")
-
-
-def size_of(tensor: TensorType) -> int:
-    """Bytes of a tensor whose shape and dtype are known."""
-    assert tensor.shape is not None
-    assert tensor.dtype is not None
-    return int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
 
 
 def _make_allocator(trt: Any) -> Any:
