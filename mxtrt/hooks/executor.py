@@ -17,7 +17,7 @@ from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
 from mxtrt.counters import count
-from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness, preserving_all
 from mxtrt.hooks.inline import InlineRun
@@ -55,8 +55,6 @@ class _Source:
     def _try(self, executor: Executor, build: bool, refused: Mapping[str, str]) -> None:
         arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
         arrays = {**arguments, **states}
-        if any(array.stype != "default" for array in arrays.values()):
-            raise EngineError("it has sparse parameters or inputs")
         weights = self.weights & arrays.keys()
         partitioned = partition_symbol(
             self.symbol, arguments, states, executor._ctx, self.options, weights, refused

@@ -113,8 +113,6 @@ class _BlockBinding:
         contexts = {str(array.ctx) for array in flat}
         if len(contexts) > 1:
             raise EngineError(f"its inputs are on {' and '.join(sorted(contexts))}")
-        if any(array.stype != "default" for array in (*arrays.values(), *flat)):
-            raise EngineError("it has sparse parameters or inputs")
         places = {variable.name: i for i, variable in enumerate(self._data)}
         given = {**arrays, **{name: flat[i] for name, i in places.items()}}
         states = {name: arrays[name] for name in self._graph.list_auxiliary_states()}

@@ -11,7 +11,7 @@ from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
 from mxtrt.counters import count
-from mxtrt.errors import RefusedNodesError
+from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.report import publish
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def partition_symbol(
         weights: Names of the arguments and auxiliary states that are weights.
         refused: Reasons why further nodes stay in MXNet, by name.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
+
+    Raises:
+        EngineError: An array is sparse.
     """
     from mxtrt.paging import gpu_of
     from mxtrt.pipeline import PassRequest, request_pass
@@ -90,6 +93,8 @@ def partition_symbol(
     # MXNet takes pointers of these without waiting, and allocates an array that an operator is
     # about to allocate: the operator's result would then be lost.
     for array in (*(args or {}).values(), *(aux or {}).values()):
+        if array.stype != "default":
+            raise EngineError("it has sparse parameters or inputs")
         array.wait_to_read()
     gpu = None if ctx is None else gpu_of(ctx)
     request = PassRequest(options, weights, gpu, refused or {})

@@ -23,7 +23,9 @@ def fail(node: EngineNode) -> None:
     lib = library()
     ((shapes, (outputs, digest)),) = node._variants.items()
     model: OnnxSegment = node._models[digest]
-    weights = [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in node._in_place.values()]
+    weights = [
+        (w.type.name, w.address, w.type.shape, w.type.dtype) for w in node._in_place.values()
+    ]
     names = [f"no_{name}" for name in model.inputs]
     handle = lib.create_session(model.model, names, model.outputs, weights, ())
     lib.put_variant(node.key, [*shapes, *outputs], handle)

@@ -79,6 +79,18 @@ def test_engines_live_as_long_as_the_symbol_its_copies_or_its_executor():
     assert library().counts() == before
 
 
+def test_a_symbol_with_sparse_arguments_stays_in_mxnet():
+    """Whatever MXNet does with a row-sparse weight in a backend."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    name = next(name for name, array in args.items() if array.ndim == 2)
+    given = {"data": X, "softmax_label": mx.nd.zeros((2,)), **args}
+    given[name] = given[name].tostype("row_sparse")
+    with pytest.warns(mxtrt.MxtrtWarning, match="sparse parameters or inputs"):
+        same = symbol.optimize_for("TensorRT", given, aux, mx.cpu())
+    assert same.list_arguments() == symbol.list_arguments()
+
+
 def test_a_symbol_that_outlived_its_engine_says_so():
     """JSON of a partitioned symbol has no engine: one sentence, and how to get one."""
     symbol = classifier()
