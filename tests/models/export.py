@@ -1,6 +1,7 @@
-"""Writes the symbols of GluonCV's and osmr's networks into this folder; weights are not needed.
+r"""Writes the symbols of networks of packages into this folder; weights are not needed.
 
-pip install --target SITE --no-deps gluoncv==0.10.5.post0 gluoncv2==0.0.64
+pip install --target SITE --no-deps gluoncv==0.10.5.post0 gluoncv2==0.0.64 gluonnlp==0.10.0 \
+    gluonts==0.14.4 pydantic==1.10.13 toolz
 PYTHONPATH=SITE python tests/models/export.py
 """
 
@@ -10,6 +11,7 @@ import gzip
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -20,6 +22,9 @@ from mxtrt.models import import_mxnet
 
 #: What the packages import for data sets and drawing, none of which a network needs.
 _UNUSED = {"autocfg", "cv2", "matplotlib", "numba", "pandas", "portalocker", "tqdm", "yacs"}
+
+#: Time steps that GluonTS's networks look back, and forward.
+PAST, FUTURE = 48, 24
 
 GLUONCV = {
     "mobilenetv3_large": {},
@@ -74,12 +79,19 @@ def write(name: str, net: Any, *inputs: str) -> None:
     mx = import_mxnet()
     net.initialize()
     net.hybridize()
-    heads = net(*map(mx.sym.var, inputs))
-    symbol = mx.sym.Group(list(heads)) if isinstance(heads, (tuple, list)) else heads
+    symbol = mx.sym.Group(list(_flat(net(*map(mx.sym.var, inputs)))))
     path = Path(__file__).parent / f"{name}-symbol.json.gz"
     text = re.sub(r'("Constant_\w+)_\d+"', r'\1"', symbol.tojson())  # without an address
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     print(path.name, path.stat().st_size)
+
+
+def _flat(heads: Any) -> Iterator[Any]:
+    if isinstance(heads, (tuple, list)):
+        for head in heads:
+            yield from _flat(head)
+    else:
+        yield heads
 
 
 def main() -> None:
@@ -100,6 +112,48 @@ def main() -> None:
     for name in GLUONNLP:
         net, _ = gluonnlp.model.get_model(name, dataset_name=None, vocab=words, **heads)
         write(name, net, "words", "types", "lengths")
+    write("gluonts_feedforward", feedforward(), "past_target")
+    inputs = "past_target", "past_features", "future_features", "category", "observed"
+    write("gluonts_mqcnn", mqcnn(), *inputs)
+
+
+def feedforward() -> Any:
+    """GluonTS's SimpleFeedForwardEstimator: what it predicts a distribution with."""
+    from gluonts.mx.distribution import StudentTOutput
+    from gluonts.mx.model.simple_feedforward._network import SimpleFeedForwardDistributionNetwork
+
+    return SimpleFeedForwardDistributionNetwork(
+        num_hidden_dimensions=[40, 40],
+        prediction_length=FUTURE,
+        context_length=PAST,
+        batch_normalization=True,
+        mean_scaling=True,
+        distr_output=StudentTOutput(),
+        prefix="feedforward_",
+    )
+
+
+def mqcnn() -> Any:
+    """GluonTS's MQCNNEstimator with its defaults: what it predicts quantiles with."""
+    from gluonts.mx.model.seq2seq import MQCNNEstimator
+    from gluonts.mx.model.seq2seq._forking_network import ForkingSeq2SeqPredictionNetwork
+
+    estimator = MQCNNEstimator(freq="H", context_length=PAST, prediction_length=FUTURE)
+    trained = estimator.create_training_network()
+    return ForkingSeq2SeqPredictionNetwork(
+        encoder=trained.encoder,
+        enc2dec=trained.enc2dec,
+        decoder=trained.decoder,
+        quantile_output=trained.quantile_output,
+        distr_output=None,
+        context_length=estimator.context_length,
+        num_forking=estimator.num_forking,
+        cardinality=estimator.cardinality,
+        embedding_dimension=estimator.embedding_dimension,
+        scaling=estimator.scaling,
+        scaling_decoder_dynamic_feature=estimator.scaling_decoder_dynamic_feature,
+        dtype=estimator.dtype,
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,19 @@ SIZES = {
     "simple_pose_resnet18_v1b": (256, 192),
     "center_net_resnet18_v1b_voc": (128, 160),
 }
-NAMES = [*SIZES, "bert_12_768_12"]
-QUICK = {"mobilenetv3_large", "resnest14", "simple_pose_resnet18_v1b"}
+#: Shapes of the data of forecasters: 48 hours back and 24 forward, five features of an hour.
+SERIES = {
+    "gluonts_feedforward": {"past_target": (3, 48)},
+    "gluonts_mqcnn": {
+        "past_target": (3, 48, 1),
+        "past_features": (3, 48, 5),
+        "future_features": (3, 48, 24, 5),
+        "category": (3, 1),
+        "observed": (3, 48, 1),
+    },
+}
+NAMES = [*SIZES, *SERIES, "bert_12_768_12"]
+QUICK = {"mobilenetv3_large", "resnest14", "simple_pose_resnet18_v1b", *SERIES}
 #: Operators that begin a list of detections.
 LISTS = {"_contrib_box_nms", "topk"}
 #: Operators without a converter that a network may have.
@@ -41,9 +52,13 @@ Arrays = dict[str, mx.nd.NDArray]
 
 
 def inputs(name: str) -> Arrays:
-    """Two pictures, or two sentences of which the second is shorter."""
+    """Two pictures, three series, or two sentences of which the second is shorter."""
     if name in SIZES:
         return {"data": mx.nd.random.uniform(-1, 1, shape=(2, 3, *SIZES[name]))}
+    if name in SERIES:
+        series = {n: mx.nd.random.uniform(0.1, 9, shape=s) for n, s in SERIES[name].items()}
+        whole = {n: mx.nd.floor(series[n] / 9) for n in ("category", "observed") if n in series}
+        return {**series, **whole}
     words = mx.nd.random.randint(0, 1000, shape=(2, 24)).astype("float32")
     return {"words": words, "types": words < 300, "lengths": mx.nd.array([24, 17])}
 
@@ -87,7 +102,7 @@ def parameters(net: dict[str, Any], data: Arrays) -> tuple[Arrays, Arrays]:
     names = zip(symbol.list_auxiliary_states(), states, strict=True)
     aux: Arrays = {name: mx.nd.zeros(shape) for name, shape in names}
     if aux:
-        take_statistics(net, args, aux)
+        take_statistics(net, args, aux, next(iter(data)))
     return args, aux
 
 
@@ -96,7 +111,7 @@ def shapes_of(arrays: Arrays) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def take_statistics(net: dict[str, Any], args: Arrays, aux: Arrays) -> None:
+def take_statistics(net: dict[str, Any], args: Arrays, aux: Arrays, data: str) -> None:
     """The mean and variance of every BatchNorm's input; MXNet updates them at a backward."""
     nodes = [dict(node) for node in net["nodes"]]
     norms = [index for index, node in enumerate(nodes) if node["op"] == "BatchNorm"]
@@ -105,8 +120,8 @@ def take_statistics(net: dict[str, Any], args: Arrays, aux: Arrays) -> None:
     heads = [[index, 0, 0] for index in norms]
     symbol = mx.sym.load_json(json.dumps({**net, "nodes": nodes, "heads": heads}))
     taken = {name: args[name] for name in symbol.list_arguments()}
-    kept = {name: "write" if name == "data" else "null" for name in taken}
-    gradient = {"data": mx.nd.zeros_like(args["data"])}
+    kept = {name: "write" if name == data else "null" for name in taken}
+    gradient = {data: mx.nd.zeros_like(args[data])}
     executor = symbol.bind(mx.cpu(), taken, args_grad=gradient, grad_req=kept, aux_states=aux)
     values = executor.forward(is_train=True)
     executor.backward([mx.nd.zeros_like(value) for value in values])
