@@ -1,7 +1,8 @@
 """A campaign: hunts on all cores of a machine, or of many machines through Dask, as one report.
 
 The examples are cut into shards, each a hunt of its own seed with its own worker process.  What
-one shard's Hypothesis saved in its example database, later shards start from.
+one shard's Hypothesis saved in its example database, later shards start from; a folder keeps it
+for the next campaign.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from hypothesis.database import ExampleDatabase, InMemoryExampleDatabase
+from hypothesis.database import (
+    DirectoryBasedExampleDatabase,
+    ExampleDatabase,
+    InMemoryExampleDatabase,
+)
 
 from mxtrt.probe import working_operators
 from mxtrt_fuzz import corpus
@@ -50,6 +55,8 @@ class Campaign:
         engine: An engine of ``mxtrt.config.ENGINES``.
         known: Open signatures with their reasons: counted, not reported as failures.
         reduce: Candidates that are tried to make one failure smaller.
+        database: Folder of Hypothesis's example database, which the shards share, or None to
+            forget it with the campaign.
         working: MXNet's operators that work where the profile runs them, None for all;
             :meth:`probed` sets it.
     """
@@ -61,6 +68,7 @@ class Campaign:
     engine: str = "auto"
     known: tuple[tuple[str, str], ...] = ()
     reduce: int = 200
+    database: str | None = None
     working: frozenset[str] | None = None
 
     @property
@@ -114,7 +122,9 @@ def run_shard(
     campaign = campaign.probed()
     profile = PROFILES[campaign.profile]
     database: ExampleDatabase | None = None
-    if not profile.repeatable:
+    if campaign.database is not None:
+        database = DirectoryBasedExampleDatabase(campaign.database)
+    elif not profile.repeatable:
         database = InMemoryExampleDatabase()
         for key, values in (saved or {}).items():
             for value in values:

@@ -30,7 +30,7 @@ from mxtrt_fuzz.graphs import (
     Tensor,
     Variable,
 )
-from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs
+from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs, whole
 from mxtrt_fuzz.values import Array, fill, wide
 
 __all__ = ["Grower", "cases", "operator_cases"]
@@ -253,13 +253,7 @@ class Grower:
         leaves = [entry for entry in made if entry not in read][-3:]
         every = [value.entry for value in self.pool]
         more = self._draw(st.lists(st.integers(0, len(every) - 1), max_size=2))
-        heads = (*leaves, *(every[place] for place in more))
-        unread = (entry for entry in made if entry not in read and entry not in heads)
-        return (*heads, *(entry for entry in unread if self._is_whole(entry)))
-
-    def _is_whole(self, entry: Entry) -> bool:
-        node = self.nodes[entry.node]
-        return isinstance(node, Operation) and specs()[node.op].whole
+        return (*leaves, *(every[place] for place in more))
 
 
 def _is_tame(array: Array, dtype: str) -> bool:
@@ -405,7 +399,7 @@ def _computed(value: _Value) -> tuple[OpSpec, Application]:
 
 
 def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
-    case = Case(tuple(grower.nodes), grower.heads(), lane=lane, seed=grower._seed).keeping()
+    case = whole(Case(tuple(grower.nodes), grower.heads(), lane=lane, seed=grower._seed))
     used = sorted({node.op for node in case.operations})
     denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
     precisions = [PRECISIONS[0]] * 7 + list(PRECISIONS[1:] if lane in ("uniform", "grid") else ())
@@ -462,5 +456,5 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
         known = spec.creates or bool(entry.shape_only)
         outputs = [v for o in outputs for v in grower._node(*_used(grower, o, known))]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
-    case = Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed).keeping()
+    case = whole(Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed))
     return case.replace(bind=draw(_binds(case)))

@@ -70,7 +70,7 @@ class Hunt:
         self._strategy = cases() if strategy is None else strategy
         self._targeted, self._database = targeted, database
         self._progress = progress
-        self._phases = [Phase.reuse, Phase.generate, Phase.target]
+        self._phases = [Phase.generate, Phase.target]
         if shrink:
             self._phases.append(Phase.shrink)
         self._begin = self._busy = 0.0
@@ -85,29 +85,31 @@ class Hunt:
         number = 0
         while self._drawn < self._examples and not self._time_is_up():
             before = self._drawn
-            self._round(self._seed + 7919 * number, min(ROUND, self._examples - self._drawn))
+            # Only once: a failure that is passed over from now on would be taken for mended.
+            reuse = [Phase.reuse] if number == 0 else []
+            self._round(self._seed + 7919 * number, min(ROUND, self._examples - self._drawn), reuse)
             number += 1
             if self._drawn == before:  # nothing new can be drawn
                 break
         self.report.wall = time.perf_counter() - self._begin
         return self.report
 
-    def _round(self, seed: int, examples: int) -> None:
+    def _round(self, seed: int, examples: int, reuse: list[Phase]) -> None:
         """One run of Hypothesis; what it found is explained afterwards and passed over."""
         self._outcomes.clear()
         self._failed_at = -1
         resumed = time.perf_counter()
 
-        @hypothesis.seed(seed)
         @settings(
             max_examples=examples,
             deadline=None,
             database=self._database,
-            phases=self._phases,
+            phases=reuse + self._phases,
             suppress_health_check=list(HealthCheck),
             print_blob=False,
             verbosity=hypothesis.Verbosity.quiet,
         )
+        @hypothesis.seed(seed)  # below the settings: above them it takes the database away
         @given(self._strategy)
         def check(case: Case) -> None:
             nonlocal resumed

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from mxtrt.graph import Entry
 from mxtrt_fuzz.graphs import Case, Node, Operation, Tensor, Variable
-from mxtrt_fuzz.specs import Attributes, specs
+from mxtrt_fuzz.specs import Attributes, specs, whole
 
 __all__ = ["reduce_case", "retyped"]
 
@@ -46,6 +46,7 @@ def reduce_case(case: Case, fails: Callable[[Case], bool], budget: int = 400) ->
             while again and budget > 0:
                 again = False
                 for candidate in make(case):
+                    candidate = whole(candidate)
                     if candidate in tried or budget <= 0:
                         continue
                     tried.add(candidate)

@@ -48,7 +48,7 @@ class Noise:
         return int(next(self._places))
 
     def perturb(self, values: Array, info: Any, roundings: float, absolute: float = 0.0) -> Array:
-        """Values with relative errors of so many roundings; subnormals may vanish.
+        """Values with relative errors of so many roundings; what is as small may vanish.
 
         Args:
             values: float64 values; zeros stay zeros.
@@ -61,7 +61,8 @@ class Noise:
         unit = float(info.eps) / 2
         noisy: Array = values * (1 + deviate * (roundings * unit))
         if absolute:
-            return noisy + deviate * (absolute * unit)
+            vanishes = (deviate < -1) & (np.abs(values) < 2 * absolute * unit)
+            return np.where(vanishes, 0.0, noisy + deviate * (absolute * unit))
         small = np.abs(values) < float(info.tiny)
         if small.any():  # an implementation may flush them to zero
             noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)

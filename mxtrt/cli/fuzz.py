@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +20,10 @@ from mxtrt.errors import MxtrtError, OptionError
 if TYPE_CHECKING:
     from mxtrt_fuzz.report import FuzzReport
 
-__all__ = ["fuzz"]
+__all__ = ["KEEP_EVERY", "fuzz"]
+
+#: Seconds after which a hunt that goes on writes its report, lest it is lost with the machine.
+KEEP_EVERY = 30.0
 
 _PROFILES = ("ci", "gpu", "gpu-context", "nightly")
 
@@ -42,6 +47,14 @@ def fuzz(
     corpus: Annotated[
         Path, typer.Option("--corpus", metavar="DIR", help="Where reproducers are kept.")
     ] = Path("fuzz/corpus"),
+    database: Annotated[
+        Path | None,
+        typer.Option(
+            "--database",
+            metavar="DIR",
+            help="Keep Hypothesis's examples there: the next hunt starts from them.",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Hunts at a time. Default: one per core.")
     ] = None,
@@ -87,7 +100,12 @@ def fuzz(
         return _reduce(reduce, chosen, corpus)
     if model is not None:
         return _fuzz_model(model, params, shape or [], examples, seconds, seed, chosen, json)
-    return _hunt(profile, examples, seconds, seed, chosen, json, corpus, jobs, scheduler)
+    if database is not None and (profile == "ci" or scheduler is not None):
+        raise OptionError(
+            "option --database does nothing for profile ci, which draws the same graphs every "
+            "time, nor with --scheduler, where the machines share examples; leave it out"
+        )
+    return _hunt(profile, examples, seconds, seed, chosen, json, corpus, database, jobs, scheduler)
 
 
 def _hunt(
@@ -98,6 +116,7 @@ def _hunt(
     engine: str,
     json: Path | None,
     corpus: Path,
+    database: Path | None,
     jobs: int | None,
     scheduler: str | None,
 ) -> int:
@@ -105,8 +124,16 @@ def _hunt(
     from mxtrt_fuzz.corpus import reproducers
 
     known = tuple((r.signature, r.open) for r in reproducers(corpus) if r.open)
-    plan = campaign.Campaign(profile, examples, seconds, seed, engine, known)
-    with _Progress(plan.total) as progress:
+    plan = campaign.Campaign(
+        profile,
+        examples,
+        seconds,
+        seed,
+        engine,
+        known,
+        database=None if database is None else str(database),
+    )
+    with _Progress(json) as progress:
         if scheduler is None:
             report = campaign.run(plan, jobs, progress)
         else:
@@ -137,7 +164,7 @@ def _fuzz_model(
 
     loaded = load_model(model, params, shapes)
     weights = loaded.params if params is not None else random_params(loaded)
-    with _Progress(examples or 20) as progress:
+    with _Progress(json) as progress:
         report = fuzz_model(loaded, weights, examples or 20, seconds, seed, engine, progress)
     return _finish(report, json)
 
@@ -211,13 +238,14 @@ def _table(report: FuzzReport) -> object:
 
 
 class _Progress:
-    """A table on stderr that follows the report, for a person who watches."""
+    """Follows the report: a table on stderr for a person, lines for a log, the file for later."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, json: Path | None) -> None:
         console = Console(stderr=True)
         self._live = Live(console=console, transient=True, refresh_per_second=2)
         self._shown = console.is_terminal
-        self._total = total
+        self._json = json
+        self._kept = time.monotonic()
 
     def __enter__(self) -> _Progress:
         if self._shown:
@@ -232,3 +260,10 @@ class _Progress:
         if self._shown and report.graphs % 10 == 0:
             rows = _table(report)
             self._live.update(rows)  # type: ignore[arg-type]
+        if time.monotonic() - self._kept >= KEEP_EVERY:
+            self._kept = time.monotonic()
+            if self._json is not None:
+                write_output(self._json, report.to_json())
+            if not self._shown:
+                rate, found = report.graphs_per_second, len(report.unexplained)
+                print(f"{report.graphs} graphs, {rate:.1f}/s, {found} failures", file=sys.stderr)

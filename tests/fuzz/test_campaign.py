@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from mxtrt_fuzz import campaign
+from mxtrt_fuzz.execute import Observation, Setup
 from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.signatures import Failure, Signature
+from mxtrt_fuzz.worker import InProcess
 
 
 def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
@@ -23,6 +30,33 @@ def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
     assert not one.unexplained
     assert told == sorted(told)
     assert told[-1] == 16
+
+
+def test_a_hunt_starts_from_what_another_one_kept(
+    tmp_path: Path, make_chain: Callable[..., Case]
+) -> None:
+    """A nightly hunt looks first at what failed the night before, whatever its seed."""
+    case = make_chain("exp", shape=(2,))
+
+    class Rare(InProcess):
+        def result(self) -> Observation:
+            assert self._pending is not None
+            if self._pending[0].seed >= 98:
+                raise Failure(Signature("worker", "crash", "mxtrt", "exp"), "SIGSEGV")
+            return super().result()
+
+    def hunt(seed: int, examples: int) -> FuzzReport:
+        return Hunt(
+            Rare(Setup(masks=(), exactness=False)),
+            examples=examples,
+            seed=seed,
+            strategy=st.integers(0, 99).map(lambda drawn: case.replace(seed=drawn)),
+            database=DirectoryBasedExampleDatabase(tmp_path),
+        ).run()
+
+    assert not hunt(7, 3).found
+    assert hunt(0, 99).found
+    assert hunt(7, 3).found
 
 
 def test_a_report_travels_between_processes_with_its_failures(

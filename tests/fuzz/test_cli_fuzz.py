@@ -12,9 +12,10 @@ import mxnet as mx
 import pytest
 
 from mxtrt.cli import main
+from mxtrt.graph import Entry
 from mxtrt_fuzz import campaign
 from mxtrt_fuzz.corpus import write
-from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.graphs import Case, Tensor, Variable
 from mxtrt_fuzz.mutants import MUTANTS
 from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.signatures import Failure, Signature
@@ -54,6 +55,26 @@ def test_a_clean_hunt_exits_with_0_and_writes_a_report(
     assert "graphs per second" in told
 
 
+def test_a_hunt_that_goes_on_keeps_its_report(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so in a log: what has been seen outlives a machine that is switched off."""
+    out = tmp_path / "fuzz-report.json"
+
+    def killed(plan: campaign.Campaign, jobs: int | None, progress: campaign.Progress) -> None:
+        report = FuzzReport(graphs=7)
+        report.record(case, _FAILURE)
+        progress(report)
+        raise KeyboardInterrupt
+
+    case = Case((Variable("x", Tensor((1,))),), (Entry(0),))
+    monkeypatch.setattr("mxtrt.cli.fuzz.KEEP_EVERY", 0.0)
+    monkeypatch.setattr(campaign, "run", killed)
+    assert cli("--json", out)[0] == 130
+    told = json.loads(out.read_text())
+    assert (told["graphs"], list(told["signatures"])) == (7, [str(_FAILURE.signature)])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -61,6 +82,7 @@ def test_a_clean_hunt_exits_with_0_and_writes_a_report(
         (["--replay", "nowhere"], "nowhere is not a case"),
         (["--replay", "a", "--reduce", "b"], "exclude each other"),
         (["--examples", "0"], "--examples"),
+        (["--database", "kept"], "--database does nothing for profile ci"),
         (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
     ],
 )

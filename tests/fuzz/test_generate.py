@@ -12,9 +12,9 @@ from hypothesis import given, settings
 
 from mxtrt.graph import Entry
 from mxtrt_fuzz.generate import cases
-from mxtrt_fuzz.graphs import BINDS, LANES, Case, Operation, Variable
+from mxtrt_fuzz.graphs import BINDS, LANES, Case, Operation, Tensor, Variable
 from mxtrt_fuzz.reduce import retyped
-from mxtrt_fuzz.specs import INTEGERS
+from mxtrt_fuzz.specs import INTEGERS, whole
 from mxtrt_fuzz.values import INPUT_SETS, fill, input_arrays, weight_arrays
 
 
@@ -56,6 +56,18 @@ def test_every_node_is_needed_by_a_head(sample: list[Case]) -> None:
     for case in sample:
         assert case.keeping() == case
         assert case.operations
+
+
+def test_all_outputs_of_moments_are_read(sample: list[Case]) -> None:
+    """MXNet's variance is that around a mean that it leaves out where nothing needs it."""
+    assert all(whole(case) == case for case in sample)
+    x, one = Tensor((2, 3)), Tensor((3,))
+    moments = Operation("moments", "m", (("axes", "(0,)"),), (Entry(0),), (one, one))
+    unused = Operation("exp", "e", (), (Entry(1),), (one,))
+    nodes = (Variable("x", x), moments, unused)
+    case = whole(Case(nodes, (Entry(1, 1),)))
+    assert case == Case(nodes[:2], (Entry(1, 1), Entry(1, 0)))
+    assert whole(case) == case
 
 
 def test_cases_vary_in_everything_that_is_drawn(sample: list[Case]) -> None:

@@ -119,6 +119,14 @@ def test_noise_keeps_zeros_and_follows_the_roundings() -> None:
     assert 1.9 < deviation < 2.1
 
 
+def test_what_is_as_small_as_its_absolute_error_may_vanish() -> None:
+    """And with it a comparison with zero: softrelu(-15) is 3e-7, and 0 in MXNet."""
+    info = np.finfo(np.float32)
+    noisy = Noise(1).perturb(np.full(1000, 3e-7), info, 2.0, absolute=6.0)
+    assert 50 < np.count_nonzero(noisy == 0) < 300
+    assert np.all(Noise(1).perturb(np.full(1000, 3e-6), info, 2.0, absolute=6.0) != 0)
+
+
 def _study(count: int) -> tuple[int, list[str], int]:
     """Graphs, those whose plain float32 answer is refused, those whose float16 is accepted."""
     seen = accepted = 0

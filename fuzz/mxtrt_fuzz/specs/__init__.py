@@ -24,6 +24,6 @@ from mxtrt_fuzz.specs import slice as slice
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs import unconverted as unconverted
 from mxtrt_fuzz.specs import vision as vision
-from mxtrt_fuzz.specs.base import INTEGERS, Application, Attributes, Operand, OpSpec, specs
+from mxtrt_fuzz.specs.base import INTEGERS, Application, Attributes, Operand, OpSpec, specs, whole
 
-__all__ = ["INTEGERS", "Application", "Attributes", "OpSpec", "Operand", "specs"]
+__all__ = ["INTEGERS", "Application", "Attributes", "OpSpec", "Operand", "specs", "whole"]

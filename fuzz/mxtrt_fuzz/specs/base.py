@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mxtrt_fuzz.graphs import Role, Shape, Tensor
+from mxtrt.graph import Entry
+from mxtrt_fuzz.graphs import Case, Operation, Role, Shape, Tensor
 from mxtrt_fuzz.values import Array
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "register",
     "sizes",
     "specs",
+    "whole",
 ]
 
 Draw = st.DrawFn
@@ -276,3 +278,19 @@ def movers(
 def maybe(draw: Draw, **attrs: st.SearchStrategy[Any]) -> dict[str, Any]:
     """Each attribute drawn, or left out so that MXNet's default counts."""
     return {key: draw(values) for key, values in attrs.items() if draw(st.booleans())}
+
+
+def whole(case: Case) -> Case:
+    """The case without what no head needs, and with heads for what MXNet must not leave out.
+
+    See :attr:`OpSpec.whole`.
+    """
+    case = case.keeping()
+    read = {entry for node in case.operations for entry in node.inputs}.union(case.heads)
+    left_out = (
+        Entry(index, output)
+        for index, node in enumerate(case.nodes)
+        if isinstance(node, Operation) and specs()[node.op].whole
+        for output in range(len(node.outputs))
+    )
+    return case.replace(heads=(*case.heads, *(entry for entry in left_out if entry not in read)))

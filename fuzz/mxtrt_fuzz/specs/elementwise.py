@@ -97,6 +97,11 @@ def broadcast(low: float) -> Callable[[Draw, Shape], Application]:
     return apply
 
 
+def equal_to_a_weight(draw: Draw, shape: Shape) -> Application:
+    """A weight of the same shape."""
+    return Application({}, (Operand(shape, role="weight"),))
+
+
 def of_arrays(function: Callable[..., Array]) -> Callable[..., Array]:
     """A function of arrays as a reference."""
     return lambda attrs, *arrays: function(*arrays)
@@ -111,7 +116,9 @@ for _equal, _wide, _function in _BINARY:
             *(
                 OpSpec(
                     _name,
-                    _apply,
+                    # MXNet lets the operator before it add to its first input in place, whether
+                    # that operator can (BatchNorm does not): no operator is before a weight.
+                    equal_to_a_weight if _name == "_grad_add" else _apply,
                     of_arrays(_function),
                     domain=(0.1, 3.0) if _power else None,
                     dtypes=FLOATS if _function in _OF_FLOATS else ARITHMETIC,
