@@ -22,6 +22,7 @@ __all__ = [
     "ENGINES",
     "OPTIONS",
     "PRECISIONS",
+    "PREFERENCES",
     "Option",
     "Options",
     "current",
@@ -36,6 +37,9 @@ ENGINES = ("auto", "onnxruntime", "tensorrt")
 #: Precisions by name: ``tf32`` lets an NVIDIA GPU round the factors of products to 10 bits;
 #: ``fp16`` computes in float16 what float16 can hold, ``int8`` in int8 what was calibrated.
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
+
+#: What decides between an engine and MXNet where both can run a segment.
+PREFERENCES = ("engine", "fastest")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -229,6 +233,15 @@ OPTIONS: Mapping[str, Option] = {
             _flag,
         ),
         Option(
+            "prefer",
+            "engine",
+            ("MXTRT_PREFER",),
+            "one of " + ", ".join(PREFERENCES),
+            "Which segments keep their engine once it is built: engine keeps all, fastest leaves "
+            "those to MXNet that MXNet's operators ran faster, in turns with the engine.",
+            _one_of(PREFERENCES),
+        ),
+        Option(
             "take_over",
             True,
             ("MXTRT_TAKE_OVER",),
@@ -318,6 +331,7 @@ class Options:
     spin: bool = True
     min_nodes: int = 1
     verify: bool = False
+    prefer: str = "engine"
     take_over: bool = True
     deny_ops: tuple[str, ...] = ()
     allow_ops: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
-from mxtrt.errors import EngineError, Unsupported
+from mxtrt.errors import EngineError, RefusedNodesError, Unsupported
 from mxtrt.graph import Entry, Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
@@ -175,6 +175,20 @@ class EngineNode:
             return node
 
         verify(self, arrays, part)
+
+    def compare(self, arrays: Mapping[str, Any], alone: bool) -> None:
+        """Time the engine against MXNet; see :func:`mxtrt.fastest.compare`.
+
+        Args:
+            arrays: NDArrays of the weights, and of the data where they are known, by name.
+            alone: Whether its graph has no other operator.
+
+        Raises:
+            RefusedNodesError: MXNet is faster.
+        """
+        from mxtrt.fastest import compare
+
+        compare(self, arrays, self._options.inline_below if alone else 0)
 
     def compute(self, tensors: Sequence[np.ndarray[Any, Any]]) -> None:
         """Compute the outputs of the segment in plain MXNet.
@@ -419,7 +433,7 @@ class Plan:
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
-        self._verified = False
+        self._tried = False  # against MXNet
         self.failures: dict[str, str] = {}
         for node in self.nodes:
             node.failures = self.failures
@@ -440,7 +454,8 @@ class Plan:
             arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
 
         Raises:
-            RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet.
+            RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet;
+                with ``prefer="fastest"``: MXNet is faster.
             EngineError: An engine refused its segment; nothing is released then.
         """
         self._watch = None
@@ -448,13 +463,25 @@ class Plan:
         paging.empty_pools(owned)
         for node in self.nodes:
             node.build(arrays)
-            if self.options.verify and not self._verified:
+            if self.options.verify and not self._tried:
                 node.verify(arrays)
-        self._verified = True
+        if self.options.prefer == "fastest" and not self._tried:
+            self._compare(arrays)
+        self._tried = True
         if self.options.release_weights:
             self._release(owned)
         self._lib.trim()
         self._watch = self._lib.watch(owned)
+
+    def _compare(self, arrays: Mapping[str, Any]) -> None:
+        slower: dict[str, str] = {}
+        for node in self.nodes:
+            try:
+                node.compare(arrays, self.is_one_node)
+            except RefusedNodesError as refusal:
+                slower.update(refusal.reasons)
+        if slower:
+            raise RefusedNodesError(slower)
 
     def _release(self, arrays: Sequence[Any]) -> None:
         on_host, on_gpu = paging.by_place(arrays)

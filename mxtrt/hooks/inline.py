@@ -18,36 +18,38 @@ from mxnet.ndarray import NDArray
 from mxtrt.hooks import waiting
 
 if TYPE_CHECKING:
-    from mxtrt.plan import Plan
+    from mxtrt.plan import EngineNode, Plan
 
 __all__ = ["InlineRun"]
 
 
 class InlineRun:
-    """Runs a plan of one engine node without MXNet's engine.
+    """Runs an engine node without MXNet's engine.
 
     Args:
-        plan: A plan whose graph is one engine node.
+        node: The engine node.
+        below: Microseconds; where its last run in host memory took longer, it goes through MXNet.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, node: EngineNode, below: int) -> None:
         from mxtrt.node import library
 
         self._run, self._take_error = library().run, library().take_error
-        node = self._node = plan.nodes[0]
+        self._node = node
         if node.gpu is not None:
             waiting.install()
         self._key = node.key
         self._num_inputs = len(node.inputs)
         self._num_outputs = len(node.report.outputs)
-        self._nanoseconds = plan.options.inline_below * 1000
+        self._nanoseconds = below * 1000
         self._inputs = ctypes.c_void_p * self._num_inputs
         self._outputs = ctypes.c_void_p * self._num_outputs
 
     @classmethod
     def of(cls, plan: Plan) -> InlineRun | None:
         """The inline run of a plan, or None where it has to go through MXNet."""
-        return cls(plan) if plan.is_one_node and plan.options.inline_below else None
+        below = plan.options.inline_below
+        return cls(plan.nodes[0], below) if plan.is_one_node and below else None
 
     def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
         """The outputs, there or on their way; None when this run has to go through MXNet.

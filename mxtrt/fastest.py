@@ -1,0 +1,95 @@
+"""Timing engines against MXNet when they are built (option ``prefer="fastest"``).
+
+Every segment runs in turns in its engine and in MXNet's operators, both in an executor of
+MXNet's, on the data of the bind where there are any and on random numbers otherwise.  A segment
+whose engine is slower beyond doubt goes back to MXNet; one that takes as long keeps its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mxtrt.errors import RefusedNodesError
+from mxtrt.measure import bootstrap_ratio, interleave
+from mxtrt.models import mxnet_reason
+from mxtrt.trial import bind, context_of, engine_graph, run_engine, values_for
+
+if TYPE_CHECKING:
+    from mxtrt.plan import EngineNode
+
+__all__ = ["compare"]
+
+#: Time for one segment, unless the fewest rounds take longer: 18 forwards each way with these.
+_SECONDS, _WARMUP, _ROUNDS = 0.25, 2, 8
+
+
+def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> None:
+    """Time an engine against MXNet.
+
+    MXNet's operators run on copies of the segment's weights, which are gone afterwards.
+
+    Args:
+        node: An engine node whose engine is built.
+        arrays: NDArrays of the segment's weights, and of its data where these are known.
+        inline_below: Microseconds below which the engine will run on the calling thread.
+
+    Raises:
+        RefusedNodesError: MXNet is faster; all nodes of the segment are named.
+    """
+    from mxnet.base import MXNetError
+
+    values = values_for(node, arrays)
+    run_engine(node, values)  # whether it does
+    plain, _ = bind(node.graph, node.graph.heads, values, node.gpu)
+    try:
+        _wait(plain.forward(is_train=False))
+    except MXNetError as error:  # a GPU that MXNet has no kernels for
+        node.report.notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
+        return
+    ours = _Engine(node, values, inline_below)
+    pairs = interleave(
+        lambda: _wait(ours()),
+        lambda: _wait(plain.forward(is_train=False)),
+        _SECONDS,
+        _WARMUP,
+        at_least=_ROUNDS,
+    )
+    if node.failures:
+        raise RefusedNodesError(node.failures)
+    _, low, _ = bootstrap_ratio(pairs)
+    engine, mxnet = (f"{1e3 * float(seconds):.3g} ms" for seconds in np.median(pairs, axis=0))
+    if low > 1:
+        reason = f"prefer=fastest: its segment takes {engine} in the engine and {mxnet} in MXNet"
+        raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
+    node.report.notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
+
+
+class _Engine:
+    """An engine node as the hooks run it: on this thread where it is fast enough."""
+
+    def __init__(self, node: EngineNode, values: Mapping[str, Any], inline_below: int) -> None:
+        import mxnet as mx
+
+        from mxtrt.hooks.inline import InlineRun
+
+        context = context_of(node.gpu)
+        given = [(name, values[name]) for name in node.inputs]
+        self._inputs = [mx.nd.array(a, dtype=a.dtype, ctx=context) for _, a in given]
+        graph = engine_graph(node)
+        self._executor, _ = bind(graph, graph.heads, dict(given), node.gpu)
+        self._inline = InlineRun(node, inline_below) if inline_below else None
+
+    def __call__(self) -> Sequence[Any]:
+        outputs = self._inline(self._inputs) if self._inline is not None else None
+        if outputs is not None:
+            return outputs
+        made: Sequence[Any] = self._executor.forward(is_train=False)
+        return made
+
+
+def _wait(outputs: Sequence[Any]) -> None:
+    for output in outputs:
+        output.wait_to_read()

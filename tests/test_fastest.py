@@ -1,0 +1,167 @@
+"""prefer="fastest": segments whose engine is slower than MXNet go back to MXNet."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import mxnet as mx
+import numpy as np
+import planted
+import pytest
+from networks import assert_close, classifier, images, mixed, parameters, plain
+from planted import plant
+from test_verify import bound
+
+import mxtrt
+from mxtrt import fastest
+
+X = images()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewest rounds are enough for differences as large as these."""
+    monkeypatch.setattr(fastest, "_SECONDS", 0)
+
+
+def slow_mxnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have MXNet's side of every measurement sleep."""
+    interleave = fastest.interleave
+
+    def late(a, b, *args, **kwargs):
+        return interleave(a, lambda: (time.sleep(0.01), b()), *args, **kwargs)
+
+    monkeypatch.setattr(fastest, "interleave", late)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[float, float]) -> None:
+    """Have every measurement come out like this, over and over."""
+    monkeypatch.setattr(fastest, "interleave", lambda *_, **__: np.array(pairs * 16))
+
+
+@pytest.mark.parametrize("way", ["bind", "simple_bind", "optimize_for", "gluon"])
+def test_a_segment_that_mxnet_runs_faster_stays_in_mxnet(monkeypatch, way):
+    """All of its nodes, with both times as the reason; MXNet's numbers."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    plant(monkeypatch, "Relu", planted.slow)
+    monkeypatch.setenv("MXTRT_PREFER", "fastest")
+    with mxtrt.options():
+        answer, report = bound(symbol, way, args, aux)
+    assert_close(answer, plain(symbol, args, aux, data=X)[0])
+    assert report.segments == []
+    (reason,) = {node.reason for node in report.left}
+    told = re.fullmatch(
+        r"prefer=fastest: its segment takes (\S+) ms in the engine and (\S+) ms in MXNet", reason
+    )
+    assert told is not None
+    assert float(told[1]) > float(told[2])
+
+
+@pytest.mark.parametrize(
+    ("way", "inline_below"),
+    [("bind", 0), ("bind", 10**6), ("simple_bind", 10**6), ("optimize_for", 0), ("gluon", 10**6)],
+)
+def test_a_segment_that_the_engine_runs_faster_keeps_it(monkeypatch, way, inline_below):
+    """The report has both times."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    slow_mxnet(monkeypatch)
+    with mxtrt.options(prefer="fastest", inline_below=inline_below):
+        answer, report = bound(symbol, way, args, aux)
+    assert_close(answer, plain(symbol, args, aux, data=X)[0])
+    assert report.left == []
+    (note,) = report.segments[0].notes
+    assert note.startswith("timed: ")
+    assert note.endswith(" in MXNet")
+
+
+def test_new_weights_are_not_measured_again(monkeypatch):
+    """Once per bind."""
+    symbol = classifier()
+    slow_mxnet(monkeypatch)
+    with mxtrt.options(prefer="fastest"):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
+    for seed in range(2):
+        args, aux = parameters(symbol, seed=seed, data=X.shape)
+        executor.copy_params_from(args, aux)
+        for _ in range(2):
+            assert_close(executor.forward(data=X)[0], plain(symbol, args, aux, data=X)[0])
+        monkeypatch.setattr(fastest, "compare", lambda *_: pytest.fail("measured again"))
+
+
+def test_only_the_slower_segments_go(monkeypatch):
+    """Measured one by one; several at once do not need a build each."""
+    symbol = mixed()
+    args, aux = parameters(symbol, data=X.shape)
+    real, builds = fastest.compare, mxtrt.stats().builds
+
+    def compare(node, *rest):
+        faster = "second" in node.report.nodes
+        measured(monkeypatch, (1.0, 2.0) if faster else (2.0, 1.0))
+        real(node, *rest)
+
+    monkeypatch.setattr(fastest, "compare", compare)
+    with mxtrt.options(prefer="fastest"):
+        executor = symbol.bind(mx.cpu(), {"data": X, **args}, grad_req="null", aux_states=aux)
+    for seen, right in zip(executor.forward(), plain(symbol, args, aux, data=X), strict=True):
+        assert_close(seen, right)
+    report = mxtrt.last_report()
+    assert [segment.notes for segment in report.segments] == [
+        ["timed: 1e+03 ms in the engine, 2e+03 ms in MXNet"]
+    ]
+    slower = "prefer=fastest: its segment takes 2e+03 ms in the engine and 1e+03 ms in MXNet"
+    assert "first" in [node.name for node in report.left if node.reason == slower]
+    assert mxtrt.stats().builds == builds + 3
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [
+        ([(1.0, 1.0)], True),
+        ([(1.0, 1.1), (1.1, 1.0)], True),
+        ([(1.0, 1.1), (1.2, 1.0), (1.1, 1.0)], False),
+        ([(1.01, 1.0)], False),
+    ],
+)
+def test_in_doubt_the_engine_stays(monkeypatch, pairs, kept):
+    """Only an interval of the ratio that lies above 1 is slower."""
+    measured(monkeypatch, *pairs)
+    with mxtrt.options(prefer="fastest", allow_ops="*"):
+        mx.sym.relu(mx.sym.var("data")).simple_bind(mx.cpu(), grad_req="null", data=(4,)).forward()
+    assert bool(mxtrt.last_report().segments) == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [({"prefer": "fastest"}, "not timed: "), ({"verify": True}, "not verified: ")],
+)
+def test_what_mxnet_does_not_run_keeps_its_engine(options, note):
+    """Without it there would be no answer: float16 on a CPU, for example."""
+    data = mx.sym.var("data", dtype="float16")
+    symbol = mx.sym.Convolution(data, num_filter=4, kernel=(3, 3), no_bias=True, name="conv")
+    given = {
+        "data": X.astype("float16"),
+        "conv_weight": mx.nd.random.uniform(-1, 1, (4, 3, 3, 3)).astype("float16"),
+    }
+    with mxtrt.options(**options):
+        executor = symbol.bind(mx.cpu(), given, grad_req="null")
+    wide = {name: array.astype("float32") for name, array in given.items()}
+    expected = mx.nd.Convolution(
+        wide["data"], wide["conv_weight"], num_filter=4, kernel=(3, 3), no_bias=True
+    )
+    assert_close(executor.forward()[0].astype("float32"), expected, 2e-3)
+    (segment,) = mxtrt.last_report().segments
+    assert segment.notes[-1].startswith(note + "MXNet does not run it: ")
+
+
+def test_an_engine_that_does_not_run_is_found_at_bind(monkeypatch):
+    """Before a request: the segment stays in MXNet."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    plant(monkeypatch, "Relu", planted.failing)
+    with mxtrt.options(prefer="fastest"):
+        answer, report = bound(symbol, "bind", args, aux)
+    assert_close(answer, plain(symbol, args, aux, data=X)[0])
+    assert all("its engine does not run: ONNX" in node.reason for node in report.left)
