@@ -1,8 +1,14 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all.
+
+A file is written under a temporary name and renamed.  Meanwhile its writer holds a lock on it,
+which ends with the writer however that ends: a temporary file that nobody locks was left by a
+process that died, and the next writer in that folder removes it.  No clock is asked.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +18,9 @@ from typing import IO
 
 __all__ = ["TEMPORARY", "NewFile", "new_file", "write_text"]
 
-#: Suffix of files that are being written; one that is old was left by a process that died.
+#: Suffix of files that are being written, or that were when their writer died.
 TEMPORARY = ".mxtrt-tmp"
+_PREFIX = "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,43 @@ def new_file(folder: Path) -> Iterator[NewFile]:
     Raises:
         OSError: It cannot be created.
     """
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=TEMPORARY)
+    _remove_abandoned(folder)
+    handle, name = _create(folder)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield NewFile(stream, Path(name))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _create(folder: Path) -> tuple[int, str]:
+    """A new file, locked."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX, suffix=TEMPORARY)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody removes it
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of writers that died."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(_PREFIX) and name.endswith(TEMPORARY):
+                with contextlib.suppress(OSError):  # locked, gone, or of another user
+                    _remove_unlocked(folder / name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from mxtrt.files import new_file, write_text
+from mxtrt.files import TEMPORARY, new_file, write_text
 
 
 def test_a_file_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
@@ -54,6 +56,60 @@ def test_what_is_not_published_is_removed(tmp_path: Path) -> None:
     with new_file(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seconds", [-(10**8), 0, 10**8])
+def test_what_a_writer_that_died_left_is_removed(tmp_path: Path, seconds: int) -> None:
+    """By the next writer, whatever the clock says; what is being written stays, and other files."""
+    left, folder, link = (tmp_path / f".{name}{TEMPORARY}" for name in "abc")
+    folder.mkdir()
+    (tmp_path / "target").write_text("")
+    link.symlink_to(tmp_path / "target")
+    with new_file(tmp_path) as file:
+        left.write_text("half")
+        then = time.time() + seconds
+        for path in (left, file.path):
+            os.utime(path, (then, then))
+        write_text(tmp_path / "a", "text")
+        assert not left.exists()
+        file.publish(tmp_path / "b")
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [folder, link, *(tmp_path / name for name in ("a", "b", "target"))]
+    )
+
+
+def test_a_file_taken_for_abandoned_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer may see it in that moment."""
+    flock, removed = fcntl.flock, []
+
+    def late(handle: int, operation: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_text(tmp_path / "a", "text")
+    assert len(removed) == 1
+    assert (tmp_path / "a").read_text() == "text"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_file_system_without_locks_serves_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is taken for abandoned there."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with new_file(tmp_path) as file:
+        write_text(tmp_path / "a", "text")
+        file.publish(tmp_path / "b")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
