@@ -3,7 +3,8 @@
 An entry is one file, named after the content it was built from: a header with a checksum,
 then the engine.  It is written under a temporary name and renamed, so that a reader sees a
 whole entry or none; a damaged or foreign entry is removed and built again.  Two processes
-that want the same entry wait for each other.  TensorRT engines are executable code: the
+that want the same entry wait for each other.  What cannot be locked, read or written costs the
+cache and never the engine: it is built, and used once.  TensorRT engines are executable code: the
 directory belongs to the user and nobody else may write to it.
 """
 
@@ -14,23 +15,25 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
 
 from mxtrt.counters import count
-from mxtrt.files import TEMPORARY, new_file
+from mxtrt.files import new_file
 
 __all__ = ["EngineCache"]
 
 _log = logging.getLogger("mxtrt")
 
 _MAGIC = b"mxtrt engine 1\n"
-_SUFFIX = ".engine"
-# Seconds after which a temporary file is one whose writer died.
-_ABANDONED = 3600
+_SUFFIX, _LOCK = ".engine", ".lock"
+# Seconds after which the process that builds an entry is taken for stuck.
+_PATIENCE = 600.0
+# Seconds by which the clocks of machines that share the directory may differ.
+_SKEW = 3600.0
 
 
 class EngineCache:
@@ -54,7 +57,7 @@ class EngineCache:
         """
         if not self._usable():
             return build()
-        with FileLock(self._path / f"{key}.lock"):
+        with self._alone(key):
             data = self._read(key)
             count("cache_misses" if data is None else "cache_hits")
             if data is None:
@@ -71,6 +74,17 @@ class EngineCache:
         """Keep an entry in place of an older one."""
         if self._usable():
             self._write(key, data)
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Keep other processes from the entry; a directory that takes no lock has none to keep."""
+        with contextlib.ExitStack() as held:
+            try:
+                lock = FileLock(self._path / (key + _LOCK), timeout=_PATIENCE)
+                held.enter_context(lock)
+            except (OSError, NotImplementedError) as error:
+                _log.debug("the engine cache is not locked: %s", error)
+            yield
 
     def _usable(self) -> bool:
         if not self._limit:
@@ -113,24 +127,28 @@ class EngineCache:
                 file.stream.write(_MAGIC + hashlib.sha256(data).digest())
                 file.stream.write(data)
                 file.publish(self._path / (key + _SUFFIX), private=True)
-            self._make_room()
+            self._make_room(self._path / (key + _SUFFIX))
         except OSError as error:
             _log.warning("the engine is not kept: %s", error)
 
-    def _make_room(self) -> None:
-        """Remove the least recently used entries, and temporary files of writers that died."""
-        entries = []
-        for path in self._path.iterdir():
+    def _make_room(self, written: Path) -> None:
+        """Remove the least recently used entries, but for the one that was just written."""
+        entries, total = [], 0
+        latest = time.time() + _SKEW
+        for path in self._path.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                if path.suffix == _SUFFIX:
-                    entries.append((status.st_mtime_ns, status.st_size, path))
-                elif path.suffix == TEMPORARY and time.time() - status.st_mtime > _ABANDONED:
-                    path.unlink()
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries)[:-1]:
+                total += status.st_size
+                # Of the future: not used since the clock was set back.
+                used = status.st_mtime if status.st_mtime <= latest else 0.0
+                if path != written:
+                    entries.append((used, status.st_size, path))
+        for _, size, path in sorted(entries):
             if total <= self._limit:
                 break
             with contextlib.suppress(OSError):
                 path.unlink()
                 total -= size
+                lock = path.with_suffix(_LOCK)
+                with FileLock(lock, timeout=0):
+                    lock.unlink()
