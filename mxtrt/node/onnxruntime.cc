@@ -15,7 +15,8 @@ namespace mxtrt {
 namespace {
 
 constexpr uint32_t kApiVersion = 13;  // ONNX Runtime 1.13 and later
-constexpr int kLogError = 3, kEnableAll = 99, kArenaAllocator = 1, kMemTypeDefault = 0;
+// Errors come back as a status, which the caller reports: they are not logged twice.
+constexpr int kLogFatal = 4, kEnableAll = 99, kArenaAllocator = 1, kMemTypeDefault = 0;
 
 enum Place : int {
   kGetErrorMessage = 2,
@@ -67,6 +68,7 @@ void check(void* status) {
   if (!status) return;
   std::string message = reinterpret_cast<const char* (*)(void*)>(g_api[kGetErrorMessage])(status);
   release(kReleaseStatus, status);
+  message.erase(message.find_last_not_of(" \n") + 1);
   throw std::runtime_error("ONNX Runtime: " + message);
 }
 
@@ -197,7 +199,7 @@ void open_library(const char* path, int threads, int spin) {
   check(call(kSetGlobalIntraOpNumThreads, threading.get(), threads));
   check(call(kSetGlobalInterOpNumThreads, threading.get(), 1));
   check(call(kSetGlobalSpinControl, threading.get(), spin));
-  check(call(kCreateEnvWithGlobalThreadPools, kLogError, "mxtrt",
+  check(call(kCreateEnvWithGlobalThreadPools, kLogFatal, "mxtrt",
              static_cast<const void*>(threading.get()), &g_env));
   check(call(kCreateCpuMemoryInfo, kArenaAllocator, kMemTypeDefault, &g_memory));
   // One arena for all sessions, grown by what is asked for and not by powers of two: the
