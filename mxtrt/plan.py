@@ -60,6 +60,7 @@ class EngineNode:
         report: What a person is told of it.
         failures: Why its MXNet nodes go back to MXNet, by name; shared with its plan.
         written: Reference to its plan's answer whether weights were written since the build.
+        stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class EngineNode:
         self._models: dict[str, OnnxSegment] = {}
         self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
+        self._unbuilt: dict[Shapes, str] = {}  # not tried again: the reasons
         self._in_place: dict[str, Weight] = {}
         self._take_over: TakeOver | None = None
         self._taking_over = threading.Lock()
         self._retired = False
         self.failures: dict[str, str] = {}
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
+        self.stands_alone = False
 
         model = to_onnx(graph, weights)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
@@ -119,6 +122,7 @@ class EngineNode:
             # The old sessions go when the new ones have taken their place: other threads run.
             old = dict(self._sessions)
             self._sessions.clear()
+            self._unbuilt.clear()
             try:
                 for shapes, (_, digest) in list(self._variants.items()):
                     if digest in old or not old or library().users(self.key, shapes):
@@ -205,28 +209,29 @@ class EngineNode:
             raise EngineError("the option take_over is off")
         with self._taking_over:
             if self._take_over is None:
-                self._take_over = TakeOver(self.graph.to_json(), self._constants())
+                self._take_over = TakeOver(self.graph.to_json(), *self._constants())
         inputs = dict(zip(self.inputs, tensors, strict=False))
         outputs = self._take_over(inputs)
         for seen, made in zip(tensors[len(inputs) :], outputs, strict=True):
             seen[...] = made
 
-    def _constants(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Values of the segment's variables that are no inputs."""
+    def _constants(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+        """Values of the weights, and dtypes of what nothing depends on: a label at inference."""
         written = self.written()
         if self._in_place and (written is None or written()):
             # To other values, or by oneDNN to another layout, which could be told apart by waiting.
             raise EngineError("its weights were written to since the engine was built")
-        constants: dict[str, np.ndarray[Any, Any]] = {}
-        for node in self.graph.nodes:
-            if not node.is_variable or node.name in self.inputs:
-                continue
-            shape, dtype = _shape(node.types[0]), _dtype(node.types[0])
-            if node.name in self._in_place:
-                constants[node.name] = self._in_place[node.name].values
-            else:  # nothing depends on its value, such as a label at inference
-                constants[node.name] = np.ones(shape, dtype)
-        return constants
+        unread = {
+            node.name: _dtype(node.types[0]).str
+            for node in self.graph.nodes
+            if node.is_variable and node.name not in {*self.inputs, *self._in_place}
+        }
+        return {name: weight.values for name, weight in self._in_place.items()}, unread
+
+    def is_built(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether there is an engine for these input shapes; waits for nothing."""
+        _, digest = self._variants.get(tuple(shapes), ((), ""))
+        return digest in self._sessions
 
     def sessions(self) -> list[Session]:
         """Its sessions."""
@@ -241,6 +246,9 @@ class EngineNode:
     def infer(self, shapes: Shapes) -> None:
         """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
 
+        A build that fails is not tried again before the weights change; MXNet answers in place
+        of a node that stands alone.
+
         Raises:
             EngineError: The segment does not accept the shapes, or the engine refused it.
         """
@@ -253,8 +261,21 @@ class EngineNode:
                     )
                 graph, model = self._at(shapes)
                 self._add(shapes, graph, model)
-            if self._arrays is not None:
-                self._build(shapes)
+            if self._arrays is None:
+                return
+            answers = self.stands_alone and self.gpu is None
+            if shapes not in self._unbuilt:
+                try:
+                    self._build(shapes)
+                    return
+                except Exception as error:
+                    self._unbuilt[shapes] = str(error)
+                    if answers:
+                        told = " and ".join(map(str, shapes))
+                        name = self.report.name
+                        _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
+            if not answers:
+                raise EngineError(self._unbuilt[shapes])
 
     def _at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
         """The segment at other input shapes."""
@@ -392,9 +413,11 @@ def engine_failed(key: int, message: str, tensors: Sequence[np.ndarray[Any, Any]
     node = _nodes.get(key)
     if node is None:
         raise EngineError(message)
-    node.retire(message)
     if tensors is None:
+        node.retire(message)
         raise EngineError(message)
+    if node.is_built([tensor.shape for tensor in tensors[: len(node.inputs)]]):
+        node.retire(message)
     count("fallbacks")
     try:
         node.compute(tensors)

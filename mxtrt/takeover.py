@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -40,9 +40,10 @@ class TakeOver:
     Args:
         symbol: The segment as symbol JSON.
         constants: Values of its weights by name; the process gets a copy.
+        unread: Dtypes of further variables, whose values nothing depends on, by name.
     """
 
-    def __init__(self, symbol: str, constants: Arrays) -> None:
+    def __init__(self, symbol: str, constants: Arrays, unread: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
         environment = {
             **os.environ,
@@ -57,7 +58,7 @@ class TakeOver:
             env=environment,
         )
         weakref.finalize(self, _end, self._process)
-        self._ask({"symbol": symbol}, constants)
+        self._ask({"symbol": symbol, "unread": dict(unread)}, constants)
 
     def __call__(self, inputs: Arrays) -> list[np.ndarray[Any, Any]]:
         """The segment's outputs in order.
@@ -134,6 +135,9 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         try:
             given = {name: mx.nd.array(a, dtype=a.dtype) for name, a in inputs.items()}
             values = {**constants, **given}
+            shapes = dict(_shapes(symbol, values))
+            for name, dtype in header["unread"].items():
+                values[name] = mx.nd.ones(shapes[name], dtype=np.dtype(dtype))
             executor = symbol.bind(
                 mx.cpu(),
                 {name: a for name, a in values.items() if name not in states},
@@ -145,6 +149,14 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         except mx.MXNetError as error:
             _send(replies, {"error": str(error)}, {})
             return
+
+
+def _shapes(symbol: Any, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Shapes of all variables of a symbol by name."""
+    known = {name: array.shape for name, array in values.items()}
+    arguments, _, states = symbol.infer_shape(**known)
+    yield from zip(symbol.list_arguments(), arguments, strict=True)
+    yield from zip(symbol.list_auxiliary_states(), states, strict=True)
 
 
 def _main() -> None:

@@ -106,6 +106,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     handle: Any
     outputs: list[Any]
     _mxtrt: _Binding | None
+    _beside: Freshness | None = None  # of engines on the same weights that this executor has not
     _retired: list[Any]
 
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
@@ -122,7 +123,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             or not binding.symbol.plan.weights.isdisjoint(kwargs)
             or (binding := self._ready(binding)) is None
         ):
-            outputs: list[Any] = Executor.forward(self, is_train, **kwargs)
+            outputs: list[Any] = self._run_plain(is_train, kwargs)
         else:
             outputs = self._run_inline(binding, kwargs) or []
             if not outputs and binding.symbol.plan.failures:
@@ -135,6 +136,18 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         self._retired = outputs
         self.outputs = heads
         return heads
+
+    def _run_plain(self, is_train: bool, kwargs: dict[str, Any]) -> list[Any]:
+        """Run MXNet's own operators."""
+        if self._beside is None or is_train or self._monitor_callback is not None:
+            made: list[Any] = Executor.forward(self, is_train, **kwargs)
+            return made
+        count("fallbacks")
+        with self._beside.preserving():  # a write to auxiliary states, counted when it is done
+            made = Executor.forward(self, is_train, **kwargs)
+            for output in made:
+                output.wait_to_read()
+        return made
 
     def _run(self, binding: _Binding, kwargs: dict[str, Any]) -> list[Any]:
         """Run the partitioned graph through MXNet."""
@@ -173,9 +186,11 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             return Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
         with binding.freshness.preserving():
             executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
-            decision.attempt(
+            done = decision.attempt(
                 lambda: _attach(executor, binding.on(executor)), binding.source.options
             )
+            if done is None:
+                _attach(executor, None)._beside = binding.freshness
         return executor
 
     def __del__(self) -> None:
@@ -183,13 +198,15 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         # which counts as a write to the weights.
         if sys is None or sys.is_finalizing():  # modules are being taken apart
             return
-        binding = self.__dict__.pop("_mxtrt", None)
-        if binding is None:
+        binding: _Binding | None = self.__dict__.pop("_mxtrt", None)
+        freshness = self._beside if binding is None else binding.freshness
+        if freshness is None:
             Executor.__del__(self)
             return
-        with binding.freshness.preserving():
+        with freshness.preserving():
             Executor.__del__(self)
-            binding.executor = None
+            if binding is not None:
+                binding.executor = None
 
     def _ready(self, binding: _Binding) -> _Binding | None:
         """The binding that may answer now, after building its engines when it is time to."""
@@ -226,6 +243,8 @@ def adopt(
     decision.attempt(lambda: source.give_engines(executor, build=build), options, executor._ctx)
 
 
-def _attach(executor: Executor, binding: _Binding) -> None:
+def _attach(executor: Executor, binding: _Binding | None) -> InferenceExecutor:
     executor.__class__ = InferenceExecutor
     executor._mxtrt = binding
+    attached: InferenceExecutor = executor
+    return attached

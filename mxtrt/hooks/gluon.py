@@ -28,11 +28,17 @@ from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
 from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
+from mxtrt.models import mxnet_reason
 
 __all__ = ["install"]
 
 _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
+
+# Kinds of arguments that are known to be MXNet's.
+_MOST_LEFT = 1000
+
+Signature = tuple[tuple[tuple[int, ...], Any], ...]
 
 
 class _RetiredError(Exception):
@@ -74,6 +80,7 @@ class _BlockBinding:
         self._epoch = -1
         self._failed = False
         self._refused: dict[str, str] = {}
+        self._left: dict[Signature, str] = {}
         self._context: Any = None
         self._lock = threading.RLock()
 
@@ -92,6 +99,36 @@ class _BlockBinding:
             if outcome is None:
                 self._failed = True
         return bool(outcome)
+
+    def leave(self, args: tuple[Any, ...], error: MXNetError) -> None:
+        """Leave calls with arguments like these to MXNet: the engines did not take them."""
+        signature, reason = _signature(args), mxnet_reason(error)
+        if reason not in self._left.values():
+            shapes = " and ".join(str(shape) for shape, _ in signature)
+            _log.warning("calls with inputs %s run as plain MXNet: %s", shapes, reason)
+        if len(self._left) == _MOST_LEFT:
+            self._left.clear()
+        self._left[signature] = reason
+
+    def is_left(self, args: tuple[Any, ...]) -> bool:
+        """Whether a call with these arguments was left to MXNet."""
+        if not self._left or autograd.is_recording() or autograd.is_training():
+            return False
+        return _signature(args) in self._left
+
+    def answer_in_mxnet(self, call: Callable[[], Any]) -> Any:
+        """Make a call of MXNet's operators for inference, which is no reason to build again.
+
+        To MXNet it is a write to the auxiliary states, counted when the call is done.
+        """
+        count("fallbacks")
+        if self._freshness is None:
+            return call()
+        with self._freshness.preserving():
+            outputs = call()
+            for array in gluon_block._flatten(outputs, "output")[0]:
+                array.wait_to_read()
+        return outputs
 
     def _settle(self, args: tuple[Any, ...], refused: Mapping[str, str]) -> bool:
         epoch = _Epoch.now
@@ -142,6 +179,7 @@ class _BlockBinding:
         self._arrays = arrays
         self._context = context
         self._inline = InlineRun.of(symbol.plan)
+        self._left.clear()
         self._freshness = Freshness(symbol.plan, arrays)
         self._plan = symbol.plan
 
@@ -197,6 +235,11 @@ def _inputs(args: tuple[Any, ...]) -> list[Any]:
     return [array for array in gluon_block._flatten(args, "input")[0] if array is not None]
 
 
+def _signature(args: tuple[Any, ...]) -> Signature:
+    """Shapes and dtypes of the arrays among the arguments of a call."""
+    return tuple((array.shape, array.dtype) for array in _inputs(args))
+
+
 def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def _build_cache(self: Any, *args: Any) -> None:
@@ -227,6 +270,8 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
         bindings = self.__dict__.get(_BINDING)
         if bindings is not None and self._callback is None:
             binding = bindings.find(args)
+            if binding.is_left(args):
+                return binding.answer_in_mxnet(lambda: original(self, *args))
             if binding.ready(args):
                 try:
                     return binding(self, args)
@@ -236,9 +281,8 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
                     return outputs
                 except MXNetError as error:
                     # MXNet's own operators say whether the inputs or the engines are at fault.
-                    outputs = original(self, *args)
-                    count("fallbacks")
-                    _log.warning("a call ran as plain MXNet: %s", error)
+                    outputs = binding.answer_in_mxnet(lambda: original(self, *args))
+                    binding.leave(args, error)
                     return outputs
         return original(self, *args)
 

@@ -69,6 +69,8 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
                 **inference,
             )
             symbol.plan.build(arrays)
+            for node in symbol.plan.nodes:
+                node.stands_alone = True
             return symbol, kept_args, kept_aux
 
         done = decision.attempt(lambda: until_accepted(engines), options, ctx)

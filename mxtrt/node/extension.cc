@@ -34,7 +34,7 @@ using PassCallback = int (*)(const char* graph, const char* const* keys,
                              const char* const* values, int num_options);
 // Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.
 using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs);
-// Python: the engine of a node failed.  With tensors in host memory it computes the outputs by
+// Python: a node has no engine that works.  With tensors in host memory it computes the outputs by
 // other means: returns 1, or 0 after mxtrt_set_error.  Without (null) it takes note and returns 0.
 using FailureCallback = int (*)(int64_t key, const char* message, const int64_t* dims,
                                 const int* ndims, void* const* data);
@@ -150,7 +150,10 @@ void forward(State* state, void* stream) {
       state->variant = std::move(variant);
     } else if (!state->variant || state->variant->inputs != shapes) {
       // A session that was given up stays with the states that already run it.
-      throw std::runtime_error("the engine is not built for the shapes of this forward");
+      const std::string message = "the engine is not built for the shapes of this forward";
+      if (!variant || state->node->gpu >= 0) throw std::runtime_error(message);
+      take_over(*state, message);
+      return;
     }
     state->generation = generation;
   }
