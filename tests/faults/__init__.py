@@ -1,0 +1,1 @@
+"""What mxtrt does when something goes wrong around it, fault by fault."""
