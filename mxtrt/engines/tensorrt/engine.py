@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import logging
 import threading
 import weakref
 
@@ -17,6 +18,8 @@ from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 
 __all__ = ["TensorRT", "tensorrt"]
+
+_log = logging.getLogger("mxtrt")
 
 
 class TensorRT:
@@ -74,13 +77,31 @@ class TensorRT:
         with self._lock:
             loaded = self._loaded.get((ordinal, key))
             if loaded is None or not (request.batches is None or self._api.shares_profiles):
-                cache = EngineCache(request.options.cache_dir, request.options.cache_size)
-                plan = cache.get_or_build(key, lambda: self._build_plan(request, facts, cache))
                 if ordinal not in self._runtimes:
                     self._runtimes[ordinal] = Runtime(self._api, ordinal)
-                loaded = self._runtimes[ordinal].load(plan)
+                loaded = self._load_or_build(key, request, facts, self._runtimes[ordinal])
                 self._loaded[ordinal, key] = loaded
         return loaded
+
+    def _load_or_build(
+        self, key: str, request: BuildRequest, facts: tuple[object, ...], runtime: Runtime
+    ) -> LoadedEngine:
+        cache = EngineCache(request.options.cache_dir, request.options.cache_size)
+        built: list[bytes] = []
+
+        def build() -> bytes:
+            built.append(self._build_plan(request, facts, cache))
+            return built[0]
+
+        plan = cache.get_or_build(key, build)
+        try:
+            return runtime.load(plan)
+        except EngineError as error:
+            if built:
+                raise
+            _log.warning("a cached engine does not load and is built again: %s", error)
+            cache.store(key, build())
+            return runtime.load(built[0])
 
     def _facts(self, ordinal: int) -> tuple[object, ...]:
         device = library().cuda.device(ordinal)

@@ -1,0 +1,68 @@
+"""TensorRT and the cache of its engines, with stand-ins for its builder and its runtime."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from types import SimpleNamespace
+
+import pytest
+from test_tensorrt_build import request_for
+
+from mxtrt.cache import EngineCache
+from mxtrt.engines.tensorrt.engine import TensorRT
+from mxtrt.errors import EngineError
+
+
+class Loaded:
+    """A loaded engine."""
+
+
+class Machine(TensorRT):
+    """TensorRT where no GPU is: builds a serial number and loads what it does not refuse."""
+
+    def __init__(self, *refused: bytes) -> None:
+        self.built, self.refused = 0, refused
+        self._runtimes = {0: SimpleNamespace(load=self._load_plan)}
+        self._loaded = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+        self._api = SimpleNamespace(shares_profiles=True)
+
+    def _facts(self, ordinal):
+        return ("stand-in", ordinal)
+
+    def _build_plan(self, *_):
+        self.built += 1
+        return b"engine %d" % self.built
+
+    def _load_plan(self, plan):
+        if bytes(plan) in self.refused:
+            raise EngineError("TensorRT did not load its engine: of another version")
+        return Loaded()
+
+
+def test_a_cached_engine_that_tensorrt_refuses_is_built_again(tmp_path, caplog):
+    """Once, with a warning; from then on the new one is found."""
+    request = request_for(cache_dir=str(tmp_path))
+    Machine()._load(request)
+    (entry,) = (tmp_path / "engines").glob("*.engine")
+    machine = Machine(b"engine 1")
+    machine.built = 1
+    machine._load(request)
+    assert machine.built == 2
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "a cached engine does not load and is built again: TensorRT did" in record.getMessage()
+    assert bytes(EngineCache(str(tmp_path), 1 << 20).load(entry.stem)) == b"engine 2"
+    machine = Machine(b"engine 1")
+    machine._load(request)
+    assert machine.built == 0
+
+
+def test_an_engine_that_was_just_built_is_not_built_twice(tmp_path):
+    """What TensorRT says is the reason why the graph stays in MXNet."""
+    machine = Machine(b"engine 1")
+    with pytest.raises(EngineError, match="of another version"):
+        machine._load(request_for(cache_dir=str(tmp_path)))
+    assert machine.built == 1
