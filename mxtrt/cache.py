@@ -146,7 +146,7 @@ class EngineCache:
         for _, size, path in sorted(entries):
             if total <= self._limit:
                 break
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NotImplementedError):
                 path.unlink()
                 total -= size
                 lock = path.with_suffix(_LOCK)

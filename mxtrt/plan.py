@@ -263,7 +263,7 @@ class EngineNode:
                 self._add(shapes, graph, model)
             if self._arrays is None:
                 return
-            answers = self.stands_alone and self.gpu is None
+            answers = self.stands_alone and self.gpu is None and self._options.take_over
             if shapes not in self._unbuilt:
                 try:
                     self._build(shapes)

@@ -135,9 +135,10 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         try:
             given = {name: mx.nd.array(a, dtype=a.dtype) for name, a in inputs.items()}
             values = {**constants, **given}
-            shapes = dict(_shapes(symbol, values))
-            for name, dtype in header["unread"].items():
-                values[name] = mx.nd.ones(shapes[name], dtype=np.dtype(dtype))
+            if header["unread"]:
+                shapes = dict(_shapes(symbol, values))
+                for name, dtype in header["unread"].items():
+                    values[name] = mx.nd.ones(shapes[name], dtype=np.dtype(dtype))
             executor = symbol.bind(
                 mx.cpu(),
                 {name: a for name, a in values.items() if name not in states},

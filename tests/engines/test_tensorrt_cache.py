@@ -22,6 +22,8 @@ class Loaded:
 class Machine(TensorRT):
     """TensorRT where no GPU is: builds a serial number and loads what it does not refuse."""
 
+    reason = "of another version"
+
     def __init__(self, *refused: bytes) -> None:
         self.built, self.refused = 0, refused
         self._runtimes = {0: SimpleNamespace(load=self._load_plan)}
@@ -38,7 +40,7 @@ class Machine(TensorRT):
 
     def _load_plan(self, plan):
         if bytes(plan) in self.refused:
-            raise EngineError("TensorRT did not load its engine: of another version")
+            raise EngineError(f"TensorRT did not load its engine: {self.reason}")
         return Loaded()
 
 
@@ -56,6 +58,20 @@ def test_a_cached_engine_that_tensorrt_refuses_is_built_again(tmp_path, caplog):
     assert "a cached engine does not load and is built again: TensorRT did" in record.getMessage()
     assert bytes(EngineCache(str(tmp_path), 1 << 20).load(entry.stem)) == b"engine 2"
     machine = Machine(b"engine 1")
+    machine._load(request)
+    assert machine.built == 0
+
+
+def test_a_gpu_without_room_is_no_reason_to_build_again(tmp_path):
+    """The engine is right, and stays in the cache."""
+    request = request_for(cache_dir=str(tmp_path))
+    Machine()._load(request)
+    machine = Machine(b"engine 1")
+    machine.reason = "Requested amount of GPU memory could not be allocated"
+    with pytest.raises(EngineError, match="GPU memory"):
+        machine._load(request)
+    assert machine.built == 0
+    machine = Machine()
     machine._load(request)
     assert machine.built == 0
 

@@ -264,7 +264,7 @@ FAULTS = {
     ),
     "out of memory at build": Fault(
         building(out_of_memory),
-        "the graph runs as plain MXNet: ONNX Runtime: .*bad_alloc$",
+        "the graph runs as plain MXNet: ONNX Runtime: .*(bad_alloc|allocate)",
         width=12288,  # more than the C library keeps
         is_engine_lost=True,
     ),

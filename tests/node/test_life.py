@@ -169,7 +169,7 @@ def test_an_error_while_running_is_raised_and_the_next_forward_works(monkeypatch
     symbol, x = classifier(), images()
     args, aux = parameters(symbol, data=x.shape)
     given = {"data": x, **args}
-    partitioned = symbol.optimize_for("TensorRT", given, dict(aux), mx.cpu())
+    partitioned = symbol.optimize_for("TensorRT", given, dict(aux), mx.cpu(), take_over=False)
     node = partitioned.plan.nodes[0]
     executor = partitioned.bind(mx.cpu(), {"data": x})
     for digest in list(node._sessions):

@@ -97,7 +97,7 @@ class TensorRT:
         try:
             return runtime.load(plan)
         except EngineError as error:
-            if built:
+            if built or "memory" in str(error).lower():  # of the GPU: no fault of the engine
                 raise
             _log.warning("a cached engine does not load and is built again: %s", error)
             cache.store(key, build())
