@@ -2,19 +2,20 @@
 
 Every segment runs in turns in its engine and in MXNet's operators, both in an executor of
 MXNet's, on the data of the bind where there are any and on random numbers otherwise.  A segment
-whose engine is slower beyond doubt goes back to MXNet; one that takes as long keeps its engine.
+whose engine is slower beyond doubt goes back to MXNet: by more than 3 %, and by more than MXNet is
+from itself in the same measurement.  One that takes as long keeps its engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mxtrt.errors import RefusedNodesError
-from mxtrt.measure import bootstrap_ratio, interleave
 from mxtrt.models import mxnet_reason
+from mxtrt.perf.paired import MOST_NOISE, Duet, Paired
 from mxtrt.trial import bind, context_of, engine_graph, run_engine, values_for
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-#: Time for one segment, unless the fewest rounds take longer: 18 forwards each way with these.
-_SECONDS, _WARMUP, _ROUNDS = 0.25, 2, 8
+#: Time for one segment, unless the fewest rounds take longer.
+_SECONDS = 0.25
+#: Time that one way runs before it is the other's turn: the threads of either spin for a moment
+#: after a forward, and would slow the first one of the other.
+_TURN = 0.005
 
 
 def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> None:
@@ -50,21 +54,37 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> N
         node.report.notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
         return
     ours = _Engine(node, values, inline_below)
-    pairs = interleave(
-        lambda: _wait(ours()),
-        lambda: _wait(plain.forward(is_train=False)),
-        _SECONDS,
-        _WARMUP,
-        at_least=_ROUNDS,
-    )
+    found, forwards = _timed(lambda: _wait(ours()), lambda: _wait(plain.forward(is_train=False)))
     if node.failures:
         raise RefusedNodesError(node.failures)
-    _, low, _ = bootstrap_ratio(pairs)
-    engine, mxnet = (f"{1e3 * float(seconds):.3g} ms" for seconds in np.median(pairs, axis=0))
-    if low > 1:
+    engine, mxnet = (f"{ms / forwards:.3g} ms" for ms in (found.mxtrt_ms, found.plain_ms))
+    if found.high < math.exp(-max(MOST_NOISE, found.noise)):
         reason = f"prefer=fastest: its segment takes {engine} in the engine and {mxnet} in MXNet"
         raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
     node.report.notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
+
+
+def _timed(ours: Callable[[], object], plain: Callable[[], object]) -> tuple[Paired, int]:
+    """Figures of an engine and of MXNet in turns, and how many forwards a turn has."""
+    seconds = []
+    for call in (ours, plain) * 2:  # the first time is no measure
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    forwards = max(1, round(_TURN / max(min(seconds[2:]), 1e-6)))
+
+    def turn(call: Callable[[], object]) -> Callable[[], object]:
+        def repeat() -> None:
+            for _ in range(forwards):
+                call()
+
+        return repeat
+
+    duet = Duet(turn(plain), turn(ours), _SECONDS, warmup=1)
+    for _ in range(duet.rounds):
+        duet.before()
+        duet.call()
+    return duet.result(), forwards
 
 
 class _Engine:

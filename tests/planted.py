@@ -10,7 +10,7 @@ import pytest
 
 from mxtrt.onnx_builder import OnnxBuilder
 
-__all__ = ["failing", "plant", "slow", "unbuildable", "unfillable"]
+__all__ = ["failing", "plant", "unbuildable", "unfillable"]
 
 Change = Callable[[Callable[..., None], OnnxBuilder, list[str], list[str]], None]
 
@@ -28,12 +28,6 @@ def plant(monkeypatch: pytest.MonkeyPatch, op_type: str, change: Change) -> None
             original(self, kind, inputs, outputs, **attributes)
 
     monkeypatch.setattr(OnnxBuilder, "node", node)
-
-
-def slow(emit, builder, inputs, outputs):
-    """A relu that draws random numbers first, which take a hundred times as long."""
-    emit("RandomNormal", [], [drawn := builder.fresh("drawn")], shape=[300_000], dtype=1)
-    _relu_and(drawn, emit, builder, inputs, outputs)
 
 
 def failing(emit, builder, inputs, outputs):
