@@ -12,13 +12,16 @@ from mxtrt.partition import Segment
 __all__ = ["rewrite"]
 
 
-def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> Graph:
+def rewrite(
+    graph: Graph, segments: Sequence[Segment], keys: Sequence[int], process: str = ""
+) -> Graph:
     """Replace every segment by one engine node.
 
     Args:
         graph: The symbol.
         segments: Convex segments, acyclic after contraction.
         keys: For every segment the key of its engine node.
+        process: What tells the keys of this process from those of others.
 
     Ensures:
         Heads keep their number and order; every variable that is still read keeps its name, the
@@ -51,7 +54,8 @@ def rewrite(graph: Graph, segments: Sequence[Segment], keys: Sequence[int]) -> G
         inputs = tuple(moved[entry] for entry in reads(place))
         if place in segment_of:
             segment = segments[segment_of[place]]
-            nodes.append(_engine_node(graph, segment, keys[segment_of[place]], inputs))
+            key = keys[segment_of[place]]
+            nodes.append(_engine_node(graph, segment, key, process, inputs))
             moved.update((e, Entry(len(nodes) - 1, i)) for i, e in enumerate(segment.outputs))
         else:
             node = graph.nodes[place]
@@ -80,11 +84,14 @@ def _wanted(
     return sorted(wanted)
 
 
-def _engine_node(graph: Graph, segment: Segment, key: int, inputs: tuple[Entry, ...]) -> Node:
+def _engine_node(
+    graph: Graph, segment: Segment, key: int, process: str, inputs: tuple[Entry, ...]
+) -> Node:
     producers = {graph.nodes[entry.node].name for entry in segment.outputs}
     name = producers.pop() if len(segment.outputs) == 1 else f"mxtrt{key}"
     attrs = {
         "engine": str(key),
+        "process": process,
         "num_inputs": str(len(segment.inputs)),
         "num_outputs": str(len(segment.outputs)),
     }

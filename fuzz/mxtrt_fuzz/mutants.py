@@ -261,8 +261,8 @@ def _mixed_up_outputs() -> Iterator[None]:
     """The engine node's outputs are connected in another order than its segment has them."""
     original = _pipeline.rewrite
 
-    def rewrite(graph: Graph, segments: Any, keys: Any) -> Graph:
-        return original(graph, [_outputs_swapped(segment) for segment in segments], keys)
+    def rewrite(graph: Graph, segments: Any, *keys: Any) -> Graph:
+        return original(graph, [_outputs_swapped(segment) for segment in segments], *keys)
 
     with mock.patch.object(_pipeline, "rewrite", rewrite):
         yield
@@ -326,7 +326,7 @@ def _inputs_exchanged() -> Iterator[None]:
     """An engine reads its inputs in another order."""
     original = _pipeline.rewrite
 
-    def rewrite(graph: Graph, segments: Any, keys: Any) -> Graph:
+    def rewrite(graph: Graph, segments: Any, *keys: Any) -> Graph:
         def turned(segment: Any) -> Any:
             types = [graph.type_of(entry) for entry in segment.inputs]
             same = len(set(map(str, types))) == 1
@@ -334,7 +334,7 @@ def _inputs_exchanged() -> Iterator[None]:
                 segment, inputs=segment.inputs[::-1] if same else segment.inputs
             )
 
-        return original(graph, [turned(segment) for segment in segments], keys)
+        return original(graph, [turned(segment) for segment in segments], *keys)
 
     with mock.patch.object(_pipeline, "rewrite", rewrite):
         yield

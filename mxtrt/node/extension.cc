@@ -26,6 +26,7 @@ std::unordered_map<int64_t, std::shared_ptr<Session>> g_sessions;
 int64_t g_next = 1;
 std::atomic<bool> g_shutting_down{false};
 const pid_t g_process = getpid();
+std::string g_token;  // of this process, set before the first node
 
 thread_local std::string t_error, t_error_shown, t_pass_result;
 
@@ -69,12 +70,15 @@ const char* attribute(const char* const* keys, const char* const* values, int nu
 
 std::shared_ptr<Node> node_of(const char* const* keys, const char* const* values, int num) {
   const char* key = attribute(keys, values, num, "engine");
-  auto node = find_node(std::strtoll(key, nullptr, 10));
+  // Other processes have an engine of this number too.
+  const bool own = g_token == attribute(keys, values, num, "process");
+  auto node = own ? find_node(std::strtoll(key, nullptr, 10)) : nullptr;
   if (!node) {
     throw std::runtime_error(
         std::string("engine ") + key +
-        " does not exist in this process (the symbol was saved after partitioning, or outlived "
-        "its engine); partition the original symbol again");
+        " does not exist in this process (the symbol is JSON of another process, or outlived its "
+        "engine); partition the original symbol again, or keep the partitioned one with "
+        "Symbol.save or pickle");
   }
   return node;
 }
@@ -280,6 +284,9 @@ MXTRT_EXPORT const char* mxtrt_take_error() {
   t_error.clear();
   return t_error_shown.c_str();
 }
+
+// What the `process` attribute of nodes says.
+MXTRT_EXPORT void mxtrt_set_token(const char* token) { g_token = token; }
 
 // A node with these types; `gpu` is the GPU that its tensors are on, -1 for host memory.
 MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, int num_outputs,

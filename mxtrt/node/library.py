@@ -10,6 +10,7 @@ import ctypes
 import functools
 import math
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,6 +119,11 @@ class Library:
         self._lib.mxtrt_ort_session.restype = ctypes.c_int64
         self._lib.mxtrt_set_error.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
+        self._lib.mxtrt_set_token.argtypes = [ctypes.c_char_p]
+        self._lib.mxtrt_set_token.restype = None
+        #: What the ``process`` attribute of an engine node says: keys are this process's own.
+        self.token = secrets.token_hex(8)
+        self._lib.mxtrt_set_token(self.token.encode())
         self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_release.restype = None
         self._lib.mxtrt_retire.argtypes = [ctypes.c_int64]
