@@ -20,6 +20,7 @@ from onnx import TensorProto
 
 from mxtrt.errors import EngineError
 from mxtrt.files import write_text
+from mxtrt.graph import check_json
 from mxtrt.precision.working import Step, WorkingModel
 
 __all__ = ["Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]
@@ -128,7 +129,9 @@ def read_ranges(path: str | Path) -> Ranges:
         EngineError: The file is missing or holds no ranges.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        text = Path(path).read_text()
+        check_json(text)
+        data = json.loads(text)
         if data["format"] != _FORMAT:
             raise EngineError(f"the ranges in {path} have format {data['format']}, not {_FORMAT}")
         segments = [
@@ -143,7 +146,7 @@ def read_ranges(path: str | Path) -> Ranges:
         return Ranges(data["model"], data["method"], int(data["samples"]), segments)
     except OSError as error:
         raise EngineError(f"the ranges cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EngineError(
             f"{path} holds no ranges ({type(error).__name__}: {error}); write it with: "
             "mxtrt calibrate"
