@@ -186,7 +186,7 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     report.segments = [node.report for node in nodes]
     rewritten = rewrite(graph, segments, [node.key for node in nodes], library().token)
     report.partition_seconds = time.perf_counter() - begin
-    request.plan = Plan(nodes, rewritten, report, request.options)
+    request.plan = Plan(nodes, rewritten, report, request.options, graph)
     return rewritten.to_json()
 
 

@@ -445,17 +445,28 @@ class Plan:
             outputs in order.
         report: What the bind did.
         options: The options of the bind.
+        origin: The graph that was partitioned.
+        unread: NDArrays of weights that left the graph because nothing reads their values.
+        before: The plan of the symbol that was partitioned, if it had engines already.
         failures: Why MXNet nodes have to go back to MXNet, by name: their engine failed.
     """
 
     def __init__(
-        self, nodes: Sequence[EngineNode], graph: Graph, report: Report, options: Options
+        self,
+        nodes: Sequence[EngineNode],
+        graph: Graph,
+        report: Report,
+        options: Options,
+        origin: Graph,
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
+        self.origin = origin
+        self.unread: dict[str, Any] = {}
+        self.before: Plan | None = None
         self._tried = False  # against MXNet
         self.failures: dict[str, str] = {}
         for node in self.nodes:
@@ -469,6 +480,13 @@ class Plan:
     def built(self) -> bool:
         """Whether the engines exist."""
         return self._watch is not None
+
+    def arrays(self) -> dict[str, Any]:
+        """The NDArrays of all weights that left the graph, by name; none before the build."""
+        arrays = dict(self.unread)
+        for node in self.nodes:
+            arrays.update(zip(node.weights, node.weight_arrays(), strict=False))
+        return arrays
 
     def build(self, arrays: Mapping[str, Any]) -> None:
         """Build every engine from the weights' present values, then release the weights.

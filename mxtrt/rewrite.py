@@ -1,15 +1,28 @@
-"""Segments become engine nodes; weights that only engines read leave the graph."""
+"""Segments become engine nodes; weights that only engines read leave the graph.  And back."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from mxtrt.graph import Entry, Graph, Node
 from mxtrt.node.library import OPERATOR
 from mxtrt.partition import Segment
 
-__all__ = ["rewrite"]
+__all__ = ["Part", "rewrite", "undo"]
+
+
+class Part(Protocol):
+    """A segment that an engine node stands for."""
+
+    @property
+    def graph(self) -> Graph:
+        """The segment cut out as a graph of its own."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of its variables that the engine node reads, in order."""
 
 
 def rewrite(
@@ -96,3 +109,88 @@ def _engine_node(
         "num_outputs": str(len(segment.outputs)),
     }
     return Node(OPERATOR, name, attrs, inputs, tuple(graph.type_of(e) for e in segment.outputs))
+
+
+def undo(graph: Graph, parts: Mapping[str, Part], origins: Mapping[str, Graph]) -> Graph:
+    """Replace every engine node by the segment that it stands for.
+
+    Args:
+        graph: A symbol with engine nodes, whatever became of it since it was partitioned.
+        parts: The segments by the ``engine`` attribute of their nodes.
+        origins: Likewise, the graphs that they were cut out of.
+
+    Ensures:
+        The graph computes what it did, in MXNet's own operators.  A variable that several
+        segments, or a segment and a node beside it, have by one name is one variable.
+    """
+    nodes: list[Node] = []
+    variables: dict[str, Entry] = {}
+    made: dict[str, int] = {}  # the last node of each name
+
+    def add(node: Node) -> Entry:
+        nodes.append(node)
+        if not node.is_variable:
+            made[node.name] = len(nodes) - 1
+        return Entry(len(nodes) - 1)
+
+    def variable(node: Node, origin: Graph | None) -> Entry:
+        """A variable of a segment that its engine node does not read."""
+        if node.name in variables:
+            return variables[node.name]
+        named = {n.name: n for n in origin.nodes if n.is_variable} if origin else {}
+        if origin is not None and node.name not in named:
+            return computed(node.name, origin)
+        node = named.get(node.name, node)
+        variables[node.name] = add(Node("null", node.name, node.attrs, (), node.types))
+        return variables[node.name]
+
+    def computed(name: str, origin: Graph) -> Entry:
+        """What no engine reads, such as a label, may be computed: by nodes that may be gone."""
+        before, _, output = name.rpartition("_output")  # as Graph.subgraph names it
+        head = next(
+            Entry(index, int(output))
+            for index, node in enumerate(origin.nodes)
+            if node.name == before and not node.is_variable
+        )
+        members: set[int] = set()
+        todo = [head.node]
+        while todo:
+            index = todo.pop()
+            node = origin.nodes[index]
+            if index not in members and not node.is_variable and node.name not in made:
+                members.add(index)
+                todo += [entry.node for entry in node.inputs]
+        if not members:
+            return Entry(made[origin.nodes[head.node].name], head.output)
+        part, _ = origin.subgraph(members, [head])
+        return copy(part, {}, origin)(part.heads[0])
+
+    def copy(
+        source: Graph, given: Mapping[str, Entry], origin: Graph | None
+    ) -> Callable[[Entry], Entry]:
+        """Add a graph; returns where its entries are now."""
+        places: dict[int, int | list[Entry]] = {}  # of a node, or of each output
+
+        def moved(entry: Entry) -> Entry:
+            place = places[entry.node]
+            return Entry(place, entry.output) if isinstance(place, int) else place[entry.output]
+
+        for index, node in enumerate(source.nodes):
+            if node.is_variable:
+                known = given.get(node.name)
+                places[index] = [variable(node, origin) if known is None else known]
+                continue
+            inputs = tuple(moved(entry) for entry in node.inputs)
+            if node.op == OPERATOR:
+                key = node.attrs["engine"]
+                part = parts[key]
+                read = dict(zip(part.inputs, inputs, strict=True))
+                inner = copy(part.graph, read, origins.get(key))
+                places[index] = [inner(head) for head in part.graph.heads]
+            else:
+                new = Node(node.op, node.name, node.attrs, inputs, node.types, node.raw)
+                places[index] = add(new).node
+        return moved
+
+    moved = copy(graph, {}, None)
+    return Graph(nodes, [moved(head) for head in graph.heads], graph.attrs)

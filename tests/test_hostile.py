@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -11,9 +13,13 @@ import numpy as np
 import pytest
 
 from mxtrt import params_file
-from mxtrt.errors import GraphError
-from mxtrt.graph import Graph
+from mxtrt.convert import WeightType
+from mxtrt.engines import Weight
+from mxtrt.errors import EngineError, GraphError
+from mxtrt.graph import Graph, TensorType
 from mxtrt.models import load_params, load_symbol
+from mxtrt.precision.ranges import read_ranges
+from mxtrt.saved import Saved
 from mxtrt_fuzz import files
 from mxtrt_fuzz.corpus import read
 
@@ -148,7 +154,143 @@ def test_a_corpus_case_from_elsewhere_is_data_only(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"p", b"s{}", b"p\xff" * 9, b"s" + symbol_text().encode()])
+MARK = {
+    "format": 1,
+    "weights": "0" * 64,
+    "inputs": {"data": ["float32", [1, 3]], "label": ["int32", []]},
+    "unread": ["label"],
+    "left": ["round0"],
+    "options": {"precision": "fp16", "deny_ops": ["Pooling"], "batch_profile": [1, 2, 3]},
+    "ranges": "",
+    "gpu": None,
+    "made_by": "mxtrt",
+}
+
+
+def marked_text(**changes: object) -> str:
+    """A saved partitioned symbol, its mark with changes."""
+    return symbol_text(attrs={"mxtrt_saved": ["str", json.dumps({**MARK, **changes})]})
+
+
+def test_a_mark_is_read():
+    """And written again."""
+    saved = Saved.from_json(marked_text())
+    assert saved is not None
+    assert saved.inputs["data"] == TensorType((1, 3), np.dtype(np.float32))
+    assert Saved.from_json(saved.to_json()) == saved
+    assert "mxtrt_saved" not in saved.symbol
+    assert Saved.from_json(symbol_text()) is None
+    assert Saved.from_json(symbol_text(nodes=[{**NODE, "name": "mxtrt_saved"}])) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        symbol_text(attrs={"mxtrt_saved": 3}),
+        symbol_text(attrs={"mxtrt_saved": ["str", "[" * 100_000]}),
+        symbol_text(attrs={"mxtrt_saved": ["str", "[" * 64 + "]" * 64]}),
+        symbol_text(attrs={"mxtrt_saved": ["str", "3"]}),
+        symbol_text(attrs={"mxtrt_saved": ["int", 3]}),
+        symbol_text(attrs={"mxtrt_saved": []}),
+        '"mxtrt_saved"',
+        '"mxtrt_saved" ' + "[" * 100_000,
+        marked_text(format=2),
+        marked_text(weights="../../../etc/passwd"),
+        marked_text(weights="0" * 63 + "\n"),
+        marked_text(weights=None),
+        marked_text(inputs={"data": ["float32", [1 << 40]]}),
+        marked_text(inputs={"data": ["float32", [-1]]}),
+        marked_text(inputs={"data": ["float32", [True]]}),
+        marked_text(inputs={"data": ["float32", [1] * 33]}),
+        marked_text(inputs={"data": ["object", [1]]}),
+        marked_text(inputs={"data": "float32"}),
+        marked_text(inputs={"d" * 5000: ["float32", [1]]}),
+        marked_text(inputs=[["data", 3]]),
+        marked_text(unread=["data2"]),
+        marked_text(unread=[3]),
+        marked_text(unread="label"),
+        marked_text(left=[None]),
+        marked_text(left=3),
+        marked_text(unread=["data"], inputs={"data": ["int8", [1 << 30, 2]]}),
+        marked_text(options={"spill_dir": "/etc"}),
+        marked_text(options={"cache_dir": "/tmp", "ranges": "/etc/passwd"}),
+        marked_text(options={"precision": "fp8"}),
+        marked_text(options={"deny_ops": 3}),
+        marked_text(options=["precision"]),
+        marked_text(ranges=["/etc/passwd"]),
+        marked_text(gpu=-1),
+        marked_text(gpu="0"),
+        marked_text(gpu=True),
+        marked_text(made_by=None),
+    ],
+    ids=lambda text: text[-60:],
+)
+def test_a_mark_that_is_none_is_refused(tmp_path, text):
+    """By its reader, and by mx.sym.load, which names the file and allocates nothing for it."""
+    with pytest.raises(GraphError, match="mxtrt_saved is damaged"):
+        Saved.from_json(text)
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(GraphError, match=r"symbol file .*s\.json"):
+        mx.sym.load(str(tmp_path / "s.json"))
+
+
+def test_weights_of_a_saved_symbol_are_those_it_names(tmp_path):
+    """What its hash covers is read with the limits of parameters, and has to fit the symbol."""
+    for data, told in (
+        (b"no parameters", "cut off or damaged"),
+        (saved(tmp_path, **{"arg:a": mx.nd.ones((1,)), "aux:a": mx.nd.ones((1,))}), "one name"),
+        (saved(tmp_path, **{"arg:elsewhere": mx.nd.ones((1,))}), "does not have"),
+    ):
+        digest = hashlib.sha256(data).hexdigest()
+        (tmp_path / "s.json").write_text(marked_text(weights=digest, unread=[]))
+        (tmp_path / f"s.json.{digest[:16]}.params").write_bytes(data)
+        with pytest.raises(GraphError, match=told):
+            mx.sym.load(str(tmp_path / "s.json"))
+
+
+def test_params_are_written_as_mxnet_does(tmp_path):
+    """Byte for byte, and read back."""
+    arrays = {
+        f"arg:{dtype}": mx.nd.array(np.arange(6).reshape(2, 3), dtype=dtype)
+        for dtype in ("float32", "float64", "float16", "uint8", "int8", "int32", "int64")
+    }
+    data = saved(tmp_path, **arrays)
+    written = io.BytesIO()
+    params_file.write_params(
+        written.write,
+        {
+            name: lambda array=array: Weight.of(
+                WeightType("a", array.shape, np.dtype(array.dtype)), array
+            )
+            for name, array in arrays.items()
+        },
+    )
+    assert written.getvalue() == data
+    for name, values in params_file.read_params(data).items():
+        assert values.dtype == arrays[name].dtype
+        assert (values == arrays[name].asnumpy()).all()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "{}", '{"format": 1, "segments": {}}', ""])
+def test_ranges_that_are_none_are_refused(tmp_path, text):
+    """One sentence that names the file."""
+    (tmp_path / "ranges.json").write_text(text)
+    with pytest.raises(EngineError, match=r"ranges\.json"):
+        read_ranges(tmp_path / "ranges.json")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"p",
+        b"s{}",
+        b"p\xff" * 9,
+        b"s" + symbol_text().encode(),
+        b"m",
+        b"m" + json.dumps(MARK).encode(),
+    ],
+)
 def test_the_fuzz_target_accepts_or_refuses(data):
     """Without atheris: the target itself."""
     files.read(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mxtrt.graph import Entry, Graph, Node, TensorType
 from mxtrt.partition import Partition, Worth, partition
-from mxtrt.rewrite import rewrite
+from mxtrt.rewrite import rewrite, undo
 
 
 @st.composite
@@ -29,6 +29,11 @@ def graphs(draw: st.DrawFn) -> tuple[Graph, dict[int, str]]:
         nodes.append(Node("op", f"op{len(nodes)}", {}, tuple(Entry(i) for i in reads)))
     heads = draw(st.lists(st.integers(0, len(nodes) - 1), min_size=1, max_size=4))
     return Graph(nodes, [Entry(i) for i in heads]), reasons
+
+
+class _Part(NamedTuple):
+    graph: Graph
+    inputs: Sequence[str]
 
 
 WEIGHTS = frozenset(f"weight{i}" for i in range(3))
@@ -114,6 +119,10 @@ def test_segments_compute_what_the_graph_did(case, data):
     given_ = {node.name: node.name for node in graph.nodes if node.is_variable}
     rewritten = rewrite(graph, found.segments, range(len(found.segments)))
     assert values(rewritten, given_, parts) == values(graph, given_)
+    again = undo(rewritten, {str(i): _Part(*part) for i, part in enumerate(parts)}, {})
+    assert values(again, given_) == values(graph, given_)
+    names = [node.name for node in again.nodes if node.is_variable]
+    assert len(names) == len(set(names))
 
 
 @given(graphs())

@@ -2,9 +2,10 @@
 
 ``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
 two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the graph pass and owns
-its engines; ``freshness`` decides when engines follow weights that changed; ``inline`` runs
-graphs that are one segment from the calling thread; ``waiting`` waits for those on a GPU.  With
-the integration off every wrapper calls MXNet's own function.
+its engines; ``saving`` saves what was partitioned, and ``brought`` completes binds of what was
+loaded; ``freshness`` decides when engines follow weights that changed; ``inline`` runs graphs that
+are one segment from the calling thread; ``waiting`` waits for those on a GPU.  With the integration
+off every wrapper calls MXNet's own function.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def install(mx: ModuleType) -> None:
             stacklevel=2,
         )
         return
-    from mxtrt.hooks import gluon, symbol
+    from mxtrt.hooks import gluon, saving, symbol
 
     if not symbol.installed():
         symbol.install()
         gluon.install()
+        saving.install()

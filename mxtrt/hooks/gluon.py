@@ -307,9 +307,23 @@ def _wrap_new_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
     return renewing
 
 
+def _state(self: Any) -> dict[str, Any]:
+    """What a copy or pickle of a block keeps: not what the first call of the copy makes anew.
+
+    MXNet itself refuses to pickle or copy a hybridized block that was called.
+    """
+    state = {name: value for name, value in self.__dict__.items() if name != _BINDING}
+    if self._cached_op is not None:
+        state["_cached_op"] = None
+        if not isinstance(self, gluon_block.SymbolBlock):  # its graph is all there is of it
+            state.update(_cached_graph=(), _cached_op_args=[])
+    return state
+
+
 def install() -> None:
     """Put the wrappers in place."""
     block = gluon_block.HybridBlock
+    block.__getstate__ = _state
     block._build_cache = _wrap_build_cache(block._build_cache)
     block._call_cached_op = _wrap_call(block._call_cached_op)
     block._clear_cached_op = _wrap_clear(block._clear_cached_op)

@@ -12,12 +12,20 @@ from mxnet.symbol import Symbol
 from mxtrt.config import Options
 from mxtrt.counters import count
 from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.hooks.brought import Brought, brought_by
 from mxtrt.report import publish
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
 
-__all__ = ["BACKEND", "EngineSymbol", "originals", "partition_symbol", "until_accepted"]
+__all__ = [
+    "BACKEND",
+    "EngineSymbol",
+    "originals",
+    "own",
+    "partition_symbol",
+    "until_accepted",
+]
 
 _log = logging.getLogger("mxtrt")
 _T = TypeVar("_T")
@@ -30,35 +38,49 @@ originals = SimpleNamespace(optimize_for=None, bind=None)
 
 
 class EngineSymbol(Symbol):  # type: ignore[misc]
-    """A partitioned symbol; its engines live as long as it, its copies and its executors."""
+    """A partitioned symbol; its engines live as long as it, its copies and its executors.
 
-    __slots__ = ("plan",)
+    Attributes:
+        plan: Its engines; None for a symbol that was saved with engines and has none here.
+        brought: Values of arguments that engines held where it was saved, and do not here.
+    """
 
-    def _with_plan(self, symbol: Symbol) -> EngineSymbol:
-        return _owner(symbol, self.plan)
+    __slots__ = ("brought", "plan")
+
+    plan: Any
+    brought: Brought | None
+
+    def _likewise(self, symbol: Symbol) -> EngineSymbol:
+        return own(symbol, self.plan, self.brought)
 
     def __copy__(self) -> EngineSymbol:
         return self.__deepcopy__(None)
 
     def __deepcopy__(self, memo: Any) -> EngineSymbol:
-        return self._with_plan(Symbol.__deepcopy__(self, memo))
+        return self._likewise(Symbol.__deepcopy__(self, memo))
 
     def __getitem__(self, index: Any) -> EngineSymbol:
-        return self._with_plan(Symbol.__getitem__(self, index))
+        return self._likewise(Symbol.__getitem__(self, index))
 
     def get_internals(self) -> EngineSymbol:
-        return self._with_plan(Symbol.get_internals(self))
+        return self._likewise(Symbol.get_internals(self))
 
     def get_children(self) -> EngineSymbol | None:
         children = Symbol.get_children(self)
-        return None if children is None else self._with_plan(children)
+        return None if children is None else self._likewise(children)
+
+    def as_np_ndarray(self) -> Any:
+        symbol = Symbol.as_np_ndarray(self)
+        symbol._mxtrt = self  # keeps the engines
+        return symbol
 
 
-def _owner(symbol: Symbol, plan: Plan) -> EngineSymbol:
+def own(symbol: Symbol, plan: Plan | None, brought: Brought | None = None) -> EngineSymbol:
     """Turn MXNet's symbol into one that owns a plan; the argument is used up."""
     owner = EngineSymbol(symbol.handle)
     symbol.handle = None
     owner.plan = plan
+    owner.brought = brought
     return owner
 
 
@@ -101,11 +123,14 @@ def partition_symbol(
     with request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None
+    brought = brought_by(symbol)
     publish(request.plan.report)
     if request.plan.nodes:
         count("binds")
         count("segments", len(request.plan.nodes))
-    return _owner(rewritten, request.plan)
+    before = symbol.plan if isinstance(symbol, EngineSymbol) else None
+    request.plan.before = before  # its engine nodes stay in the symbol
+    return own(rewritten, request.plan, brought.of(rewritten.list_inputs()) if brought else None)
 
 
 def until_accepted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mxnet.executor import Executor
@@ -12,6 +12,7 @@ from mxnet.symbol import Symbol
 from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
+from mxtrt.hooks.brought import complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
 from mxtrt.hooks.freshness import preserving_all
 from mxtrt.hooks.partitioned import (
@@ -23,7 +24,7 @@ from mxtrt.hooks.partitioned import (
 )
 from mxtrt.weights import guess_weights
 
-__all__ = ["install", "installed"]
+__all__ = ["give_engines", "install", "installed"]
 
 
 def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,29 +52,8 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         kwargs.pop("dedup_subgraph", None)  # MXNet's, for backends that share subgraphs
         options = decision.options_for(kwargs)
         assert options is not None
-        arrays = {**(args or {}), **(aux or {})}
-
-        def engines(refused: Mapping[str, str]) -> tuple[EngineSymbol, Any, Any]:
-            # MXNet removes weights from the dictionaries: from copies, until the engines exist.
-            kept_args = None if args is None else dict(args)
-            kept_aux = None if aux is None else dict(aux)
-            guessed = guess_weights(Graph.of(self), options.data_names)
-            symbol = partition_symbol(
-                self,
-                kept_args,
-                kept_aux,
-                ctx,
-                options,
-                guessed.intersection(arrays),
-                refused,
-                **inference,
-            )
-            symbol.plan.build(arrays)
-            for node in symbol.plan.nodes:
-                node.stands_alone = True
-            return symbol, kept_args, kept_aux
-
-        done = decision.attempt(lambda: until_accepted(engines), options, ctx)
+        weights = guess_weights(Graph.of(self), options.data_names)
+        done = give_engines(self, args, aux, ctx, options, weights, inference)
         if done is None:  # MXNet's own copy, as optimize_for returns a new symbol
             return self.__copy__()
         symbol, kept_args, kept_aux = done
@@ -84,6 +64,53 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         return symbol
 
     return optimize_for
+
+
+def give_engines(
+    symbol: Symbol,
+    args: Mapping[str, Any] | None,
+    aux: Mapping[str, Any] | None,
+    ctx: Any,
+    options: Options,
+    weights: Collection[str],
+    inference: Mapping[str, Any],
+    refused: Mapping[str, str] | None = None,
+) -> tuple[EngineSymbol, dict[str, Any] | None, dict[str, Any] | None] | None:
+    """Partition a symbol and build its engines.
+
+    Args:
+        symbol: The symbol.
+        args: Arguments by name.
+        aux: Auxiliary states by name.
+        ctx: Context of the bind.
+        options: Options of the bind.
+        weights: Names of those of them that are weights, if they are given.
+        inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
+        refused: Reasons why nodes stay in MXNet, by name.
+
+    Returns:
+        The partitioned symbol, and the arguments and states that it has left; None if it is
+        MXNet's, which has been warned of.
+    """
+    arrays = {**(args or {}), **(aux or {})}
+    known = frozenset(weights).intersection(arrays)
+
+    def engines(refused: Mapping[str, str]) -> tuple[EngineSymbol, Any, Any]:
+        # MXNet removes weights from the dictionaries: from copies, until the engines exist.
+        kept_args = None if args is None else dict(args)
+        kept_aux = None if aux is None else dict(aux)
+        partitioned = partition_symbol(
+            symbol, kept_args, kept_aux, ctx, options, known, refused, **inference
+        )
+        plan = partitioned.plan
+        plan.build(arrays)
+        for node in plan.nodes:
+            node.stands_alone = True
+        gone = known.difference(partitioned.list_inputs(), plan.weights)
+        plan.unread = {name: arrays[name] for name in gone}
+        return partitioned, kept_args, kept_aux
+
+    return decision.attempt(lambda: until_accepted(engines, refused), options, ctx)
 
 
 def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Options | None:
@@ -112,6 +139,7 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         group2ctx: Any = None,
         shared_exec: Any = None,
     ) -> Executor:
+        args, aux_states = complete(self, ctx, args, aux_states)
         with preserving_all():
             executor = original(
                 self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
@@ -145,7 +173,7 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
                 self,
                 ctx,
                 grad_req,
-                type_dict,
+                types_with(self, type_dict),
                 stype_dict,
                 group2ctx,
                 shared_arg_names,
@@ -153,6 +181,7 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
                 shared_buffer,
                 **kwargs,
             )
+        write_into(executor, self)
         options = _eligible(self, ctx, group2ctx, decision.wants_gradients(grad_req))
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.

@@ -6,6 +6,7 @@ operators that :mod:`mxtrt.probe` finds working, and arrays reach the GPU as cop
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -270,3 +271,21 @@ def test_two_gpus_run_a_network_each():
                 assert out.context == mx.gpu(place)
                 assert_close(out, expected)
     assert mxtrt.last_report().left == []
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_saved_symbol_comes_back_to_its_gpu(device, tmp_path, pickled):
+    """Its weights were evicted from there, and are again."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    given, states = on(device, {"data": X, **args}), on(device, aux)
+    made = symbol.optimize_for("TensorRT", given, states, device)
+    if pickled:
+        loaded = pickle.loads(pickle.dumps(made))
+    else:
+        made.save(str(tmp_path / "net-symbol.json"))
+        loaded = mx.sym.load(str(tmp_path / "net-symbol.json"))
+    assert loaded.list_arguments() == ["data"]
+    assert loaded.plan.nodes[0].gpu == device.device_id
+    executor = loaded.bind(device, {"data": given["data"]})
+    assert_close(executor.forward()[0], plain(symbol, args, aux, data=X)[0])
