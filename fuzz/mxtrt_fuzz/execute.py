@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import tempfile
 import time
 import warnings
@@ -217,12 +218,13 @@ class _Execution:
             "simple_bind": self._bind_simple,
             "gluon": lambda: self._bind_gluon(False),
             "gluon_static": lambda: self._bind_gluon(True),
-            "optimize_for": self._bind_optimized,
+            "optimize_for": lambda: self._bind_optimized(False),
+            "pickled": lambda: self._bind_optimized(True),
         }
 
     def _plainly(self) -> _Forward:
         """Plain MXNet, bound as the case says: MXNet's kernels differ among its ways to bind."""
-        return self._ways["bind" if self._way == "optimize_for" else self._way]()
+        return self._ways["bind" if self._way in ("optimize_for", "pickled") else self._way]()
 
     @property
     def _way(self) -> str:
@@ -270,11 +272,13 @@ class _Execution:
 
         return forward
 
-    def _bind_optimized(self) -> _Forward:
+    def _bind_optimized(self, pickled: bool) -> _Forward:
         args, aux = {**self._fresh_inputs(), **self.weights}, dict(self.aux)
         symbol = self.symbol.optimize_for("TensorRT", args, aux, self.context)
         kept = {name: args[name] for name in symbol.list_arguments()}
         states = {name: aux[name] for name in symbol.list_auxiliary_states()}
+        if pickled:
+            symbol = pickle.loads(pickle.dumps(symbol))
         executor = symbol.bind(self.context, kept, aux_states=states, grad_req="null")
         return lambda inputs: list(
             executor.forward(**{n: a for n, a in inputs.items() if n in executor.arg_dict})

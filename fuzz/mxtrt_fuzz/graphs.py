@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 Role = Literal["data", "weight", "aux"]
 
 #: Ways to bind: MXNet's two, Gluon without and with static memory, and the explicit pass.
-BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for")
+BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for", "pickled")
 
 #: Precisions of the engines that cases are run in; int8 needs data of its own.
 PRECISIONS = ("fp32", "fp16")
