@@ -10,7 +10,7 @@ from mxtrt.graph import Entry, Graph, Node
 from mxtrt.node.library import OPERATOR
 from mxtrt.partition import Segment
 
-__all__ = ["Part", "rewrite", "undo"]
+__all__ = ["Part", "node_attributes", "rewrite", "undo"]
 
 
 class Part(Protocol):
@@ -97,17 +97,22 @@ def _wanted(
     return sorted(wanted)
 
 
+def node_attributes(key: int, process: str, inputs: int, outputs: int) -> dict[str, str]:
+    """The attributes of an engine node: whose it is, and its numbers of inputs and outputs."""
+    return {
+        "engine": str(key),
+        "process": process,
+        "num_inputs": str(inputs),
+        "num_outputs": str(outputs),
+    }
+
+
 def _engine_node(
     graph: Graph, segment: Segment, key: int, process: str, inputs: tuple[Entry, ...]
 ) -> Node:
     producers = {graph.nodes[entry.node].name for entry in segment.outputs}
     name = producers.pop() if len(segment.outputs) == 1 else f"mxtrt{key}"
-    attrs = {
-        "engine": str(key),
-        "process": process,
-        "num_inputs": str(len(segment.inputs)),
-        "num_outputs": str(len(segment.outputs)),
-    }
+    attrs = node_attributes(key, process, len(segment.inputs), len(segment.outputs))
     return Node(OPERATOR, name, attrs, inputs, tuple(graph.type_of(e) for e in segment.outputs))
 
 

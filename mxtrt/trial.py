@@ -16,6 +16,7 @@ from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import Entry, Graph, Node
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
+from mxtrt.rewrite import node_attributes
 
 if TYPE_CHECKING:
     from mxtrt.plan import EngineNode
@@ -100,11 +101,7 @@ def engine_graph(node: EngineNode) -> Graph:
     variables = {one.name: one for one in node.graph.nodes if one.is_variable}
     inputs = [variables[name] for name in node.inputs]
     read = tuple(Entry(place) for place in range(len(inputs)))
-    attrs = {
-        "engine": str(node.key),
-        "num_inputs": str(len(inputs)),
-        "num_outputs": str(len(node.graph.heads)),
-    }
+    attrs = node_attributes(node.key, library().token, len(inputs), len(node.graph.heads))
     engine = Node(OPERATOR, f"mxtrt{node.key}", attrs, read)
     heads = [Entry(len(inputs), place) for place in range(len(node.graph.heads))]
     return Graph([*inputs, engine], heads, node.graph.attrs)
