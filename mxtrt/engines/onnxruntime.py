@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+
+import onnx
 
 from mxtrt.config import Options
 from mxtrt.engines.base import BuildRequest, Session
@@ -19,6 +22,17 @@ __all__ = ["OnnxRuntime", "shared_library"]
 _CONFIG = (
     ("session.use_env_allocators", "1"),
     ("session.use_device_allocator_for_initializers", "1"),
+)
+
+# Without VNNI sums of two products of uint8 and int8 saturate at 16 bits, unless this asks for
+# products of uint8, which are slower: with VNNI too.
+_CONFIG_INT8 = ("session.x64quantprecision", "1")
+
+# The fusion leaves out a cast from float16 before a layer normalisation and then refuses its own
+# node, whose inputs are of two types.  Its name depends on the version.
+_CONFIG_FLOAT16 = (
+    "optimization.disable_specified_optimizers",
+    "LayerNormFusion;LayerNormFusionL1;LayerNormFusionL2",
 )
 
 
@@ -74,11 +88,32 @@ class OnnxRuntime:
                 segment.inputs,
                 segment.outputs,
                 [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in request.weights],
-                _CONFIG,
+                (*_CONFIG, *_typed(segment.model)),
             )
         except NodeError as error:
             raise EngineError(str(error)) from error
         return Session(handle)
+
+
+def _typed(model: bytes) -> Iterator[tuple[str, str]]:
+    """What a session needs for a model that computes in float16 or int8, or is given float16."""
+    graph = onnx.load_model_from_string(model).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node) and not _has_vnni():
+        yield _CONFIG_INT8
+    kinds = {value.type.tensor_type.elem_type for value in graph.input}
+    kinds.update(a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute)
+    if onnx.TensorProto.FLOAT16 in kinds:
+        yield _CONFIG_FLOAT16
+
+
+@functools.cache
+def _has_vnni() -> bool:
+    """Whether the CPU adds products of uint8 and int8 without saturation."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(text.split())
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
 from mxtrt.precision.int8 import quantize, require_quantizer
-from mxtrt.precision.ranges import read_ranges
+from mxtrt.precision.ranges import layers_of, read_ranges
 from mxtrt.precision.working import WorkingModel
 
 __all__ = ["Retyped", "folded", "retyped"]
@@ -93,13 +93,15 @@ def folded(segment: OnnxSegment, weights: Sequence[Weight]) -> WorkingModel:
 def _in_int8(
     segment: OnnxSegment, weights: Sequence[Weight], engine: Engine, options: Options
 ) -> Retyped:
+    model = folded(segment, weights)
+    if not layers_of(model):
+        return Retyped(segment, weights)
     if not options.ranges:
         raise EngineError(
             "precision=int8 needs the ranges of the model's tensors; collect them with mxtrt "
             "calibrate and name the file in option ranges (MXTRT_RANGES)"
         )
     require_quantizer()
-    model = folded(segment, weights)
     found = read_ranges(options.ranges).find(model)
     quantized = quantize(model, found, symmetric=engine.computes_float16)
     notes = (f"{quantized} of {len(found.layers)} layers in int8",)

@@ -113,7 +113,7 @@ def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
         if name in ("first", "last") and layers:
             layers[0 if name == "first" else -1].precision = "fp32"
             continue
-        same = [layer for layer in layers if layer.name == name]
+        same = [layer for layer in layers if name in (layer.name, layer.source)]
         if not same:
             known = ", ".join(layer.name for layer in layers) or "none"
             raise OptionError(f"there is no layer {name!r} to keep; the layers are: {known}")
@@ -334,7 +334,13 @@ class _Collector:
             found.tensors.append(
                 TensorRange(name, float(np.asarray(low).min()), float(np.asarray(high).max()))
             )
-        found.layers = [Layer(step.source) for step in layers_of(self._model)]
+        sources = [step.source for step in layers_of(self._model)]
+        found.layers = [
+            Layer(
+                source if (number := sources[:place].count(source)) == 0 else f"{source}:{number}"
+            )
+            for place, source in enumerate(sources)
+        ]
         self._folder.cleanup()
         return found
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from mxtrt.errors import EngineError
 from mxtrt.precision import ranges as ranges_of
@@ -61,6 +62,7 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+    _part_shared_weights(model)
     layers = ranges_of.chosen(segment, model)
     excluded = [step.node.name for step, layer in layers if layer.precision != "int8"]
     known = ranges_of.as_mapping(segment, model)
@@ -80,11 +82,7 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
             if name
         )
     ]
-    constants = [
-        step.node.name
-        for step, _ in layers
-        if step.node.op_type != "MatMul" and model.value(step.node.input[1]) is None
-    ]
+    constants = [step.node.name for step, _ in layers if not _quantizable(model, step.node)]
     sources = {step.node.name: step.source for step in model.steps}
     options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
     if symmetric:
@@ -120,6 +118,39 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
     model.replace_with(proto, reversed(names))
     left = {*excluded, *around, *constants}
     return sum(step.node.name not in left for step, _ in layers)
+
+
+def _part_shared_weights(model: WorkingModel) -> None:
+    """Give every ``Gemm`` a weight of its own.
+
+    On a CPU without VNNI, ONNX Runtime turns a weight into uint8 for each of them, twice under the
+    same name.
+    """
+    seen: set[str] = set()
+    for step in model.steps:
+        node = step.node
+        value = model.value(node.input[1]) if node.op_type == "Gemm" else None
+        if value is None:
+            continue
+        if node.input[1] in seen:
+            node.input[1] = model.add(node.input[1], value)
+        seen.add(node.input[1])
+
+
+def _quantizable(model: WorkingModel, node: NodeProto) -> bool:
+    """Whether the quantizer gets a layer right, whose weights it quantizes by output channel.
+
+    It takes axis 1 of a transposed convolution's weight for all its channels, which are those of
+    one group, and axis 1 of every constant of a ``MatMul`` for the columns of the second operand.
+    """
+    values = [model.value(name) for name in node.input[:2]]
+    if node.op_type == "MatMul":
+        return values[0] is None and (values[1] is None or values[1].ndim == 2)
+    if node.op_type == "ConvTranspose" and any(
+        a.name == "group" and a.i > 1 for a in node.attribute
+    ):
+        return False
+    return values[0] is None and values[1] is not None
 
 
 def _outside(model: WorkingModel, excluded: set[str]) -> list[str]:

@@ -42,10 +42,18 @@ class TensorRange:
 
 @dataclass(slots=True)
 class Layer:
-    """A layer with a product: its MXNet node, and ``"int8"`` or ``"fp32"``."""
+    """A layer with a product, and ``"int8"`` or ``"fp32"``.
+
+    Its name is that of its MXNet node; of several layers in one node the second is ``NODE:1``.
+    """
 
     name: str
     precision: str = "int8"
+
+    @property
+    def source(self) -> str:
+        """Its MXNet node."""
+        return self.name.partition(":")[0]
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
 from mxtrt.graph import TensorType
+from mxtrt.precision.ranges import read_ranges
 
 SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}
 
@@ -161,6 +162,41 @@ def test_layers_can_be_kept_in_float32(tmp_path):
     assert "1 of 2 layers in int8" in segment.notes
     with pytest.raises(mxtrt.OptionError, match="no layer 'cnv' to keep; the layers are: conv, de"):
         calibrated(symbol, arrays, path, keep=["cnv"])
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_layers_that_share_a_weight_run_in_int8(vnni, tmp_path, monkeypatch):
+    """On a CPU without VNNI too, where ONNX Runtime multiplies uint8 by uint8."""
+    monkeypatch.setattr("mxtrt.engines.onnxruntime._has_vnni", lambda: vnni)
+    x, weight = mx.sym.var("data"), mx.sym.var("weight")
+    for _ in range(2):
+        x = mx.sym.FullyConnected(x, weight, num_hidden=8, no_bias=True)
+    random, path = np.random.default_rng(0), tmp_path / "ranges.json"
+    data, arrays = mx.nd.array(random.uniform(-1, 1, (4, 8))), {}
+    arrays["weight"] = mx.nd.array(random.uniform(-0.5, 0.5, (8, 8)))
+    mxtrt.calibrate(x, [data], params=arrays, out=path)
+    expected = forward(x, arrays, data, enabled=False)
+    seen = forward(x, arrays, data, precision="int8", ranges=path)
+    assert "2 of 2 layers in int8" in mxtrt.last_report().segments[0].notes
+    assert 0 < np.abs(seen - expected).max() < 0.05
+
+
+def test_two_layers_of_one_node_have_names_of_their_own(tmp_path):
+    """An adaptive pooling is two products; either is kept, or both by the node's name."""
+    symbol = mx.sym.contrib.AdaptiveAvgPooling2D(mx.sym.var("data"), output_size=(2, 3), name="p")
+    data, path = mx.nd.random.uniform(shape=(1, 1, 3, 5)), tmp_path / "ranges.json"
+    for keep, kept in ((["p:1"], [False, True]), (["p"], [True, True]), ([], [False, False])):
+        mxtrt.calibrate(symbol, [data], params={}, out=path, keep=keep)
+        (segment,) = read_ranges(path).segments
+        assert [layer.name for layer in segment.layers] == ["p", "p:1"]
+        assert [layer.precision == "fp32" for layer in segment.layers] == kept
+
+
+def test_a_segment_without_layers_needs_no_ranges():
+    """int8 has nothing to do there."""
+    symbol = mx.sym.tanh(mx.sym.exp(mx.sym.var("data")))
+    forward(symbol, {}, pictures(), precision="int8", allow_ops="*")
+    assert mxtrt.last_report().segments
 
 
 def test_tensorrt_builds_the_model(tmp_path):
