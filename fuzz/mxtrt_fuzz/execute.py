@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 import mxtrt
+from mxtrt.graph import Graph
 from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt.paging import SMALLEST
+from mxtrt.weights import guess_weights
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
@@ -34,6 +36,9 @@ MASKS = ("none", "drawn", "all")
 #: What MXNet says on a GPU of operators that it runs on a CPU: it was built for older GPUs only
 #: (what works with some attributes may not with others), or leaves it to cuDNN, which takes less.
 _NOT_ON_THIS_GPU = ("no kernel image is available", "need to have 2 dimensions when mode=instance")
+
+#: More samples than a case has.
+_EVERY = 10**6
 
 Outputs = tuple[Array, ...]
 _Forward = Callable[[Mapping[str, Any]], list[Any]]
@@ -159,7 +164,7 @@ class _Execution:
             with self._timed("plain"), mxtrt.options(enabled=False):
                 self.symbol = self._mx.sym.load_json(self.case.symbol_json())
                 self.seen.plain = self._forwards(self._plainly())
-        except (self._mx.MXNetError, AssertionError, RuntimeError, ValueError) as error:
+        except (self._mx.MXNetError, AssertionError, IndexError, RuntimeError, ValueError) as error:
             self.seen.invalid = mxnet_reason(error)
             return self.seen
         if self.setup.working is not None and (missing := self._missing()):
@@ -194,13 +199,16 @@ class _Execution:
     def _missing(self) -> list[str]:
         """Operators that no engine takes and that MXNet cannot be left with."""
         assert self.setup.working is not None
+        allowed = self._options("none")["allow_ops"]
+        left = {node.op for node in self._inspected(allow_ops=allowed).left}
+        return sorted(left - self.setup.working)
+
+    def _inspected(self, **options: Any) -> Any:
+        """What mxtrt would do with the symbol."""
         data = [v for v in self.case.variables if v.role == "data"]
         shapes = {v.name: v.tensor.shape for v in data}
         dtypes = {v.name: v.tensor.dtype for v in data}
-        allowed = self._options("none")["allow_ops"]
-        seen = mxtrt.inspect(self.symbol, shapes, dtypes, allow_ops=allowed)
-        left = {node.op for node in seen.left}
-        return sorted(left - self.setup.working)
+        return mxtrt.inspect(self.symbol, shapes, dtypes, **options)
 
     def _move(self, context: Any) -> None:
         """Go on with copies of the arrays elsewhere."""
@@ -302,12 +310,14 @@ class _Execution:
         }[mask]
         if self.setup.working is not None:
             denied = tuple(name for name in denied if name in self.setup.working)
+        # Without data there is nothing to calibrate with.
+        precision = "fp32" if not self.inputs[0] else self.case.precision
         return {
             "deny_ops": denied,
             "take_over": False,
             "allow_ops": () if self.case.seed % 3 == 2 else ("*",),
             "engine": self.setup.engine,
-            "precision": self.case.precision,
+            "precision": precision,
             "inline_below": 10**6 if self.case.inline else 0,
         }
 
@@ -317,8 +327,12 @@ class _Execution:
         for name, array in self.weights.items():
             if array.size * 4 >= SMALLEST:  # in memory again, whatever an earlier run released
                 self.weights[name] = array.copy()
-        with _Complaints() as complaints, mxtrt.options(**options):
+        with contextlib.ExitStack() as stack:
+            complaints = stack.enter_context(_Complaints())
+            stack.enter_context(mxtrt.options(**options))
             try:
+                if options["precision"] == "int8" and self._inspected().segments:
+                    stack.enter_context(mxtrt.options(ranges=self._calibrated(stack)))
                 run.outputs = self._forwards(self._ways[self._way]())
             except Exception as error:
                 run.raised = True
@@ -331,6 +345,23 @@ class _Execution:
         run.left = [node.name for node in report.left]
         run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes
         return run
+
+    def _calibrated(self, stack: contextlib.ExitStack) -> str:
+        """A file with the ranges of all that the options in force leave to engines.
+
+        They are those of the case's own inputs, so that no value lies outside.  A weight that the
+        bind will take for data is data here too.
+        """
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        path = Path(folder, "ranges.json")
+        params = {**self.weights, **self.aux}
+        if self._way in ("bind", "optimize_for"):
+            known = guess_weights(Graph.of(self.symbol))
+            params = {name: array for name, array in params.items() if name in {*known, *self.aux}}
+        others = {name: array for name, array in self.weights.items() if name not in params}
+        batches = [{**inputs, **others} for inputs in self.inputs]
+        mxtrt.calibrate(self.symbol, batches, params=params, out=path, samples=_EVERY)
+        return str(path)
 
     def _check_exactness(self) -> None:
         """What has to be equal to the bit."""

@@ -66,11 +66,15 @@ COMMON = (
 
 #: Dtypes of a graph's first input besides float32.
 _DTYPES = (*INTEGERS, "float64", "float64")
+#: And in the lanes whose numbers float16 holds, as often as all of these.
+_HALF = "float16"
 
 _ROLES: tuple[Role, ...] = ("data", "data", "weight")
 _MOST_OPERATORS = 24
 _MOST_ELEMENTS = 2048
 _LARGEST = 1e4
+#: float16 sums up this many of the largest elements and their squares.
+_LARGEST_HALF = 32.0
 _WIDE = 40_000
 
 
@@ -257,7 +261,8 @@ class Grower:
 
 
 def _is_tame(array: Array, dtype: str) -> bool:
-    low, high = -_LARGEST, _LARGEST
+    largest = _LARGEST_HALF if dtype == _HALF else _LARGEST
+    low, high = -largest, largest
     if dtype in INTEGERS:
         low, high = max(low, np.iinfo(dtype).min), min(high, np.iinfo(dtype).max)
     return (
@@ -377,7 +382,8 @@ def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = L
     grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
     swarm = draw(st.lists(st.sampled_from(COMMON), min_size=3, max_size=10, unique=True))
     swarm += draw(st.lists(st.sampled_from(sorted(specs())), min_size=2, max_size=8, unique=True))
-    dtype = draw(st.sampled_from(_DTYPES)) if draw(st.integers(0, 7)) > 5 else "float32"
+    others = (*_DTYPES, *([_HALF] * len(_DTYPES) if lane in ("uniform", "grid") else ()))
+    dtype = draw(st.sampled_from(others)) if draw(st.integers(0, 7)) > 5 else "float32"
     grower.variable(Tensor(grower.shape(), dtype))
     while grower.operators == 0 or (grower.operators < most and draw(st.integers(0, 30))):
         before = grower.operators
@@ -427,12 +433,13 @@ def _used(grower: Grower, value: _Value, known: bool) -> tuple[OpSpec, Applicati
 
 
 @st.composite
-def operator_cases(draw: st.DrawFn, name: str) -> Case:
+def operator_cases(draw: st.DrawFn, name: str, dtype: str | None = None) -> Case:
     """One operator alone, over its attribute space, on a new input inside its domain.
 
     Args:
         draw: Hypothesis' draw.
         name: MXNet's name of the operator.
+        dtype: Dtype of its first input; drawn by default.
     """
     spec = specs()[name]
     lane = draw(st.sampled_from(["uniform", "grid"]))
@@ -440,7 +447,9 @@ def operator_cases(draw: st.DrawFn, name: str) -> Case:
     low, high = spec.domain or (-3.0, 3.0)
     outputs: list[Any] = []
     # No engine computes in float64, so that the operator would stay in MXNet.
-    dtype = draw(st.sampled_from([dtype for dtype in spec.dtypes if dtype != "float64"]))
+    wide = [dtype for dtype in spec.dtypes if dtype not in ("float64", _HALF)]
+    if dtype is None:
+        dtype = draw(st.sampled_from(wide * 3 + [_HALF] * (_HALF in spec.dtypes)))
     for attempt in range(4):
         first = None
         if not spec.creates:

@@ -33,8 +33,8 @@ Role = Literal["data", "weight", "aux"]
 #: Ways to bind: MXNet's two, Gluon without and with static memory, and the explicit pass.
 BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for", "pickled")
 
-#: Precisions of the engines that cases are run in; int8 needs data of its own.
-PRECISIONS = ("fp32", "fp16")
+#: Precisions of the engines that cases are run in; int8 is calibrated on the case's own data.
+PRECISIONS = ("fp32", "fp16", "int8")
 
 #: What the data hold: uniform numbers, halves (ties, zeros), or some special values among them.
 LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")

@@ -16,7 +16,7 @@ from mxtrt.graph import Entry
 from mxtrt_fuzz.execute import Observation, Run
 from mxtrt_fuzz.graphs import Case, Operation
 from mxtrt_fuzz.properties import ledger, partition_faults
-from mxtrt_fuzz.reference import Reference
+from mxtrt_fuzz.reference import Reference, quantization_steps
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
@@ -64,14 +64,18 @@ class Oracle:
     ) -> list[list[Limit]]:
         """Limits of the heads, for each set of inputs."""
         weights = {n: self._arrays.get(n, a) for n, a in weight_arrays(case).items()}
-        found = []
+        turns = []
         for turn in range(INPUT_SETS):
             data = {
                 n: self._arrays.get(f"{n}@{turn}", a) for n, a in input_arrays(case, turn).items()
             }
-            reference = Reference(case, {**weights, **data})
-            found.append(limits(reference, case.heads if heads is None else heads, samples))
-        return found
+            turns.append(Reference(case, {**weights, **data}))
+        if case.precision == "int8":
+            steps = quantization_steps(case, [reference.values() for reference in turns])
+            for reference in turns:
+                reference.steps = steps
+        entries = case.heads if heads is None else heads
+        return [limits(reference, entries, samples) for reference in turns]
 
     def judge(
         self, case: Case, seen: Observation, known: list[list[Limit]] | None = None

@@ -6,12 +6,17 @@ The noise stands for everything that an implementation may do between exact inpu
 outputs.  A backward stable operator computes the exact result of slightly different inputs
 (Higham, Accuracy and Stability of Numerical Algorithms, chapter 1), so every operator's inputs
 and outputs are perturbed by some roundings of their dtype.
+
+In int8 what a product reads, and what lies between products, is quantized besides: rounded to a
+grid over the range of the tensor.  The noise moves that grid by a part of its step, by as much for
+all elements of a tensor: equal values have equal errors, which add up in a sum.  Values that an
+earlier error took out of the range are clipped to it, which brings them nearer to the exact ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +26,7 @@ from mxtrt_fuzz.graphs import Case, Operation, Variable
 from mxtrt_fuzz.specs import INTEGERS, Attributes, OpSpec, specs
 from mxtrt_fuzz.values import Array, Arrays, wide
 
-__all__ = ["Noise", "Reference", "Values"]
+__all__ = ["Noise", "Reference", "Values", "quantization_steps"]
 
 Values = dict[Entry, Array]
 
@@ -30,6 +35,12 @@ _CAST = 0.5
 
 # Values beyond this may overflow in float16: mxtrt looks for them on other data.
 _LARGE = 4096.0
+
+# Steps from one end of a symmetric int8 range to the other.
+_LEVELS = 254
+
+# Dtypes of what an engine computes in float32, or less.
+_HALVES = ("float16", "float32")
 
 _POOL = np.random.default_rng(0).standard_normal(1 << 16)
 
@@ -68,6 +79,19 @@ class Noise:
             noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)
         return noisy
 
+    def quantize(self, values: Array, step: float) -> Array:
+        """Values on a grid that lies anywhere; zero is always on it.
+
+        Args:
+            values: float64 values.
+            step: Distance of two points of the grid; 0 for none.
+        """
+        if not step:
+            return values
+        place = self._random.random()
+        rounded: Array = (np.round(values / step + place) - place) * step
+        return np.where(values == 0, 0.0, rounded)
+
     def anything(self, shape: tuple[int, ...]) -> Array:
         """Integers other than zero, for what is not defined."""
         deviate = np.take(_POOL, np.arange(math.prod(shape)) + self._place(), mode="wrap")
@@ -87,9 +111,13 @@ class Reference:
     Args:
         case: The case.
         arrays: Values of all its variables.
+
+    Attributes:
+        steps: The distance of two numbers of a quantized entry; see :func:`quantization_steps`.
     """
 
     def __init__(self, case: Case, arrays: Arrays) -> None:
+        self.steps: Mapping[Entry, float] = {}
         self.case = case
         self._arrays = {
             Entry(i): np.asarray(arrays[node.name], wide(node.tensor.dtype))
@@ -101,7 +129,7 @@ class Reference:
             for i, node in enumerate(case.nodes)
             if isinstance(node, Operation)
         ]
-        self._info = {dtype: np.finfo(dtype) for dtype in ("float32", "float64")}
+        self._info = {dtype: np.finfo(dtype) for dtype in ("float16", "float32", "float64")}
         # Roundings of float32 values: an engine may compute them in a smaller type.
         self._half = case.precision == "fp16"
         self._rounding = dict(self._info)
@@ -124,20 +152,24 @@ class Reference:
         """
         values: Values = dict(self._arrays)
         with np.errstate(all="ignore"):
+            if noise is not None:
+                for entry in [entry for entry in values if entry in self.steps]:
+                    values[entry] = noise.quantize(values[entry], self.steps[entry])
             for spec, attrs, node, index in self._steps:
                 operands = [values[entry] for entry in node.inputs]
                 more = {}
                 info = self._rounding.get(node.outputs[0].dtype)
                 own = spec.roundings > 0 and not spec.exact(attrs)
-                noisy = info is not None and (own or self._half)
+                # What is exact in float32 rounds in float16: its inputs, and its bounds.
+                half = self._half or node.outputs[0].dtype == "float16"
+                noisy = info is not None and (own or half)
                 if noise is not None and noisy:
                     if spec.statistics:
                         more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
-                    # What is exact in float32 is so on rounded inputs in float16.
                     inward = spec.roundings if own else _CAST
                     operands = [
                         noise.perturb(x, info, inward)
-                        if (spec.on_inputs or self._half) and self._rounded(entry)
+                        if (spec.on_inputs or half) and self._rounded(entry)
                         else x
                         for x, entry in zip(operands, node.inputs, strict=True)
                     ]
@@ -157,10 +189,12 @@ class Reference:
                             value = np.where(poison[entry], np.nan, value)
                     dtype = node.outputs[output].dtype
                     if dtype in self._info:
-                        value = _in_range(value, self._info[dtype])
+                        value = _in_range(value.astype(np.float64, copy=False), self._info[dtype])
                     elif poison is None:
                         value = _integers(value, dtype, noise)
                     values[entry] = value
+                    if noise is not None and entry in self.steps:
+                        values[entry] = noise.quantize(value, self.steps[entry])
         return values
 
     def _rounded(self, entry: Entry) -> bool:
@@ -184,8 +218,10 @@ class Reference:
     def beyond_half(self, exact: Values) -> bool:
         """Whether a value may overflow in float16, or be a step of a sum that does."""
         with np.errstate(invalid="ignore"):
-            return self._half and any(
-                bool((np.abs(value) > _LARGE).any()) for value in exact.values()
+            return any(
+                bool((np.abs(value) > _LARGE).any())
+                for entry, value in exact.items()
+                if self._half or self.case.tensor(entry).dtype == "float16"
             )
 
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
@@ -232,6 +268,32 @@ class Reference:
             if blind or any(entry in tainted for entry in node.inputs):
                 tainted.update(outputs)
         return tainted
+
+
+def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float]:
+    """The distance of two numbers of every entry that int8 may quantize.
+
+    Those are what products read, what is computed into that, and the products themselves.  The
+    range is symmetric, as TensorRT has it; ONNX Runtime's is no larger.
+
+    Args:
+        case: The case.
+        turns: The exact values for each set of inputs that the ranges are collected from.
+    """
+    found: set[Entry] = set()
+    for index, node in reversed(list(enumerate(case.nodes))):
+        if isinstance(node, Operation):
+            outputs = {Entry(index, output) for output in range(len(node.outputs))}
+            spec = specs()[node.op]
+            if spec.multiplies or spec.products:
+                found |= outputs
+            if outputs & found:
+                found.update(node.inputs)
+    floats = [entry for entry in found if case.tensor(entry).dtype in _HALVES]
+    return {
+        entry: max(2 * float(np.abs(values[entry]).max()) / _LEVELS for values in turns)
+        for entry in sorted(floats)
+    }
 
 
 def _jumps(step: _Step) -> bool:

@@ -1,15 +1,21 @@
-"""The fuzzer's model of float16, and operators in it."""
+"""The fuzzer's models of float16 and int8, and operators in them."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from mxtrt.graph import Entry
+from mxtrt.precision.ranges import Ranges, SegmentRanges, TensorRange
+from mxtrt.precision.working import WorkingModel
 from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.generate import cases, operator_cases
-from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.oracle import Oracle
+from mxtrt_fuzz.reference import Noise, Reference, quantization_steps
 
 SETUP = Setup(masks=("none",), exactness=False)
 
@@ -55,8 +61,84 @@ def test_a_precision_is_drawn_and_kept() -> None:
     @given(cases())
     def lane(case: Case) -> None:
         seen.add(case.precision)
+        seen.update({v.tensor.dtype for v in case.variables} & {"float16"})
         assert Case.from_json(case.to_json()) == case
         assert ("precision" in case.to_dict()) == (case.precision != "fp32")
 
     lane()
-    assert seen == {"fp32", "fp16"}
+    assert seen == {"fp32", "fp16", "int8", "float16"}
+
+
+@pytest.mark.parametrize("name", ["Convolution", "FullyConnected", "Deconvolution", "batch_dot"])
+def test_operators_agree_in_int8(name: str) -> None:
+    """Calibrated on their own inputs, within limits that follow from the quantization steps."""
+
+    @settings(derandomize=True, max_examples=8, deadline=None, database=None)
+    @given(operator_cases(name))
+    def lane(case: Case) -> None:
+        assert not judged(case.replace(precision="int8"))
+
+    lane()
+
+
+def test_ranges_that_are_too_small_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values clipped at two thirds of what they reach lie outside the limits."""
+    find = Ranges.find
+
+    def narrowed(self: Ranges, model: WorkingModel) -> SegmentRanges:
+        segment = find(self, model)
+        narrow = [TensorRange(t.name, t.low * 2 / 3, t.high * 2 / 3) for t in segment.tensors]
+        return dataclasses.replace(segment, tensors=narrow)
+
+    nodes = (
+        Variable("data0", Tensor((4, 3, 6, 6))),
+        Variable("weight0", Tensor((4, 3, 1, 1)), "weight"),
+        Operation(
+            "Convolution",
+            "op0",
+            (("kernel", "(1, 1)"), ("no_bias", "True"), ("num_filter", "4")),
+            (Entry(0), Entry(1)),
+            (Tensor((4, 4, 6, 6)),),
+        ),
+    )
+    case = Case(nodes, (Entry(2),), precision="int8")
+    assert not judged(case)
+    monkeypatch.setattr(Ranges, "find", narrowed)
+    assert "answer-value-mxtrt-Convolution" in judged(case)[0]
+
+
+def test_limits_know_the_quantization_steps() -> None:
+    """Only what a product reads, writes or depends on is quantized; zeros stay what they are."""
+    case = Case(
+        (
+            Variable("data0", Tensor((2, 3))),
+            Variable("weight0", Tensor((3, 3)), "weight"),
+            Operation("relu", "op0", (), (Entry(0),), (Tensor((2, 3)),)),
+            Operation("dot", "op1", (), (Entry(2), Entry(1)), (Tensor((2, 3)),)),
+            Operation("tanh", "op2", (), (Entry(3),), (Tensor((2, 3)),)),
+        ),
+        (Entry(4),),
+    )
+    data = np.float32([[-2.54, 1, 0], [0.5, 1.27, 2]])
+    values = Reference(case, {"data0": data, "weight0": np.eye(3)}).values()
+    steps = quantization_steps(case, [values])
+    assert set(steps) == {Entry(place) for place in range(4)}
+    assert steps[Entry(0)] == pytest.approx(0.02)
+    assert steps[Entry(2)] == pytest.approx(4 / 254)
+    rounded = Noise(0).quantize(np.array([0, 1.27, 1.27, -2.54]), 0.02)
+    assert rounded[0] == 0
+    assert rounded[1] == rounded[2] != 1.27
+    assert abs(rounded[1] - 1.27) <= 0.01
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "mean", "clip", "broadcast_add", "Pooling"])
+def test_operators_agree_on_float16(name: str) -> None:
+    """float16 in MXNet, in and out of the engine."""
+
+    @settings(derandomize=True, max_examples=8, deadline=None, database=None)
+    @given(operator_cases(name, "float16"))
+    def lane(case: Case) -> None:
+        assert {variable.tensor.dtype for variable in case.variables} == {"float16"}
+        assert not judged(case)
+
+    lane()

@@ -20,6 +20,7 @@ __all__ = [
     "FLOATS",
     "INTEGERS",
     "NUMBERS",
+    "WIDE_FLOATS",
     "Application",
     "Attributes",
     "Draw",
@@ -40,8 +41,10 @@ __all__ = [
 
 Draw = st.DrawFn
 
+#: Dtypes of operators that MXNet has no float16 of on a CPU.
+WIDE_FLOATS = ("float32", "float64")
 #: Dtypes that MXNet computes in on a CPU and that the references model.
-FLOATS = ("float32", "float64")
+FLOATS = (*WIDE_FLOATS, "float16")
 #: Dtypes that engines add and multiply in, and float64, in which MXNet does.
 ARITHMETIC = (*FLOATS, "int32", "int64")
 #: Dtypes of indices, of images, and of what is compared and cast.
@@ -155,6 +158,8 @@ class OpSpec:
             as large as the terms before it, and on terms of one sign these errors do not cancel.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
             a partial sum, and the answer depends on the order of the terms.
+        multiplies: An engine makes a product of it (a matrix, a convolution), which int8 is for;
+            of one with ``products`` always.
         squares: The squares of the first input are summed up on the way, and may overflow.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
@@ -186,6 +191,7 @@ class OpSpec:
     absolute: float = 0.0
     sums: bool = False
     products: bool = False
+    multiplies: bool = False
     squares: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    INTEGERS,
     NUMBERS,
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -305,6 +307,10 @@ def _diag(attrs: Attributes, x: Array) -> Array:
     return x.diagonal(attrs.get("k", 0), attrs.get("axis1", 0), attrs.get("axis2", 1))
 
 
+# MXNet sorts no float16 on a CPU.
+_SORTED = (*WIDE_FLOATS, *INTEGERS)
+
+
 def _choosers(names: str, *given: Any, **more: Any) -> list[OpSpec]:
     """Operators whose choice jumps, and has none to make of a NaN."""
     return movers(names, *given, jumps=True, nan_blind=True, **more)
@@ -327,11 +333,12 @@ register(
     *_choosers("argmax", _draw_search, _search(np.argmax)),
     *_choosers("argmin", _draw_search, _search(np.argmin)),
     *_choosers("argmax_channel", like, _channel, rank_at_least(2), hybrid=False),
-    *movers("sort _npi_sort", _draw_sort, _sort, nan_blind=True),
+    *movers("sort _npi_sort", _draw_sort, _sort, nan_blind=True, dtypes=_SORTED),
     *_choosers(
         "argsort _npi_argsort",
         _draw_argsort,
         _argsort,
+        dtypes=_SORTED,
         result=lambda attrs, _: attrs.get("dtype", "float32"),
     ),
     *_choosers("topk _npx_topk", _draw_topk, _topk, result=_topk_dtypes),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -103,16 +104,40 @@ _SUMS = 3.0
 
 register(
     *(
-        OpSpec(name, _draw_batch_dot, _product, rank_at_least(3), roundings=_SUMS, products=True)
+        OpSpec(
+            name,
+            _draw_batch_dot,
+            _product,
+            rank_at_least(3),
+            roundings=_SUMS,
+            products=True,
+            dtypes=WIDE_FLOATS,
+        )
         for name in ("batch_dot", "_npx_batch_dot")
     ),
     *(
-        OpSpec(name, _draw_gemm2, _gemm2, ranks(2, 3, 4), roundings=_SUMS, products=True)
+        OpSpec(
+            name,
+            _draw_gemm2,
+            _gemm2,
+            ranks(2, 3, 4),
+            roundings=_SUMS,
+            products=True,
+            dtypes=WIDE_FLOATS,
+        )
         for name in ("_linalg_gemm2", "linalg_gemm2")
     ),
     *(
-        OpSpec(name, _draw_gemm, _gemm, ranks(2, 3, 4), roundings=_SUMS, products=True)
+        OpSpec(
+            name,
+            _draw_gemm,
+            _gemm,
+            ranks(2, 3, 4),
+            roundings=_SUMS,
+            products=True,
+            dtypes=WIDE_FLOATS,
+        )
         for name in ("_linalg_gemm", "linalg_gemm")
     ),
-    OpSpec("dot", _draw_dot, _dot, _small, roundings=_SUMS, products=True),
+    OpSpec("dot", _draw_dot, _dot, _small, roundings=_SUMS, products=True, dtypes=WIDE_FLOATS),
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -235,6 +236,7 @@ register(
         _draw_fully_connected,
         _fully_connected,
         any_rank,
+        dtypes=WIDE_FLOATS,
         roundings=_SUMS,
         products=True,
     ),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -170,6 +171,7 @@ register(
         _draw_instance_norm,
         _instance_norm,
         rank_at_least(3),
+        dtypes=WIDE_FLOATS,
         roundings=4,
         statistics=True,
     ),

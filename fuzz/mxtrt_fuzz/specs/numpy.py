@@ -20,6 +20,7 @@ from mxtrt_fuzz.specs import pooling as pooling
 from mxtrt_fuzz.specs import shape as shape
 from mxtrt_fuzz.specs import softmax as softmax
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -168,6 +169,24 @@ def _product(attrs: Attributes, x: Array, y: Array) -> Array:
 
 
 register(
-    OpSpec("_npi_matmul", _draw_matmul, _product, rank_at_least(2), roundings=2, sums=True),
-    OpSpec("_np_dot", _draw_dot, _product, rank_at_least(2), roundings=2, sums=True),
+    OpSpec(
+        "_npi_matmul",
+        _draw_matmul,
+        _product,
+        rank_at_least(2),
+        roundings=2,
+        sums=True,
+        products=True,
+        dtypes=WIDE_FLOATS,
+    ),
+    OpSpec(
+        "_np_dot",
+        _draw_dot,
+        _product,
+        rank_at_least(2),
+        roundings=2,
+        sums=True,
+        products=True,
+        dtypes=WIDE_FLOATS,
+    ),
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -121,7 +122,7 @@ register(
         roundings=0,
     ),
     *(
-        OpSpec(name, _draw_arange_like, _arange_like)
+        OpSpec(name, _draw_arange_like, _arange_like, dtypes=WIDE_FLOATS)
         for name in ("_contrib_arange_like", "_npx_arange_like")
     ),
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -128,7 +129,14 @@ register(
         roundings=4,
         nan_blind=True,
     ),
-    OpSpec("SoftmaxActivation", _draw_activation, _softmax_activation, roundings=4, nan_blind=True),
+    OpSpec(
+        "SoftmaxActivation",
+        _draw_activation,
+        _softmax_activation,
+        roundings=4,
+        nan_blind=True,
+        dtypes=WIDE_FLOATS,
+    ),
     *(
         OpSpec(name, _draw_output, _softmax_output, rank_at_least(2), roundings=4, nan_blind=True)
         for name in ("SoftmaxOutput", "Softmax")

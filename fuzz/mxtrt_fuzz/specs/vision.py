@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mxtrt_fuzz.graphs import Shape
 from mxtrt_fuzz.specs.base import (
+    WIDE_FLOATS,
     Application,
     Attributes,
     Draw,
@@ -294,6 +295,7 @@ register(
         exact=lambda attrs: attrs["num_args"] == 1,
         dtypes=("float32",),
         roundings=2,
+        multiplies=True,
     ),
     OpSpec(
         "_contrib_BilinearResize2D",
@@ -312,6 +314,7 @@ register(
         ranks(4),
         roundings=3,
         nan_blind=True,
+        multiplies=True,
     ),
     OpSpec(
         "GridGenerator",
@@ -319,8 +322,10 @@ register(
         _grid,
         _grid_first,
         first=_first_of_grid,
+        dtypes=WIDE_FLOATS,
         roundings=3,
         absolute=2,
+        multiplies=True,
     ),
     OpSpec(
         "BilinearSampler",
@@ -336,9 +341,11 @@ register(
         _draw_transformer,
         lambda attrs, x, matrices: _sampled(x, _affine(attrs, matrices)),
         ranks(4),
+        dtypes=WIDE_FLOATS,
         roundings=4,
         absolute=16,
         nan_blind=True,
+        multiplies=True,
     ),
     OpSpec(
         "_contrib_ROIAlign",
