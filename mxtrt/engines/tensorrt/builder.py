@@ -20,6 +20,9 @@ __all__ = ["build_plan", "canonical", "content_hash", "is_typed", "whole_model"]
 
 _log = logging.getLogger("mxtrt")
 
+# Operators whose layers have types by what they are.
+_TYPED = ("Cast", "QuantizeLinear", "DequantizeLinear")
+
 # Seconds between two lines of progress.
 _PROGRESS_EVERY = 5.0
 
@@ -208,29 +211,42 @@ def is_typed(model: bytes) -> bool:
 def _pin_types(trt: Any, network: Any, config: Any, model: bytes) -> None:
     """Hold TensorRT before 9 to the types of the model: its networks are weakly typed.
 
-    The parser names a layer after its node; a layer that it adds gets no precision of its own.
+    The parser names one layer of a node after it, and a node's last tensor after its output; what
+    it adds between two of these belongs to the latter.  A layer that reads ``DequantizeLinear`` is
+    left alone, because a precision of its own would keep it from int8.
     """
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        config.set_flag(trt.BuilderFlag.INT8)
+    values = (*graph.input, *graph.value_info, *graph.output)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    if onnx.TensorProto.FLOAT16 not in kinds.values():
+        return  # what is not int8 has float32 to choose from only
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
-    kinds.update({value.name: value.type.tensor_type.elem_type for value in inferred.output})
-    if any(node.op_type == "QuantizeLinear" for node in inferred.node):
-        config.set_flag(trt.BuilderFlag.INT8)
-    types: dict[int, Any]
     types = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}
-    nodes = {node.name: node for node in inferred.node if node.name}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        node = nodes.get(layer.name)
-        if node is None:
-            continue
+    pinned: dict[str, Any] = {}
+    quantized: set[str] = set()
+    for node in graph.node:
         kind = types.get(kinds.get(node.output[0], 0))
-        if kind is None or node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear"):
+        if node.op_type == "DequantizeLinear":
+            quantized.update(node.output)
+        if node.op_type in _TYPED or quantized.intersection(node.input):
+            kind = None
+        pinned.update(dict.fromkeys((node.name, *node.output), kind))
+    current = None
+    for index in reversed(range(network.num_layers)):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
+        names = (layer.name, *(tensor.name for tensor in outputs))
+        known = [name for name in names if name in pinned]
+        current = pinned[known[0]] if known else current
+        floats = [p for p, tensor in enumerate(outputs) if tensor.dtype in types.values()]
+        if current is None or not floats or layer.type == trt.LayerType.CONSTANT:
             continue
-        layer.precision = kind
-        for output in range(layer.num_outputs):
-            layer.set_output_type(output, kind)
+        layer.precision = current
+        for place in floats:
+            layer.set_output_type(place, current)
 
 
 def _ranges(request: BuildRequest) -> Iterator[tuple[tuple[int, ...], ...]]:
