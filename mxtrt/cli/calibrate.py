@@ -36,14 +36,14 @@ def calibrate_model(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Samples per batch.")] = 32,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="A,B", help="Layers that stay float32, such as first,last."),
+        typer.Option("--keep", metavar="A,B", help="Layers kept out of int8, such as first,last."),
     ] = None,
     keep_accuracy: Annotated[
         str | None,
         typer.Option(
             "--keep-accuracy",
             metavar="PERCENT",
-            help="Find the fewest layers to keep in float32 so that accuracy falls by no more "
+            help="Find the fewest layers to keep out of int8 so that accuracy falls by no more "
             "than this, such as 0.5%.",
         ),
     ] = None,
@@ -80,7 +80,7 @@ def calibrate_model(
         )
     kept = None
     if allowed is not None:
-        with task("looking for layers to keep in float32"):
+        with task("looking for layers to keep out of int8"):
             most = -(-samples // batch)
             kept = search(
                 loaded.symbol,
@@ -122,7 +122,7 @@ def calibrate_model(
             f"Accuracy: {kept.float32:.2%} float32, {kept.before:.2%} with every layer in int8, "
             f"{kept.after:.2%} as written"
         )
-        show(*(f"  float32: {name}" for name in kept.layers))
+        show(*(f"  not in int8: {name}" for name in kept.layers))
 
 
 def _percent(text: str) -> float:

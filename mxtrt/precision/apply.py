@@ -19,7 +19,7 @@ from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
 from mxtrt.precision.int8 import quantize, require_quantizer
-from mxtrt.precision.ranges import layers_of, read_ranges
+from mxtrt.precision.ranges import as_mapping, chosen, layers_of, read_ranges
 from mxtrt.precision.working import WorkingModel
 
 __all__ = ["Retyped", "folded", "retyped"]
@@ -103,9 +103,17 @@ def _in_int8(
         )
     require_quantizer()
     found = read_ranges(options.ranges).find(model)
+    kept = [step for step, layer in chosen(found, model) if layer.precision == "fp16"]
+    halves = {name for step in kept for name in step.node.output}
+    sizes = {
+        name: max(abs(low), abs(high)) for name, (low, high) in as_mapping(found, model).items()
+    }
     quantized = quantize(model, found, symmetric=engine.computes_float16)
-    notes = (f"{quantized} of {len(found.layers)} layers in int8",)
-    return Retyped(*model.finish(), notes)
+    notes = [f"{quantized} of {len(found.layers)} layers in int8"]
+    if engine.computes_float16 and halves:
+        reasons = retype(model, sizes, halves)
+        notes += [f"{names} in float32: {reason}" for reason, names in _by_reason(reasons)]
+    return Retyped(*model.finish(), tuple(notes))
 
 
 def _in_float16(

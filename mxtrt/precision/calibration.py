@@ -25,6 +25,7 @@ from mxtrt.node.library import OPERATOR
 from mxtrt.precision.apply import folded
 from mxtrt.precision.int8 import require_quantizer
 from mxtrt.precision.ranges import (
+    KEPT,
     Layer,
     Ranges,
     SegmentRanges,
@@ -68,7 +69,9 @@ def calibrate(
             (``percentile``: 99.999 %), or what changes the distribution least (``entropy``).
         samples: How many samples to use, at most.
         model: Name of the model for people; the block's own by default.
-        keep: MXNet layers that stay float32: their names, ``"first"`` or ``"last"``.
+        keep: MXNet layers that stay out of int8: their names, ``"first"`` or ``"last"``.  They are
+            float16 where the engine computes it, else float32; write ``fp32`` into the file where
+            float16 is not enough.
 
     Raises:
         OptionError: The method, or a name in ``keep``, is not known.
@@ -103,7 +106,7 @@ def calibrate(
 
 
 def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
-    """Keep some layers in float32.
+    """Keep some layers out of int8.
 
     Raises:
         OptionError: There is no such layer.
@@ -111,14 +114,14 @@ def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
     layers = [layer for segment in found.segments for layer in segment.layers]
     for name in keep:
         if name in ("first", "last") and layers:
-            layers[0 if name == "first" else -1].precision = "fp32"
+            layers[0 if name == "first" else -1].precision = KEPT
             continue
         same = [layer for layer in layers if name in (layer.name, layer.source)]
         if not same:
             known = ", ".join(layer.name for layer in layers) or "none"
             raise OptionError(f"there is no layer {name!r} to keep; the layers are: {known}")
         for layer in same:
-            layer.precision = "fp32"
+            layer.precision = KEPT
 
 
 def traced(net: Any, data: Any) -> tuple[Any, dict[str, Any]]:

@@ -12,6 +12,7 @@ A node whose weights or values float16 cannot hold stays float32 too, and a reas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -53,17 +54,22 @@ _ELEMENTWISE = frozenset({"Abs", "Add", "Max", "Min", "Mul", "Neg", "Sub", "Sum"
 _ALWAYS_SINGLE = {"Resize": (1, 2)}
 
 
-def retype(model: WorkingModel, ranges: Mapping[str, float] | None = None) -> dict[str, str]:
+def retype(
+    model: WorkingModel,
+    ranges: Mapping[str, float] | None = None,
+    only: AbstractSet[str] | None = None,
+) -> dict[str, str]:
     """Retype a model to float16.
 
     Args:
         model: The model in float32; float16 at its edges is cast.
         ranges: Largest magnitude of values, by name, as far as it is known.
+        only: Outputs of the nodes that may compute in float16, by default all.
 
     Returns:
         Why MXNet nodes that compute stay float32, by name: weights or values that do not fit.
     """
-    pass_ = _Retyping(model, ranges or {})
+    pass_ = _Retyping(model, ranges or {}, only)
     for step in model.steps:
         pass_.take(step)
     model.steps = pass_.done
@@ -74,8 +80,11 @@ def retype(model: WorkingModel, ranges: Mapping[str, float] | None = None) -> di
 
 
 class _Retyping:
-    def __init__(self, model: WorkingModel, ranges: Mapping[str, float]) -> None:
+    def __init__(
+        self, model: WorkingModel, ranges: Mapping[str, float], only: AbstractSet[str] | None
+    ) -> None:
         self._model = model
+        self._only = only
         self._ranges = ranges
         self._types = model.types()
         self._readers = model.readers()
@@ -132,6 +141,8 @@ class _Retyping:
 
     def _kind(self, step: Step) -> int:
         node = step.node
+        if self._only is not None and self._only.isdisjoint(node.output):
+            return _SINGLE
         if node.op_type in _FOLLOWS:
             return self._followed(step)
         if not self._may_compute(node):

@@ -23,12 +23,15 @@ from mxtrt.files import write_text
 from mxtrt.graph import check_json
 from mxtrt.precision.working import Step, WorkingModel
 
-__all__ = ["Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]
+__all__ = ["KEPT", "Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]
 
 _FORMAT = 1
 
 #: ONNX operators that int8 is for.
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+#: Precision of the layers that are kept out of int8: its error is a small part of theirs.
+KEPT = "fp16"
 
 
 @dataclass(slots=True)
@@ -42,9 +45,10 @@ class TensorRange:
 
 @dataclass(slots=True)
 class Layer:
-    """A layer with a product, and ``"int8"`` or ``"fp32"``.
+    """A layer with a product, and ``"int8"``, ``"fp16"`` or ``"fp32"``.
 
-    Its name is that of its MXNet node; of several layers in one node the second is ``NODE:1``.
+    ``"fp16"`` is float32 where the engine has no float16 arithmetic.  The name is that of the
+    MXNet node; of several layers in one node the second is ``NODE:1``.
     """
 
     name: str
@@ -146,7 +150,7 @@ def read_ranges(path: str | Path) -> Ranges:
             SegmentRanges(
                 item["structure"],
                 item["weights"],
-                [Layer(name, precision) for name, precision in item["layers"].items()],
+                [Layer(name, _precision(text)) for name, text in item["layers"].items()],
                 [TensorRange(n, float(low), float(high)) for n, low, high in item["tensors"]],
             )
             for item in data["segments"]
@@ -159,6 +163,12 @@ def read_ranges(path: str | Path) -> Ranges:
             f"{path} holds no ranges ({type(error).__name__}: {error}); write it with: "
             "mxtrt calibrate"
         ) from error
+
+
+def _precision(text: str) -> str:
+    if text not in ("int8", "fp16", "fp32"):
+        raise ValueError(f"the precision of a layer is {text!r}, expected int8, fp16 or fp32")
+    return text
 
 
 def layers_of(model: WorkingModel) -> list[Step]:

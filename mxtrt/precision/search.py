@@ -1,4 +1,4 @@
-"""Which layers to keep in float32 so that accuracy stays: the fewest, the worst ones first."""
+"""Which layers to keep out of int8 so that accuracy stays: the fewest, the worst ones first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxtrt import config
 from mxtrt.errors import EngineError
 from mxtrt.precision.calibration import Batch, Chain
 from mxtrt.precision.layers import LayerErrors
-from mxtrt.precision.ranges import Layer, Ranges
+from mxtrt.precision.ranges import KEPT, Layer, Ranges
 from mxtrt.report import last_report
 
 __all__ = ["Answers", "Kept", "answers", "keep_accuracy", "layer_errors"]
@@ -44,10 +44,10 @@ class Kept:
     """What the search found.
 
     Attributes:
-        layers: The layers that stay float32, worst first.
+        layers: The layers that stay out of int8, worst first.
         of: How many layers there are.
         before: Accuracy (or agreement with float32) with every layer in int8.
-        after: The same with these layers in float32.
+        after: The same without these layers.
         float32: The same with all of them.
     """
 
@@ -141,9 +141,9 @@ def keep_accuracy(
     ranges: Ranges,
     allowed: float,
 ) -> Kept:
-    """Keep in float32 the fewest layers, in the order of their errors, that accuracy needs.
+    """Keep out of int8 the fewest layers, in the order of their errors, that accuracy needs.
 
-    The number is found by bisection: more layers in float32 are taken to be no worse.
+    The number is found by bisection: fewer layers in int8 are taken to be no worse.
 
     Args:
         symbol: An ``mxnet.symbol.Symbol``.
@@ -193,4 +193,4 @@ def _mark(layers: list[Layer], kept: Iterable[int]) -> None:
     for layer in layers:
         layer.precision = "int8"
     for place in kept:
-        layers[place].precision = "fp32"
+        layers[place].precision = KEPT

@@ -156,7 +156,7 @@ def test_layers_can_be_kept_in_float32(tmp_path):
     symbol, path = classifier(), tmp_path / "ranges.json"
     arrays = arrays_of(symbol, **SHAPES)
     found = calibrated(symbol, arrays, path, keep=["first"])
-    assert [layer.precision for layer in found.segments[0].layers] == ["fp32", "int8"]
+    assert [layer.precision for layer in found.segments[0].layers] == ["fp16", "int8"]
     forward(symbol, arrays, pictures(), precision="int8", ranges=path)
     (segment,) = mxtrt.last_report().segments
     assert "1 of 2 layers in int8" in segment.notes
@@ -189,7 +189,7 @@ def test_two_layers_of_one_node_have_names_of_their_own(tmp_path):
         mxtrt.calibrate(symbol, [data], params={}, out=path, keep=keep)
         (segment,) = read_ranges(path).segments
         assert [layer.name for layer in segment.layers] == ["p", "p:1"]
-        assert [layer.precision == "fp32" for layer in segment.layers] == kept
+        assert [layer.precision == "fp16" for layer in segment.layers] == kept
 
 
 def test_a_segment_without_layers_needs_no_ranges():
@@ -199,7 +199,27 @@ def test_a_segment_without_layers_needs_no_ranges():
     assert mxtrt.last_report().segments
 
 
-def test_tensorrt_builds_the_model(tmp_path):
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_kept_layers_are_float16_where_the_engine_computes_it(precision, tmp_path):
+    """Unless the file says float32; the others stay next to their DequantizeLinear."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    calibrated(symbol, arrays, path, keep=["last"])
+    path.write_text(path.read_text().replace('"dense": "fp16"', f'"dense": "{precision}"'))
+    segment = Segment(symbol, arrays, **SHAPES)
+    found = segment.retyped(precision="int8", ranges=path)
+    assert found.types["Conv"] == "FLOAT"
+    assert found.types["Gemm"] == ("FLOAT16" if precision == "fp16" else "FLOAT")
+    assert ("Cast" in found.types) == (precision == "fp16")
+    plain = segment.retyped(precision="int8", ranges=path, float16=False)
+    assert plain.types["Gemm"] == "FLOAT"
+    path.write_text(path.read_text().replace(f'"dense": "{precision}"', '"dense": "fp8"'))
+    with pytest.raises(mxtrt.EngineError, match="is 'fp8', expected int8, fp16 or fp32"):
+        segment.retyped(precision="int8", ranges=path)
+
+
+@pytest.mark.parametrize("keep", [[], ["first"]])
+def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""
     pytest.importorskip("tensorrt_rtx")
     from mxtrt.engines.tensorrt.api import load_api
@@ -207,7 +227,7 @@ def test_tensorrt_builds_the_model(tmp_path):
 
     symbol, path = classifier(), tmp_path / "ranges.json"
     arrays = arrays_of(symbol, **SHAPES)
-    calibrated(symbol, arrays, path)
+    calibrated(symbol, arrays, path, keep=keep)
     segment = Segment(symbol, arrays, **SHAPES)
     found = segment.retyped(precision="int8", ranges=path)
     assert found.types["QuantizeLinear"] == "INT8"

@@ -79,7 +79,7 @@ def test_the_layer_that_loses_is_kept(trained_lenet):
     assert kept.after >= kept.float32 - 0.005
     assert 1 <= len(kept.layers) <= 2
     (segment,) = found.segments
-    marked = [layer.name for layer in segment.layers if layer.precision == "fp32"]
+    marked = [layer.name for layer in segment.layers if layer.precision == "fp16"]
     assert sorted(marked) == sorted(kept.layers)
 
 
