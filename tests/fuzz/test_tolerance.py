@@ -119,6 +119,24 @@ def test_noise_keeps_zeros_and_follows_the_roundings() -> None:
     assert 1.9 < deviation < 2.1
 
 
+@pytest.mark.parametrize("name", ["logical_and", "equal", "not_equal", "greater"])
+def test_what_cancels_may_be_equal_to_the_bit(name: str) -> None:
+    """Thirds that are taken from each other are 0 in float32 and 1e-17 in float64."""
+    third = ("scalar", "0.3333333432674408")
+    shape = Tensor((8,))
+    nodes = (
+        Variable("x", shape, "data", 1, 2),
+        Operation("_mul_scalar", "a", (third,), (Entry(0),), (shape,)),
+        Operation("_div_scalar", "b", (third,), (Entry(1),), (shape,)),
+        Operation("elemwise_sub", "c", (), (Entry(2), Entry(0)), (shape,)),
+        Operation(f"_{name}", "d", (), (Entry(3), Entry(0)), (shape,)),
+        Operation(f"_{name}", "e", (), (Entry(2), Entry(0)), (shape,)),
+    )
+    cancelled, equal = _limits(Case(nodes, (Entry(4), Entry(5))))
+    assert cancelled.undetermined.all() == (name == "logical_and")
+    assert equal.undetermined.all() == (name != "logical_and")
+
+
 def test_what_is_as_small_as_its_absolute_error_may_vanish() -> None:
     """And with it a comparison with zero: softrelu(-15) is 3e-7, and 0 in MXNet."""
     info = np.finfo(np.float32)

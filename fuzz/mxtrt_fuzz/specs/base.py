@@ -169,6 +169,7 @@ class OpSpec:
         jumps: The function jumps: a rounding error before it may change its value by a lot.
             One whose output is an integer always does.
             That counts where the values are whole numbers; of others the samples tell.
+        compares: The function compares its inputs with each other and with its scalar.
         spread: Which outputs depend on an input that is NaN, where the reference does not tell
             because its value on a NaN is a number (a comparison): a function like the reference
             that passes NaN on.  Its other inputs are zeros.
@@ -198,6 +199,7 @@ class OpSpec:
     whole: bool = False
     hybrid: bool = True
     jumps: bool = False
+    compares: bool = False
     spread: Callable[..., Array] | None = None
     nan_blind: bool = False
 

@@ -60,6 +60,7 @@ def _spec(
         dtypes=FLOATS + INTEGERS,
         roundings=0,
         jumps=True,
+        compares=True,
         spread=lambda attrs, *xs: sum(xs[1:], xs[0]),
     )
 
