@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -58,6 +59,11 @@ def rewrite(
         for producer in {unit[e.node] for e in reads(place)}:
             readers[producer].append(place)
 
+    # As many as are read: of a node whose shapes nobody knew MXNet tells one.
+    outputs: Counter[int] = Counter()
+    for entry in (*graph.heads, *(entry for node in graph.nodes for entry in node.inputs)):
+        outputs[entry.node] = max(outputs[entry.node], entry.output + 1)
+
     nodes: list[Node] = []
     moved: dict[Entry, Entry] = {}
     ready = [place for place in units if not waiting[place]]
@@ -72,9 +78,8 @@ def rewrite(
             moved.update((e, Entry(len(nodes) - 1, i)) for i, e in enumerate(segment.outputs))
         else:
             node = graph.nodes[place]
-            outputs = max(len(node.types), 1)
             nodes.append(Node(node.op, node.name, node.attrs, inputs, node.types, node.raw))
-            moved.update((Entry(place, i), Entry(len(nodes) - 1, i)) for i in range(outputs))
+            moved.update((Entry(place, i), Entry(len(nodes) - 1, i)) for i in range(outputs[place]))
         for reader in readers[place]:
             waiting[reader] -= 1
             if not waiting[reader]:

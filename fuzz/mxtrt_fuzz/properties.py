@@ -22,14 +22,15 @@ _PAGE = 4096
 def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
     """What is wrong with a partition, as symptom and detail.
 
-    Every operator is in exactly one segment or left in MXNet (wherever it is read, if its value is
-    known at bind), a denied one is left, and the graph with its segments contracted has no cycle.
+    Every operator is in exactly one segment or left in MXNet (one whose value is known at bind:
+    wherever it is read), a denied one is left, and the graph with its segments contracted has no
+    cycle.
     """
     names = [node.name for node in case.operations]
     known = {case.nodes[index].name for index in _known(case)}
     seen = [name for segment in run.segments for name in segment] + run.left
-    once = [name for name in seen if name not in known] + sorted(known & set(seen))
-    if sorted(once) != sorted(names):
+    once = [name for name in seen if name not in known]
+    if sorted(once) != sorted(set(names) - known):
         yield "cover", f"nodes {sorted(names)} became {sorted(seen)}"
         return
     inside = {name for segment in run.segments for name in segment}

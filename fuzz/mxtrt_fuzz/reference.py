@@ -287,18 +287,26 @@ class Reference:
                         found[Entry(index)] = np.ones(output.shape, np.bool_)
         return found
 
-    def nan_blind(self, exact: Values) -> set[Entry]:
-        """Entries behind an operator that met inputs for which its answer is not defined."""
+    def nan_blind(self, exact: Values) -> tuple[set[Entry], set[Entry]]:
+        """Entries behind an operator that met inputs for which its answer is not defined.
+
+        Of the second set are those among them behind a comparison too, which makes numbers of it.
+        """
         tainted: set[Entry] = set()
+        compared: set[Entry] = set()
         for spec, _, node, index in self._steps:
             outputs = [Entry(index, output) for output in range(len(node.outputs))]
             touched = (*node.inputs, *outputs)
             blind = spec.nan_blind and any(
                 (np.isnan(exact[e]) | np.isneginf(exact[e])).any() for e in touched
             )
-            if blind or any(entry in tainted for entry in node.inputs):
+            if spec.compares and not tainted.isdisjoint(node.inputs):
+                compared.update(outputs)
+            if blind or not tainted.isdisjoint(node.inputs):
                 tainted.update(outputs)
-        return tainted
+            if not compared.isdisjoint(node.inputs):
+                compared.update(outputs)
+        return tainted, compared
 
 
 def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float]:

@@ -129,7 +129,7 @@ def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]
     masks = {entry: known.undetermined for entry, known in found.items()}
     _mark(reference, exact, reference.overflowed(exact), masks)
     single = reference.single()
-    blind = reference.nan_blind(exact)
+    blind, compared = reference.nan_blind(exact)
     for entry, known in found.items():
         value = single[entry].astype(np.float64)
         mask = known.undetermined
@@ -138,4 +138,4 @@ def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]
             mask |= np.abs(value - exact[entry]) > known.limit + _OVERFLOWED * np.abs(exact[entry])
             mask |= known.limit > _AMPLIFIED * np.abs(exact[entry])
         if entry in blind:
-            mask |= ~np.isfinite(exact[entry])
+            mask |= ~np.isfinite(exact[entry]) | (entry in compared)

@@ -28,9 +28,9 @@ _CONFIG = (
 # products of uint8, which are slower: with VNNI too.
 _CONFIG_INT8 = ("session.x64quantprecision", "1")
 
-# The fusion leaves out a cast from float16 before a layer normalisation and then refuses its own
-# node, whose inputs are of two types.  Its name depends on the version.
-_CONFIG_FLOAT16 = (
+# The fusion leaves out a cast before a layer normalisation and then refuses its own node, whose
+# inputs are of two types.  Its name depends on the version.
+_CONFIG_CAST = (
     "optimization.disable_specified_optimizers",
     "LayerNormFusion;LayerNormFusionL1;LayerNormFusionL2",
 )
@@ -96,14 +96,16 @@ class OnnxRuntime:
 
 
 def _typed(model: bytes) -> Iterator[tuple[str, str]]:
-    """What a session needs for a model that computes in float16 or int8, or is given float16."""
+    """What a session needs for a model that computes in int8, or casts where float32 begins."""
     graph = onnx.load_model_from_string(model).graph
     if any(node.op_type == "QuantizeLinear" for node in graph.node) and not _has_vnni():
         yield _CONFIG_INT8
     kinds = {value.type.tensor_type.elem_type for value in graph.input}
     kinds.update(a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute)
-    if onnx.TensorProto.FLOAT16 in kinds:
-        yield _CONFIG_FLOAT16
+    cast = {name for node in graph.node if node.op_type == "Cast" for name in node.output}
+    means = {node.input[0] for node in graph.node if node.op_type == "ReduceMean"}
+    if onnx.TensorProto.FLOAT16 in kinds or not cast.isdisjoint(means):
+        yield _CONFIG_CAST
 
 
 @functools.cache

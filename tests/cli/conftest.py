@@ -50,6 +50,7 @@ def mxtrt_cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name)
     monkeypatch.delenv("USE_TENSORRT", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which some commands add
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()

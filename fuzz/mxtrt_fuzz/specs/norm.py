@@ -185,5 +185,14 @@ register(
     ),
     OpSpec("LayerNorm", _draw_layer_norm, _layer_norm, roundings=4, statistics=True),
     OpSpec("L2Normalization", _draw_l2, _l2, rank_at_least(2), roundings=2, squares=True),
-    OpSpec("LRN", _draw_lrn, _lrn, ranks(4), roundings=4, dtypes=("float32",), squares=True),
+    OpSpec(
+        "LRN",
+        _draw_lrn,
+        _lrn,
+        ranks(4),
+        roundings=4,
+        dtypes=("float32",),
+        squares=True,
+        nan_blind=True,
+    ),
 )

@@ -27,6 +27,7 @@ from mxtrt_fuzz.specs.base import (
     Operand,
     OpSpec,
     rank_at_least,
+    ranks,
     register,
     specs,
 )
@@ -173,7 +174,7 @@ register(
         "_npi_matmul",
         _draw_matmul,
         _product,
-        rank_at_least(2),
+        ranks(2, 3, 4, 5),  # with six axes MXNet reads beyond its shapes
         roundings=2,
         sums=True,
         products=True,

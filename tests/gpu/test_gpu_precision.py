@@ -1,6 +1,6 @@
 """Precisions in TensorRT: accuracy, and speed beside bare TensorRT.
 
-``pytest tests/gpu/test_precision.py -s`` prints tables; ``-k accuracy``, ``-k speed`` or
+``pytest tests/gpu/test_gpu_precision.py -s`` prints tables; ``-k accuracy``, ``-k speed`` or
 ``-k underflow`` runs a part.  Every engine is built once, in a minute at most.
 """
 
