@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import mxnet as mx
 import numpy as np
+import pytest
 from networks import classifier, images, parameters
 
 import mxtrt
 
 X = images()
+
+
+@pytest.fixture(autouse=True)
+def of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests in this process keep alive is not counted."""
+    monkeypatch.setattr("mxtrt.plan._plans", weakref.WeakSet())
 
 
 def bind(symbol: mx.sym.Symbol, **options: object) -> mx.executor.Executor:
