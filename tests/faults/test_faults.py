@@ -174,7 +174,7 @@ def raising(error: Exception) -> Callable[[Any], Any]:
     """A build that raises."""
 
     def build(self: Any, request: Any) -> Any:
-        raise error
+        raise type(error)(*error.args)  # a new one: it keeps what it went through
 
     return lambda _: build
 
