@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.errors import GraphError, Unsupported
-from mxtrt.files import new_file
+from mxtrt.files import companion, new_file, remove_companions
 from mxtrt.graph import Entry, Graph
 from mxtrt.inspection import typed_graph
+from mxtrt.paging import size_of
 
 __all__ = ["export_onnx"]
 
@@ -27,6 +27,7 @@ Shape = Sequence[int]
 LARGE = 1 << 20
 # Where external tensors begin, so that they can be mapped (onnx.proto: ExternalDataInfo).
 _ALIGNMENT = 4096
+_DATA = ".data"
 
 
 def export_onnx(
@@ -180,7 +181,7 @@ def _write(model: ModelProto, arrays: Mapping[str, Any], path: Path) -> list[Pat
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         del tensor.external_data[:]
-        if _bytes(arrays[tensor.name]) > LARGE:
+        if size_of(arrays[tensor.name]) > LARGE:
             external.append(tensor)
         else:
             tensor.data_location = TensorProto.DEFAULT
@@ -188,9 +189,7 @@ def _write(model: ModelProto, arrays: Mapping[str, Any], path: Path) -> list[Pat
     written = [path]
     if external:
         with new_file(path.parent) as file:
-            digest = _write_data(external, arrays, file.stream)
-            # Named by its content: an older model goes on reading its own.
-            data = path.with_name(f"{path.name}.{digest}.data")
+            data = companion(path, _write_data(external, arrays, file.stream), _DATA)
             file.publish(data)
         for tensor in external:
             tensor.external_data.add(key="location", value=data.name)
@@ -200,7 +199,7 @@ def _write(model: ModelProto, arrays: Mapping[str, Any], path: Path) -> list[Pat
         file.stream.flush()
         onnx.checker.check_model(str(file.path))
         file.publish(path)
-    _remove_older(path, written)
+    remove_companions(path, _DATA, written)
     return written
 
 
@@ -214,16 +213,4 @@ def _write_data(tensors: Sequence[TensorProto], arrays: Mapping[str, Any], file:
         for piece in (gap, raw):
             file.write(piece)
             content.update(piece)
-    return content.hexdigest()[:16]
-
-
-def _bytes(array: Any) -> int:
-    return int(array.size * np.dtype(array.dtype).itemsize)
-
-
-def _remove_older(path: Path, kept: Sequence[Path]) -> None:
-    """Remove external data of models that were here before."""
-    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
-    for other in path.parent.iterdir():
-        if pattern.fullmatch(other.name) and other not in kept:
-            other.unlink()
+    return content.hexdigest()

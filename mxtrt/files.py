@@ -10,13 +10,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-__all__ = ["TEMPORARY", "NewFile", "new_file", "write_text"]
+__all__ = [
+    "TEMPORARY",
+    "NewFile",
+    "companion",
+    "new_file",
+    "remove_companions",
+    "write_text",
+]
 
 #: Suffix of files that are being written, or that were when their writer died.
 TEMPORARY = ".mxtrt-tmp"
@@ -110,3 +118,22 @@ def write_text(path: Path, text: str) -> None:
     with new_file(path.parent) as file:
         file.stream.write(text.encode())
         file.publish(path)
+
+
+def companion(path: Path, digest: str, suffix: str) -> Path:
+    """A file that belongs to another one, named by its content: an older one keeps its own.
+
+    Args:
+        path: The file that it belongs to.
+        digest: SHA-256 of its content, hexadecimal.
+        suffix: Suffix of its name.
+    """
+    return path.with_name(f"{path.name}.{digest[:16]}{suffix}")
+
+
+def remove_companions(path: Path, suffix: str, kept: Collection[Path]) -> None:
+    """Remove companions of what a file held before, all but some."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}" + re.escape(suffix))
+    for other in path.parent.iterdir():
+        if pattern.fullmatch(other.name) and other not in kept:
+            other.unlink(missing_ok=True)

@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mxtrt.errors import GraphError
+from mxtrt.errors import EngineError, GraphError
 
-__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType", "check_json"]
+__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType", "check_json", "with_shapes"]
 
 #: Symbols beyond these are no networks: MXNet reads nested JSON recursively, and an operator's
 #: number of inputs or outputs is memory that somebody allocates.
@@ -290,3 +290,31 @@ _BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 def _lists(text: str) -> list[Any]:
     """MXNet's ``[[1,3],[2]]`` as a list; it prints ``None`` for an unknown number of axes."""
     return json.loads(text.replace("None", "null").replace(",]", "]")) if text else []
+
+
+def with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
+    """A graph with shapes inferred anew from the shapes of its variables.
+
+    Raises:
+        EngineError: MXNet does not accept the shapes.
+    """
+    import mxnet as mx
+
+    # Every output of every node as a head, so that one inference answers for all.
+    entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
+    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
+    _, inferred, _ = symbol.infer_shape(**known)
+    if inferred is None:
+        raise EngineError(f"MXNet does not accept the shapes {known}")
+    shape_of = dict(zip(entries, inferred, strict=True))
+    nodes = [
+        replace(
+            node,
+            types=tuple(
+                TensorType(tuple(shape_of[Entry(i, k)]), old.dtype)
+                for k, old in enumerate(node.types)
+            ),
+        )
+        for i, node in enumerate(graph.nodes)
+    ]
+    return Graph(nodes, graph.heads, graph.attrs)

@@ -33,6 +33,7 @@ __all__ = [
     "in_host_memory",
     "page_out",
     "places_of",
+    "size_of",
     "spill_directory",
 ]
 
@@ -51,6 +52,11 @@ _OF_A_FILE = np.uint64(1 << 61)
 def gpu_of(context: Any) -> int | None:
     """Ordinal of the GPU of an MXNet context, None for host memory."""
     return int(context.device_id) if context.device_type == "gpu" else None
+
+
+def size_of(array: Any) -> int:
+    """Bytes of a dense NDArray's values."""
+    return int(array.size * np.dtype(array.dtype).itemsize)
 
 
 def by_place(arrays: Iterable[Any]) -> tuple[list[Any], list[Any]]:
@@ -97,7 +103,7 @@ def evict(arrays: Sequence[Any]) -> int:
     """
     moved = 0
     for array in arrays:
-        if array.size * np.dtype(array.dtype).itemsize >= SMALLEST:
+        if size_of(array) >= SMALLEST:
             moved += library().evict(array, array.ctx.device_id)
     empty_pools(arrays)
     return moved
@@ -142,7 +148,7 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
     page = mmap.PAGESIZE
     spans = []
     for array in arrays:
-        size = array.size * np.dtype(array.dtype).itemsize
+        size = size_of(array)
         if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
             begin = _address_of(array)
             end = begin + size
@@ -164,7 +170,7 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
 
 def places_of(array: Any) -> dict[str, int]:
     """Where an NDArray's bytes are now: ``"host"``, ``"gpu 0"``, ..., or ``"file"``."""
-    size = array.size * np.dtype(array.dtype).itemsize
+    size = size_of(array)
     gpu = gpu_of(array.ctx)
     if gpu is not None:
         return {"host" if library().is_evicted(array) else f"gpu {gpu}": size}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
 from mxtrt.errors import EngineError, RefusedNodesError, Unsupported
-from mxtrt.graph import Entry, Graph, TensorType
+from mxtrt.graph import Entry, Graph, TensorType, with_shapes
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
@@ -280,7 +279,7 @@ class EngineNode:
     def _at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
         """The segment at other input shapes."""
         given = dict(zip(self.inputs, shapes, strict=True))
-        graph = _with_shapes(self.graph, {**self._known, **given})
+        graph = with_shapes(self.graph, {**self._known, **given})
         return graph, to_onnx(graph, self._owned)
 
     def _profile(self, model: OnnxSegment) -> tuple[int, int, int] | None:
@@ -579,31 +578,3 @@ def _dtype(tensor: TensorType) -> Any:
 
 def _tensors(shapes: Shapes, dtypes: Sequence[Any]) -> list[TensorType]:
     return [TensorType(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-
-
-def _with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
-    """The segment with shapes inferred anew from the shapes of its variables.
-
-    Raises:
-        EngineError: MXNet does not accept the shapes.
-    """
-    import mxnet as mx
-
-    # Every output of every node as a head, so that one inference answers for all.
-    entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
-    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
-    _, inferred, _ = symbol.infer_shape(**known)
-    if inferred is None:
-        raise EngineError(f"MXNet does not accept the shapes {known}")
-    shape_of = dict(zip(entries, inferred, strict=True))
-    nodes = [
-        dataclasses.replace(
-            node,
-            types=tuple(
-                TensorType(tuple(shape_of[Entry(i, k)]), old.dtype)
-                for k, old in enumerate(node.types)
-            ),
-        )
-        for i, node in enumerate(graph.nodes)
-    ]
-    return Graph(nodes, graph.heads, graph.attrs)

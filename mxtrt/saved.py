@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtrt.errors import GraphError, OptionError
-from mxtrt.files import new_file, write_text
+from mxtrt.files import companion, new_file, remove_companions, write_text
 from mxtrt.graph import DTYPES, MOST_CHARACTERS, TensorType, check_json
 from mxtrt.params_file import LONGEST_NAME, MOST_ARRAYS, MOST_AXES, read_params, write_params
 
@@ -36,6 +36,7 @@ Arrays = dict[str, "np.ndarray[Any, Any]"]
 
 _FORMAT = 1
 _MARK = "mxtrt_saved"
+_SIDECAR = ".params"
 #: The options that make a difference to what is computed; the others are the machine's.
 _OPTIONS = ("precision", "batch_profile", "min_nodes", "verify", "deny_ops", "allow_ops")
 _TYPES = {str(dtype): dtype for dtype in DTYPES.values()}
@@ -170,7 +171,7 @@ def _tensor(dtype: str, shape: list[int]) -> TensorType:
 
 def sidecar_of(path: Path, digest: str) -> Path:
     """The file with the weights of a symbol file."""
-    return path.with_name(f"{path.name}.{digest[:16]}.params")
+    return companion(path, digest, _SIDECAR)
 
 
 def marked(path: str | Path) -> str | None:
@@ -257,12 +258,4 @@ def save(path: Path, saved: Saved, weights: Mapping[str, Callable[[], Weight]]) 
         sidecar = sidecar_of(path, digest.hexdigest())
         file.publish(sidecar)
     write_text(path, dataclasses.replace(saved, weights=digest.hexdigest()).to_json())
-    remove_older(path, sidecar)
-
-
-def remove_older(path: Path, kept: Path | None = None) -> None:
-    """Remove sidecars of symbols that a file held before."""
-    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.params")
-    for other in path.parent.iterdir():
-        if pattern.fullmatch(other.name) and other != kept:
-            other.unlink(missing_ok=True)
+    remove_companions(path, _SIDECAR, [sidecar])

@@ -8,11 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mxtrt.ledger import holdings_of
 from mxtrt.node import library
-from mxtrt.paging import places_of
+from mxtrt.paging import places_of, size_of
 from mxtrt.plan import Plan
 
 __all__ = ["FORWARDS", "MEANINGS", "Counters", "count"]
@@ -90,7 +88,7 @@ def count(
 
 def _resident(array: Any) -> int:
     """Bytes of an array that are not paged out, the same wherever its memory begins in a page."""
-    size = array.size * np.dtype(array.dtype).itemsize
+    size = size_of(array)
     kept = sum(part for place, part in places_of(array).items() if place != "file")
     ends = 2 * mmap.PAGESIZE  # pages that it shares with others stay
     return kept if size < ends or kept > ends else 0
