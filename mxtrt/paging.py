@@ -16,6 +16,8 @@ import contextlib
 import mmap
 import os
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ import numpy as np
 import platformdirs
 
 from mxtrt.node import library
+from mxtrt.node.watch import Watch
 
 __all__ = [
+    "address_of",
     "by_place",
     "empty_pools",
     "evict",
@@ -35,6 +39,8 @@ __all__ = [
     "places_of",
     "size_of",
     "spill_directory",
+    "untouched",
+    "whole_pages",
 ]
 
 #: Arrays below this size stay where they are: a mapping each costs more than they take.
@@ -79,7 +85,7 @@ def in_host_memory(array: Any) -> tuple[int, Any]:
     # To MXNet's engine `asnumpy` is a write to an array on a GPU.
     if gpu_of(array.ctx) is not None:
         array = array.copyto(mx.cpu())
-    return _address_of(array), array
+    return address_of(array), array
 
 
 def empty_pools(arrays: Iterable[Any]) -> None:
@@ -93,10 +99,14 @@ def empty_pools(arrays: Iterable[Any]) -> None:
         context.empty_cache()
 
 
-def evict(arrays: Sequence[Any]) -> int:
+def evict(arrays: Sequence[Any], watch: Watch | None = None) -> int:
     """Move arrays off their GPUs; returns the number of bytes.
 
     Small arrays, and those whose memory is not MXNet's own, stay where they are.
+
+    Args:
+        arrays: The arrays.
+        watch: A watch that is not to take this for a write.
 
     Raises:
         OSError: An array could not be moved; every array is still intact.
@@ -104,12 +114,12 @@ def evict(arrays: Sequence[Any]) -> int:
     moved = 0
     for array in arrays:
         if size_of(array) >= SMALLEST:
-            moved += library().evict(array, array.ctx.device_id)
+            moved += library().evict(array, array.ctx.device_id, watch)
     empty_pools(arrays)
     return moved
 
 
-def _address_of(array: Any) -> int:
+def address_of(array: Any) -> int:
     """Address of the first byte of a dense CPU NDArray, pending writes finished.
 
     MXNet turns an array that oneDNN keeps in a layout of its own back into rows first.
@@ -135,24 +145,27 @@ def spill_directory(configured: str) -> Path:
     return path
 
 
-def page_out(arrays: Iterable[Any], directory: Path) -> int:
+def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None) -> int:
     """Page out the arrays' whole pages; returns the number of bytes.
 
     Arrays that are small, paged out already or in shared memory stay as they are.
+
+    Args:
+        arrays: The arrays.
+        directory: Where the file is made.
+        watch: A watch that is not to take this for a write.
 
     Raises:
         OSError: The file could not be written; every array is still intact.
     """
     from mxnet import cpu
 
-    page = mmap.PAGESIZE
     spans = []
     for array in arrays:
         size = size_of(array)
         if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
-            begin = _address_of(array)
-            end = begin + size
-            spans.append((array, -(-begin // page) * page, end // page * page))
+            begin = address_of(array)
+            spans.append((array, *whole_pages(begin, begin + size)))
     regions = list(_private_regions())  # now that every array has its memory
     released = offset = 0
     with _unlinked_file(directory) as file:
@@ -162,7 +175,9 @@ def page_out(arrays: Iterable[Any], directory: Path) -> int:
             private = _private_bytes(begin, end)
             if private < _LEAST:
                 continue
-            library().page_out(array, begin, end - begin, file, offset)
+            with _untouched_lock:  # to a plan that saw them before they may hold something else
+                _untouched.pop(begin, None)
+            library().page_out(array, begin, end - begin, file, offset, watch)
             offset += end - begin
             released += private
     return released
@@ -174,13 +189,52 @@ def places_of(array: Any) -> dict[str, int]:
     gpu = gpu_of(array.ctx)
     if gpu is not None:
         return {"host" if library().is_evicted(array) else f"gpu {gpu}": size}
-    begin = _address_of(array)
-    page = mmap.PAGESIZE
-    low, high = -(-begin // page) * page, (begin + size) // page * page
+    begin = address_of(array)
+    low, high = whole_pages(begin, begin + size)
     if high <= low:
         return {"host": size}
     absent = high - low - _private_bytes(low, high)
     return {"host": size - absent, "file": absent}
+
+
+class _Untouched:
+    """Pages of a file that nobody has written to since this object was made."""
+
+    __slots__ = ("__weakref__",)
+
+
+_untouched: weakref.WeakValueDictionary[int, _Untouched] = weakref.WeakValueDictionary()
+_untouched_lock = threading.Lock()
+
+
+def whole_pages(begin: int, end: int) -> tuple[int, int]:
+    """Where the pages that lie wholly between two addresses begin and end."""
+    page = mmap.PAGESIZE
+    return -(-begin // page) * page, end // page * page
+
+
+def untouched(begin: int, end: int) -> object | None:
+    """What stands for the present contents of the whole pages of an array in host memory.
+
+    The same object is returned for as long as nobody writes to them, if somebody keeps it.
+
+    Args:
+        begin: Address of the array's first byte.
+        end: Address behind its last.
+
+    Returns:
+        None where pages were not paged out, or were written to after that.
+
+    Raises:
+        OSError: The kernel does not say where the pages are.
+    """
+    low, high = whole_pages(begin, end)
+    if end - begin < SMALLEST:
+        return None
+    with _untouched_lock:
+        if _private_bytes(low, high):
+            return None
+        return _untouched.setdefault(low, _Untouched())
 
 
 def _private_bytes(begin: int, end: int) -> int:

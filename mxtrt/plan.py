@@ -13,6 +13,7 @@ import numpy as np
 
 from mxtrt import paging
 from mxtrt.config import Options
+from mxtrt.contents import Contents
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
@@ -474,6 +475,7 @@ class Plan:
         self._lib = library()
         _plans.add(self)
         self._watch: Watch | None = None  # of the weights, since the engines were built
+        self._contents: Contents | None = None  # of the weights, as the engines were built
 
     @property
     def built(self) -> bool:
@@ -498,9 +500,10 @@ class Plan:
                 with ``prefer="fastest"``: MXNet is faster.
             EngineError: An engine refused its segment; nothing is released then.
         """
-        self._watch = None
+        self._watch = self._contents = None
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
+        watch = self._lib.watch(owned)  # before they are read: another thread may write
         for node in self.nodes:
             node.build(arrays)
             if self.options.verify and not self._tried:
@@ -509,9 +512,15 @@ class Plan:
             self._compare(arrays)
         self._tried = True
         if self.options.release_weights:
-            self._release(owned)
+            self._release(owned, watch)
         self._lib.trim()
-        self._watch = self._lib.watch(owned)
+        try:
+            contents = Contents(owned)
+        except OSError as error:
+            _log.debug("the weights cannot be compared: %s", error)
+        else:
+            self._contents = None if watch.changed() else contents
+        self._watch = watch
 
     def _compare(self, arrays: Mapping[str, Any]) -> None:
         slower: dict[str, str] = {}
@@ -523,18 +532,18 @@ class Plan:
         if slower:
             raise RefusedNodesError(slower)
 
-    def _release(self, arrays: Sequence[Any]) -> None:
+    def _release(self, arrays: Sequence[Any], watch: Watch) -> None:
         on_host, on_gpu = paging.by_place(arrays)
         try:
             directory = paging.spill_directory(self.options.spill_dir)
-            self.report.released_bytes += paging.page_out(on_host, directory)
+            self.report.released_bytes += paging.page_out(on_host, directory, watch)
         except OSError as error:
             self._note(
                 f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
                 "set spill_dir to a directory with room"
             )
         try:
-            self.report.released_bytes += paging.evict(on_gpu)
+            self.report.released_bytes += paging.evict(on_gpu, watch)
         except OSError as error:
             self._note(f"weights stay in GPU memory twice: they could not be moved ({error})")
 
@@ -544,10 +553,27 @@ class Plan:
 
     def changed(self) -> bool:
         """Whether a weight was written to since the engines were built (or they are not)."""
-        return self._watch is None or self._watch.changed()
+        return (watch := self._watch) is None or watch.changed()
+
+    def holds_the_same(self) -> bool:
+        """Whether the weights hold what the engines were built from, whatever was written.
+
+        If so, :meth:`changed` compares with this moment.
+        """
+        watch, contents = self._watch, self._contents
+        if watch is None or contents is None:
+            return False
+        counts = watch.counts()  # first: a write while the contents are read is one to come
+        try:
+            same = contents.same()
+        except OSError:
+            return False
+        if same:
+            watch.since(counts)
+        return same
 
     def _written(self) -> bool:
-        return self._watch is None or self._watch.written()
+        return (watch := self._watch) is None or watch.written()
 
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""

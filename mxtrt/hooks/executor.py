@@ -19,7 +19,7 @@ from mxtrt.config import Options
 from mxtrt.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
-from mxtrt.hooks.freshness import Freshness, preserving_all
+from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
@@ -85,15 +85,14 @@ class _Binding:
         self.inline = InlineRun.of(symbol.plan)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
         arguments, states = executor.arg_dict, executor.aux_dict
-        with preserving_all():
-            self.executor: Executor | None = originals.bind(
-                symbol,
-                executor._ctx,
-                [arguments[name] for name in symbol.list_arguments()],
-                None,
-                "null",
-                [states[name] for name in symbol.list_auxiliary_states()],
-            )
+        self.executor: Executor | None = originals.bind(
+            symbol,
+            executor._ctx,
+            [arguments[name] for name in symbol.list_arguments()],
+            None,
+            "null",
+            [states[name] for name in symbol.list_auxiliary_states()],
+        )
 
     def on(self, executor: Executor) -> _Binding:
         """The same engines on another executor of the symbol."""
@@ -106,7 +105,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     handle: Any
     outputs: list[Any]
     _mxtrt: _Binding | None
-    _beside: Freshness | None = None  # of engines on the same weights that this executor has not
+    _has_no_engine: bool = False  # for its shapes, though the executor that it was made of has
     _retired: list[Any]
 
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
@@ -139,14 +138,9 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
 
     def _run_plain(self, is_train: bool, kwargs: dict[str, Any]) -> list[Any]:
         """Run MXNet's own operators."""
-        if self._beside is None or is_train or self._monitor_callback is not None:
-            made: list[Any] = Executor.forward(self, is_train, **kwargs)
-            return made
-        count("fallbacks")
-        with self._beside.preserving():  # a write to auxiliary states, counted when it is done
-            made = Executor.forward(self, is_train, **kwargs)
-            for output in made:
-                output.wait_to_read()
+        if self._has_no_engine and not is_train and self._monitor_callback is None:
+            count("fallbacks")
+        made: list[Any] = Executor.forward(self, is_train, **kwargs)
         return made
 
     def _run(self, binding: _Binding, kwargs: dict[str, Any]) -> list[Any]:
@@ -182,31 +176,19 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     ) -> Executor:
         """A new executor for other input shapes, as MXNet's; the engines are shared."""
         binding = self._mxtrt
-        if binding is None:
-            return Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
-        with binding.freshness.preserving():
-            executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
+        executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
+        if binding is not None:
             done = decision.attempt(
                 lambda: _attach(executor, binding.on(executor)), binding.source.options
             )
             if done is None:
-                _attach(executor, None)._beside = binding.freshness
+                _attach(executor, None)._has_no_engine = True
         return executor
 
     def __del__(self) -> None:
-        # MXNet deletes an executor's operators behind everything that uses their arrays,
-        # which counts as a write to the weights.
         if sys is None or sys.is_finalizing():  # modules are being taken apart
             return
-        binding: _Binding | None = self.__dict__.pop("_mxtrt", None)
-        freshness = self._beside if binding is None else binding.freshness
-        if freshness is None:
-            Executor.__del__(self)
-            return
-        with freshness.preserving():
-            Executor.__del__(self)
-            if binding is not None:
-                binding.executor = None
+        Executor.__del__(self)
 
     def _ready(self, binding: _Binding) -> _Binding | None:
         """The binding that may answer now, after building its engines when it is time to."""

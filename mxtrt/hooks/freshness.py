@@ -1,18 +1,17 @@
 """When engines follow weights that changed.
 
 An engine holds its weights as they were when it was built.  MXNet counts the writes to every
-array; before each forward the counts are compared.  After a change MXNet's own operators
-answer, and the engines are built again once the weights hold still: at once after the first
-change, then after 1, 2, 4, ... further forwards, so that alternating training and inference
-steps do not build an engine each.
+array; before each forward the counts are compared, and where one has moved the contents, because
+binding and freeing an executor count as writes too.  After a change MXNet's own operators answer,
+and the engines are built again once the weights hold still: at once after the first change, then
+after 1, 2, 4, ... further forwards, so that alternating training and inference steps do not build
+an engine each.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mxtrt.counters import count
@@ -22,22 +21,10 @@ from mxtrt.hooks.decision import in_forked_child
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
 
-__all__ = ["Freshness", "preserving_all"]
+__all__ = ["Freshness"]
 
 _MOST_PATIENT = 64
 _CALM_AFTER = 100
-
-
-_live: weakref.WeakSet[Freshness] = weakref.WeakSet()
-
-
-@contextlib.contextmanager
-def preserving_all() -> Iterator[None]:
-    """A bind: to MXNet it is a write to every array that it is given, whoever else has it."""
-    unchanged = [freshness for freshness in list(_live) if freshness._unchanged()]
-    yield
-    for freshness in unchanged:
-        freshness._plan.remember()
 
 
 class Freshness:
@@ -56,7 +43,6 @@ class Freshness:
         self._served = 0
         self._pending = False
         self._lock = threading.Lock()
-        _live.add(self)
 
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
@@ -67,17 +53,6 @@ class Freshness:
         if self._served == _CALM_AFTER:
             self._patience = 0
         return True
-
-    @contextlib.contextmanager
-    def preserving(self) -> Iterator[None]:
-        """A call of MXNet that counts as a write to the weights but changes no value."""
-        unchanged = self._unchanged()
-        yield
-        if unchanged:
-            self._plan.remember()
-
-    def _unchanged(self) -> bool:
-        return self._plan.built and not self._plan.changed()
 
     def settle(self) -> bool:
         """Whether the engines may answer, after building them when it is time to.
@@ -96,7 +71,7 @@ class Freshness:
             raise RefusedNodesError(self._plan.failures)
         if not self._plan.built:
             self._plan.build(self._arrays)
-        elif self._plan.changed():
+        elif self._plan.changed() and not self._plan.holds_the_same():
             self._pending = True
             # Engines that never answered follow at once, however often weights are set.
             self._waiting = self._patience if self._served else 0
@@ -111,5 +86,7 @@ class Freshness:
             self._plan.build(self._arrays)
             count("rebuilds")
             self._pending = False
+        if self._plan.changed() and not self._plan.holds_the_same():
+            return False  # another thread wrote meanwhile
         self._served += 1
         return True

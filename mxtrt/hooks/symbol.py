@@ -14,7 +14,6 @@ from mxtrt.graph import Graph
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
-from mxtrt.hooks.freshness import preserving_all
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
@@ -140,10 +139,9 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         shared_exec: Any = None,
     ) -> Executor:
         args, aux_states = complete(self, ctx, args, aux_states)
-        with preserving_all():
-            executor = original(
-                self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
-            )
+        executor = original(
+            self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
+        )
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
         options = _eligible(self, ctx, group2ctx, gradients)
         if options is not None:
@@ -168,19 +166,18 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
         shared_buffer: Any = None,
         **kwargs: Any,
     ) -> Executor:
-        with preserving_all():
-            executor = original(
-                self,
-                ctx,
-                grad_req,
-                types_with(self, type_dict),
-                stype_dict,
-                group2ctx,
-                shared_arg_names,
-                shared_exec,
-                shared_buffer,
-                **kwargs,
-            )
+        executor = original(
+            self,
+            ctx,
+            grad_req,
+            types_with(self, type_dict),
+            stype_dict,
+            group2ctx,
+            shared_arg_names,
+            shared_exec,
+            shared_buffer,
+            **kwargs,
+        )
         write_into(executor, self)
         options = _eligible(self, ctx, group2ctx, decision.wants_gradients(grad_req))
         if options is not None:

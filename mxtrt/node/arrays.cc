@@ -39,6 +39,14 @@ struct Watch {
     versions.swap(now);
     return true;
   }
+
+  // Takes the next write to an array for none.
+  void expect(void* array) {
+    std::lock_guard<std::mutex> lock(mutex);
+    for (size_t i = 0; i < arrays.size(); ++i) {
+      versions[i] += chunk(arrays[i]).var == chunk(array).var;
+    }
+  }
 };
 
 struct PageOut {
@@ -158,6 +166,22 @@ MXTRT_EXPORT int mxtrt_watch_written(const Watch* watch) {
 // Watches from now on.
 MXTRT_EXPORT int mxtrt_watch_remember(Watch* watch) { return watch->remember(); }
 
+// How often each array was written to, in order, when the pending writes were done; 0 when one of
+// them failed.
+MXTRT_EXPORT int mxtrt_watch_counts(const Watch* watch, uint64_t* counts) {
+  for (size_t i = 0; i < watch->arrays.size(); ++i) {
+    if (g_mxnet.wait_to_read(watch->arrays[i])) return 0;
+    counts[i] = version(watch->arrays[i]);
+  }
+  return 1;
+}
+
+// Watches from the moment that had these counts.
+MXTRT_EXPORT void mxtrt_watch_since(Watch* watch, const uint64_t* counts) {
+  std::lock_guard<std::mutex> lock(watch->mutex);
+  std::copy_n(counts, watch->versions.size(), watch->versions.begin());
+}
+
 MXTRT_EXPORT void mxtrt_watch_free(Watch* watch) {
   if (!shutting_down() && !forked()) delete watch;
 }
@@ -165,12 +189,15 @@ MXTRT_EXPORT void mxtrt_watch_free(Watch* watch) {
 // Writes the pages from `data` (page-aligned, `size` a multiple of the page size, inside the
 // array's own memory) to `file` at `offset`, then backs them by the file: they keep address
 // and contents, can be written to (privately), and need no memory until they are touched.
-MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset) {
+// `watch` may be null.
+MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset,
+                                Watch* watch) {
   PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset), {}};
   Context cpu{kCpu, 0};
-  if (g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
-                  "mxtrt_page_out") ||
-      g_mxnet.wait_to_read(array)) {
+  const bool refused = g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1,
+                                         nullptr, 0, "mxtrt_page_out");
+  if (!refused && watch) watch->expect(array);
+  if (refused || g_mxnet.wait_to_read(array)) {
     set_error("MXNet's engine refused to page out an array");
     return 0;
   }
@@ -202,8 +229,8 @@ MXTRT_EXPORT int mxtrt_owners(void* array) { return static_cast<Array*>(array)->
 // Moves an array on a GPU to managed memory that lives on the host until somebody touches it on
 // the GPU.  The old memory goes back to MXNet's pool.  MXNet frees managed memory like any other
 // (cudaFree takes both).  Returns its bytes, 0 when it was managed before (or not MXNet's), or -1
-// after setting the error.
-MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal) {
+// after setting the error.  `watch` may be null.
+MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
   int64_t moved = -1;
   guarded([&] {
     if (g_mxnet.wait_to_read(array)) throw std::runtime_error("the array is not readable");
@@ -239,8 +266,9 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal) {
     if (pushed) {
       Context cpu{kCpu, 0};
       pushed = !g_mxnet.push_sync(evict, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
-                                  "mxtrt_evict") &&
-               !g_mxnet.wait_to_read(array);
+                                  "mxtrt_evict");
+      if (pushed && watch) watch->expect(array);
+      pushed = pushed && !g_mxnet.wait_to_read(array);
       g_mxnet.free(task.carrier);
     }
     if (task.managed) g_cuda.free(task.managed);

@@ -134,6 +134,7 @@ class Library:
             ctypes.c_size_t,
             ctypes.c_int,
             ctypes.c_int64,
+            ctypes.c_void_p,
         ]
         self._lib.mxtrt_node_put.argtypes = [
             ctypes.c_int64,
@@ -165,7 +166,7 @@ class Library:
             ctypes.c_int,
             ctypes.c_int64,
         ]
-        self._lib.mxtrt_evict.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        self._lib.mxtrt_evict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self._lib.mxtrt_evict.restype = ctypes.c_int64
         self._lib.mxtrt_finish.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_owners.argtypes = [ctypes.c_void_p]
@@ -368,17 +369,31 @@ class Library:
         """Watch arrays for writes, from now on."""
         return Watch(self._lib, arrays)
 
-    def page_out(self, array: Any, address: int, size: int, file: int, offset: int) -> None:
+    def page_out(
+        self,
+        array: Any,
+        address: int,
+        size: int,
+        file: int,
+        offset: int,
+        watch: Watch | None = None,
+    ) -> None:
         """Back a page-aligned part of an array by a file; its contents stay.
+
+        To MXNet it is a write, but not to the watch.
 
         Raises:
             OSError: The file could not be written or mapped; the array is as it was.
         """
-        if not self._lib.mxtrt_page_out(array.handle, address, size, file, offset):
+        if not self._lib.mxtrt_page_out(
+            array.handle, address, size, file, offset, watch and watch.handle
+        ):
             raise OSError(self.take_error())
 
-    def evict(self, array: Any, ordinal: int) -> int:
+    def evict(self, array: Any, ordinal: int, watch: Watch | None = None) -> int:
         """Move an array on a GPU to host memory, whence it comes back when it is used there.
+
+        To MXNet it is a write, but not to the watch.
 
         Returns:
             The bytes that left the GPU; 0 for an array whose memory is not MXNet's.
@@ -386,7 +401,7 @@ class Library:
         Raises:
             OSError: The array could not be moved; it is as it was.
         """
-        moved: int = self._lib.mxtrt_evict(array.handle, ordinal)
+        moved: int = self._lib.mxtrt_evict(array.handle, ordinal, watch and watch.handle)
         if moved < 0:
             raise OSError(self.take_error())
         return moved

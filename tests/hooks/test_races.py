@@ -1,0 +1,144 @@
+"""Weights that another thread writes to while engines are bound, built or dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+from networks import assert_close
+
+import mxtrt
+from mxtrt.engines.onnxruntime import OnnxRuntime
+
+SIZE = 160  # weights of 100 KiB: they are paged out
+
+
+def dense() -> mx.sym.Symbol:
+    """One layer; with weights of c and data of ones every output is c * SIZE."""
+    return mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=SIZE, no_bias=True, name="fc")
+
+
+def arrays(weights: mx.nd.NDArray) -> dict[str, mx.nd.NDArray]:
+    """Arguments of a bind."""
+    return {"data": mx.nd.ones((1, SIZE)), "fc_weight": weights}
+
+
+def bound(weights: mx.nd.NDArray, **options: Any) -> mx.executor.Executor:
+    """An executor with engines."""
+    with mxtrt.options(**options):
+        return dense().bind(mx.cpu(), arrays(weights), grad_req="null")
+
+
+class Meanwhile(dict):  # type: ignore[type-arg]
+    """Arguments at whose reading something else happens."""
+
+    event: Any = None
+
+    def __getitem__(self, name: str) -> Any:
+        self.event()
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_write_during_a_bind_is_seen_by_every_executor(shared):
+    """Another bind, of the same arrays or of others, must not be taken for the cause of it."""
+    weights = mx.nd.ones((SIZE, SIZE))
+    executor = bound(weights)
+    assert_close(executor.forward()[0], np.full((1, SIZE), SIZE))
+    given = Meanwhile(arrays(weights if shared else mx.nd.zeros((SIZE, SIZE))))
+    given.event = lambda: weights.__setitem__(slice(None), 2)
+    with mxtrt.options():
+        other = dense().bind(mx.cpu(), given, grad_req="null")
+    assert_close(executor.forward()[0], np.full((1, SIZE), 2 * SIZE))
+    assert_close(other.forward()[0], np.full((1, SIZE), 2 * SIZE * shared))
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_a_write_while_the_engine_is_built_is_seen(monkeypatch, release):
+    """The engine has the old weights: MXNet answers, and the engine is built again."""
+    weights, build = mx.nd.ones((SIZE, SIZE)), OnnxRuntime.build
+
+    def slow(self, request):
+        session = build(self, request)
+        weights[:] = 2
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntime, "build", slow)
+        executor = bound(weights, release_weights=release)
+    for _ in range(3):
+        assert_close(executor.forward()[0], np.full((1, SIZE), 2 * SIZE))
+    before = mxtrt.stats()
+    executor.forward()[0].wait_to_read()
+    assert mxtrt.stats().engine_runs == before.engine_runs + 1
+    assert mxtrt.stats().builds == before.builds
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_executors_that_share_weights_build_nothing_when_others_come_and_go(release):
+    """Binds, reshapes and dropped executors count as writes; the contents say otherwise."""
+    weights = mx.nd.random.uniform(shape=(SIZE, SIZE))
+    executor = bound(weights, release_weights=release)
+    expected = executor.forward()[0].asnumpy()
+    before = mxtrt.stats()
+    for _ in range(3):
+        other = dense().bind(mx.cpu(), arrays(weights), grad_req="null")
+        other.forward()[0].wait_to_read()
+        executor.reshape(allow_up_sizing=True, data=(3, SIZE)).forward()[0].wait_to_read()
+        del other
+        assert_close(executor.forward()[0], expected)
+    now = mxtrt.stats()
+    assert (now.builds, now.rebuilds) == (before.builds, before.rebuilds)
+    assert now.engine_runs == before.engine_runs + 6
+
+
+def test_a_parameter_that_gets_new_arrays_during_a_call_is_seen_after_it():
+    """The call may answer with either; no later one with the old."""
+    net = mx.gluon.nn.Dense(SIZE, in_units=SIZE, use_bias=False)
+    net.initialize(mx.init.One())
+    net.hybridize()
+    x = mx.nd.ones((1, SIZE))
+
+    class Values:
+        def copyto(self, ctx):
+            net(x).wait_to_read()
+            return mx.nd.full((SIZE, SIZE), 2, ctx=ctx)
+
+    with mxtrt.options():
+        assert_close(net(x), np.full((1, SIZE), SIZE))
+        net.weight._init_impl(Values(), [mx.cpu()])
+        assert_close(net(x), np.full((1, SIZE), 2 * SIZE))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_are_right_at_every_forward_while_others_bind_and_drop(shared):
+    """Two threads bind and drop, on these weights or on others; every answer is the latest."""
+    weights = mx.nd.ones((SIZE, SIZE))
+    executor = bound(weights)
+    stop, binds = threading.Event(), []
+
+    def bind() -> None:
+        given = weights if shared else mx.nd.ones((SIZE, SIZE))
+        while not stop.is_set():
+            bound(given).forward()[0].wait_to_read()
+            binds.append(1)
+
+    threads = [threading.Thread(target=bind) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    end, wrong, value = time.monotonic() + 1, [], 1
+    while time.monotonic() < end or len(binds) < 3:
+        value = value % 50 + 1
+        weights[:] = value
+        for _ in range(3):
+            answer = executor.forward()[0].asnumpy()
+            if not np.all(answer == value * SIZE):
+                wrong.append((value, answer))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
