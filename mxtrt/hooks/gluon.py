@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mxnet import autograd
@@ -27,7 +27,7 @@ from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
 from mxtrt.hooks.inline import InlineRun
-from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
+from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
 from mxtrt.models import mxnet_reason
 
 __all__ = ["install"]
@@ -46,9 +46,69 @@ class _RetiredError(Exception):
 
 
 class _Epoch:
-    """Counts the times that any Parameter got new arrays (not new values in its arrays)."""
+    """Changes whenever any Parameter has got new arrays (not new values in its arrays)."""
 
-    now = 0
+    now = object()
+
+
+class _Bound:
+    """A block's graph with engines, as it was bound to some arrays.
+
+    Args:
+        symbol: The partitioned graph.
+        data: Place among a call's arrays of every input that is data, by name.
+        parameters: The Parameter of every other input, by name.
+        arrays: Arrays of the parameters, by name.
+        context: Where they are.
+        flags: Of ``hybridize``.
+    """
+
+    def __init__(
+        self,
+        symbol: EngineSymbol,
+        data: Mapping[str, int],
+        parameters: Mapping[str, Parameter],
+        arrays: Mapping[str, Any],
+        context: Any,
+        flags: Iterable[tuple[str, Any]],
+    ) -> None:
+        names = symbol.list_inputs()
+        self._inputs: list[tuple[bool, Any]] = [
+            (True, data[name]) if name in data else (False, parameters[name]) for name in names
+        ]
+        places = {
+            is_data: [i for i, one in enumerate(self._inputs) if one[0] == is_data]
+            for is_data in (True, False)
+        }
+        self._op = CachedOp(
+            symbol, [("data_indices", places[True]), ("param_indices", places[False]), *flags]
+        )
+        self._inline = InlineRun.of(symbol.plan)
+        self._plan = symbol.plan
+        self.arrays = arrays
+        self.context = context
+        self.freshness = Freshness(symbol.plan, arrays)
+
+    def __call__(self, flat: Sequence[NDArray]) -> list[NDArray]:
+        """The outputs.
+
+        Args:
+            flat: The arrays among the arguments of a call.
+
+        Raises:
+            MXNetError: The engines do not accept these inputs.
+            _RetiredError: The engine failed.
+        """
+        context = self.context
+        inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
+        outputs = self._inline(inputs) if self._inline is not None else None
+        if outputs is None:
+            if self._plan.failures:
+                raise _RetiredError
+            outputs = self._op(*inputs)
+            if isinstance(outputs, NDArray):
+                outputs = [outputs]
+        return list(outputs)
 
 
 class _BlockBinding:
@@ -71,25 +131,22 @@ class _BlockBinding:
             )
             if not is_data
         }
-        self._arrays: dict[str, Any] = {}
-        self._freshness: Freshness | None = None
-        self._op: Any = None
-        self._plan: Any = None
-        self._inline: InlineRun | None = None
-        self._inputs: list[tuple[bool, Any]] = []
-        self._epoch = -1
+        self._bound: _Bound | None = None
+        self._epoch: object = None
         self._failed = False
         self._refused: dict[str, str] = {}
         self._left: dict[Signature, str] = {}
         self._context: Any = None
         self._lock = threading.RLock()
 
-    def ready(self, args: tuple[Any, ...]) -> bool:
-        """Whether the engines may answer a call with these arguments; builds them if need be."""
+    def ready(self, args: tuple[Any, ...]) -> _Bound | None:
+        """What may answer a call with these arguments, if engines may; built if need be."""
         if self._failed or autograd.is_recording() or autograd.is_training():
-            return False
-        if self._epoch == _Epoch.now and self._freshness is not None and self._freshness.current():
-            return True
+            return None
+        # In this order: whoever puts new arrays in place of what is bound now changes the epoch.
+        epoch, bound = self._epoch, self._bound
+        if epoch is _Epoch.now and bound is not None and bound.freshness.current():
+            return bound
         with self._lock:
             outcome = decision.attempt(
                 lambda: until_accepted(lambda known: self._settle(args, known), self._refused),
@@ -98,7 +155,7 @@ class _BlockBinding:
             )
             if outcome is None:
                 self._failed = True
-        return bool(outcome)
+            return self._bound if outcome else None
 
     def leave(self, args: tuple[Any, ...], error: MXNetError) -> None:
         """Leave calls with arguments like these to MXNet: the engines did not take them."""
@@ -123,20 +180,23 @@ class _BlockBinding:
 
     def _settle(self, args: tuple[Any, ...], refused: Mapping[str, str]) -> bool:
         epoch = _Epoch.now
-        if self._epoch != epoch or self._refused != refused:
+        if self._epoch is not epoch or self._refused != refused:
             context = self._context or _inputs(args)[0].ctx
             arrays = {name: p.data(context) for name, p in self._parameters.items()}
+            bound = self._bound
             if (
-                self._freshness is None
+                bound is None
                 or self._refused != refused
-                or any(self._arrays[name] is not array for name, array in arrays.items())
+                or any(bound.arrays[name] is not array for name, array in arrays.items())
             ):
                 self._refused = dict(refused)
-                self._bind(args, arrays, context)
+                self._bound = self._bind(args, arrays, context)
+                self._failed = self._bound is None
             self._epoch = epoch
-        return self._freshness is not None and self._freshness.settle()
+        return self._bound is not None and self._bound.freshness.settle()
 
-    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> None:
+    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> _Bound | None:
+        """Bind to these arrays; None when no segment is worth an engine."""
         flat = _inputs(args)
         contexts = {str(array.ctx) for array in flat}
         if len(contexts) > 1:
@@ -155,26 +215,12 @@ class _BlockBinding:
             self._refused,
         )
         if not symbol.plan.nodes:
-            self._freshness = None
-            self._failed = True
-            return
-        names = symbol.list_inputs()
-        self._inputs = [
-            (True, places[name]) if name in places else (False, self._parameters[name])
-            for name in names
-        ]
-        data = [i for i, (is_data, _) in enumerate(self._inputs) if is_data]
-        parameters = [i for i, (is_data, _) in enumerate(self._inputs) if not is_data]
-        flags = [("data_indices", data), ("param_indices", parameters), *self._flags]
-        self._op = CachedOp(symbol, flags)
-        self._arrays = arrays
+            return None
         self._context = context
-        self._inline = InlineRun.of(symbol.plan)
         self._left.clear()
-        self._freshness = Freshness(symbol.plan, arrays)
-        self._plan = symbol.plan
+        return _Bound(symbol, places, self._parameters, arrays, context, self._flags)
 
-    def __call__(self, block: Any, args: tuple[Any, ...]) -> Any:
+    def answer(self, bound: _Bound, block: Any, args: tuple[Any, ...]) -> Any:
         """Answer a call of the block.
 
         Raises:
@@ -184,16 +230,7 @@ class _BlockBinding:
         flat, form = gluon_block._flatten(args, "input")
         if form != block._in_format:
             raise MXNetError("the structure of the arguments is not the one of the bind")
-        flat = [array for array in flat if array is not None]
-        context = self._context
-        inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
-        outputs = self._inline(inputs) if self._inline is not None else None
-        if outputs is None:
-            if self._plan.failures:
-                raise _RetiredError
-            outputs = self._op(*inputs)
-            if isinstance(outputs, NDArray):
-                outputs = [outputs]
+        outputs = bound([array for array in flat if array is not None])
         if self._is_numpy:
             outputs = [output.as_np_ndarray() for output in outputs]
         return gluon_block._regroup(outputs, block._out_format)
@@ -216,9 +253,8 @@ class _Bindings:
         if self._one is not None:
             return self._one
         context = _inputs(args)[0].ctx
-        if context not in self._several:
-            self._several[context] = self._new()
-        return self._several[context]
+        binding = self._several.get(context)
+        return binding if binding is not None else self._several.setdefault(context, self._new())
 
 
 def _inputs(args: tuple[Any, ...]) -> list[Any]:
@@ -263,9 +299,10 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
             binding = bindings.find(args)
             if binding.is_left(args):
                 return binding.answer_in_mxnet(lambda: original(self, *args))
-            if binding.ready(args):
+            bound = binding.ready(args)
+            if bound is not None:
                 try:
-                    return binding(self, args)
+                    return binding.answer(bound, self, args)
                 except _RetiredError:
                     outputs = original(self, *args)
                     count("fallbacks")
@@ -292,8 +329,10 @@ def _wrap_clear(original: Callable[..., None]) -> Callable[..., None]:
 def _wrap_new_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def renewing(self: Parameter, *args: Any, **kwargs: Any) -> Any:
-        _Epoch.now += 1
-        return original(self, *args, **kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        finally:  # not before: another thread would take the old arrays for the new
+            _Epoch.now = object()
 
     return renewing
 
