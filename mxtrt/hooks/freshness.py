@@ -47,7 +47,9 @@ class Freshness:
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
         plan = self._plan
-        if self._pending or plan.failures or in_forked_child() or not plan.built or plan.changed():
+        if plan.failures or in_forked_child() or not plan.built or plan.changed():
+            return False
+        if self._pending:  # asked last: another thread may just have taken the change to notice
             return False
         self._served += 1
         if self._served == _CALM_AFTER:

@@ -114,6 +114,29 @@ def test_a_parameter_that_gets_new_arrays_during_a_call_is_seen_after_it():
         assert_close(net(x), np.full((1, SIZE), 2 * SIZE))
 
 
+def test_a_change_that_another_thread_notices_first_is_a_change_for_all(monkeypatch):
+    """While it waits for the weights to hold still nobody asks engines that have the old."""
+    weights = mx.nd.ones((SIZE, SIZE))
+    executor = bound(weights)
+    for value in (2, 3):  # after the second change a few forwards are MXNet's
+        executor.forward()[0].wait_to_read()
+        weights[:] = value
+    executor.forward()[0].wait_to_read()
+    executor.forward()[0].wait_to_read()
+    weights[:] = 4
+    freshness = executor._mxtrt.freshness
+    plan, changed, noticed = freshness._plan, freshness._plan.changed, []
+
+    def other_thread_first() -> bool:
+        if not noticed:
+            noticed.append(True)
+            assert not freshness.settle()
+        return changed()
+
+    monkeypatch.setattr(plan, "changed", other_thread_first)
+    assert_close(executor.forward()[0], np.full((1, SIZE), 4 * SIZE))
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_weights_are_right_at_every_forward_while_others_bind_and_drop(shared):
     """Two threads bind and drop, on these weights or on others; every answer is the latest."""
