@@ -3,9 +3,11 @@
 // The API is a table of functions that only ever grows at its end (onnxruntime_c_api.h), so
 // a function is named here by its place in that table.
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
-
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -210,6 +212,14 @@ void open_library(const char* path, int threads, int spin) {
              static_cast<const size_t*>(values), size_t{1}, arena.slot()));
   check(call(kCreateAndRegisterAllocator, g_env, static_cast<const void*>(g_memory),
              static_cast<const void*>(arena.get())));
+  // Its destructors at exit wait for its threads, which do not exist in a forked process.
+  on_exit(
+      [](int status, void*) {
+        if (!forked()) return;
+        std::fflush(nullptr);
+        _exit(status);
+      },
+      nullptr);
 }
 
 }  // namespace
