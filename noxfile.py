@@ -52,6 +52,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Mixed load on several threads, every reply checked: ``nox -s soak -- --seconds 600``."""
+    session.install(".[cpu,test]")
+    session.run("python", "-W", "ignore", "tests/soak/soak.py", *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """All 34 networks of the model zoo, and others, against plain MXNet, as tables (minutes)."""
     session.install(".[dev]")

@@ -1,0 +1,442 @@
+"""Mixed load, every reply compared with plain MXNet's: ``nox -s soak -- --seconds 600``.
+
+Several threads send requests to four networks: executors of each thread on shared weights, a shared
+Gluon block, symbols of ``optimize_for``, and executors with weights of their own around an operator
+that stays in MXNet.  Batch sizes change from request to request.  Between requests weights are
+updated, the integration is switched off and on, and executors are dropped and bound again, while
+the other threads go on.  A reply is right if it is what plain MXNet answered at the start to the
+same data with the weights in force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import faulthandler
+import gc
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"  # keeps fused weights when parameters are set again
+
+import mxtrt  # isort: skip
+import mxnet as mx
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from networks import classifier, images, mixed, parameters, plain
+
+from mxtrt.measure import resident_bytes
+from mxtrt.node import library
+from mxtrt.plan import live_plans
+
+SIZE = 48  # of the pictures: dense weights are large enough to be paged out
+VERSIONS = 4  # of the weights
+INPUTS = [images(batch, seed=10 + batch, size=SIZE) for batch in (1, 2, 3, 5)]
+TOLERANCE = 1e-4  # of the largest number
+
+
+PLAIN = "--plain" in sys.argv
+STALLED = 60.0  # seconds without a reply
+
+
+class Gate:
+    """Many requests, or one update."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._requests = 0
+        self._waiting = 0
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """A block that runs beside others of its kind."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def update(self) -> Iterator[None]:
+        """A block that runs alone."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._requests)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
+class Service:
+    """A network that answers, in several versions of its weights.
+
+    Args:
+        symbol: The network.
+    """
+
+    options: dict[str, Any] = {}
+
+    def __init__(self, symbol: mx.sym.Symbol) -> None:
+        self.symbol = symbol
+        self.versions = [
+            parameters(symbol, seed=seed, data=INPUTS[0].shape) for seed in range(VERSIONS)
+        ]
+        self.expected = [
+            [plain(symbol, args, aux, data=x) for x in INPUTS] for args, aux in self.versions
+        ]
+        for a, b in zip(self.expected, self.expected[1:], strict=False):
+            assert any(distance(x, y) > 10 * TOLERANCE for x, y in zip(a, b, strict=True))
+        self.version = 0
+        self.gate = Gate()
+        self.local = threading.local()
+        self.start()
+
+    def start(self) -> None:
+        """Set up what the threads share."""
+
+    def prepare(self, place: int) -> None:
+        """Get ready to answer, before the request."""
+
+    def answer(self, place: int) -> list[Any]:
+        """Answer to ``INPUTS[place]``."""
+        raise NotImplementedError
+
+    def update(self, version: int) -> None:
+        """Put other weights in force; no request is under way."""
+        raise NotImplementedError
+
+    def disturb(self, on: bool) -> None:
+        """Drop what this thread bound; or bind again with the integration on or off."""
+        self.local.__dict__.clear()
+
+    def end(self) -> None:
+        """Drop everything."""
+        self.__dict__.clear()
+
+
+class SharedWeights(Service):
+    """Executors of every thread, on the same arrays; most runs on the calling thread."""
+
+    def start(self) -> None:
+        args, aux = self.versions[0]
+        self.args = {name: array.copy() for name, array in args.items()}
+        self.aux = {name: array.copy() for name, array in aux.items()}
+
+    def prepare(self, place: int) -> None:
+        # Plain MXNet's engine comes to a stop when executors on arrays in use are made or freed.
+        if place not in self._executors():
+            x = INPUTS[place]
+            given = {**self.args, "data": x.copy(), "softmax_label": mx.nd.zeros((len(x),))}
+            with self.gate.update(), mxtrt.options(**self.options):
+                self._executors()[place] = self.symbol.bind(
+                    mx.cpu(), given, grad_req="null", aux_states=self.aux
+                )
+                mx.nd.waitall()
+
+    def _executors(self) -> dict[int, mx.executor.Executor]:
+        executors: dict[int, mx.executor.Executor] = self.local.__dict__.setdefault("executors", {})
+        return executors
+
+    def answer(self, place: int) -> list[Any]:
+        return list(self._executors()[place].forward(is_train=False, data=INPUTS[place]))
+
+    def update(self, version: int) -> None:
+        args, aux = self.versions[version]
+        for name, array in (*self.args.items(), *self.aux.items()):
+            array[:] = args[name] if name in args else aux[name]
+
+    def disturb(self, on: bool) -> None:
+        self.options = {"enabled": on and not PLAIN}
+        with self.gate.update():
+            super().disturb(on)
+            mx.nd.waitall()
+
+
+class OwnWeights(Service):
+    """Executors of every thread, each with its weights and two segments, through MXNet's engine."""
+
+    def answer(self, place: int) -> list[Any]:
+        x = INPUTS[place]
+        if "executor" not in self.local.__dict__:
+            with mxtrt.options(inline_below=0, enabled=not PLAIN):
+                self.local.executor = self.symbol.simple_bind(
+                    mx.cpu(), grad_req="null", data=x.shape
+                )
+            self.local.version = None
+        if self.local.version != self.version:
+            self.local.version = self.version
+            self.local.executor.copy_params_from(*self.versions[self.version])
+        if self.local.executor.arg_dict["data"].shape != x.shape:
+            self.local.executor = self.local.executor.reshape(allow_up_sizing=True, data=x.shape)
+        return list(self.local.executor.forward(is_train=False, data=x))
+
+    def update(self, version: int) -> None:
+        """Every thread sets its own at its next request."""
+
+
+class Optimized(Service):
+    """A partitioned symbol, which has its weights for good; an update is another symbol."""
+
+    def start(self) -> None:
+        self.update(0)
+
+    def update(self, version: int) -> None:
+        args, aux = self.versions[version]
+        given = {**args, "data": INPUTS[0], "softmax_label": mx.nd.zeros((1,))}
+        states = dict(aux)
+        if PLAIN:
+            self.partitioned = self.symbol.__copy__()
+        else:
+            self.partitioned = self.symbol.optimize_for(
+                "TensorRT", given, states, mx.cpu(), data_names="data"
+            )
+        self.given = given, states
+
+    def answer(self, place: int) -> list[Any]:
+        x = INPUTS[place]
+        if self.local.__dict__.get("symbol") is not self.partitioned:
+            self.local.__dict__.clear()
+            self.local.symbol = self.partitioned
+            self.local.executors = {}
+        if place not in self.local.executors:
+            args, aux = self.given
+            given = {**args, "data": x.copy(), "softmax_label": mx.nd.zeros((len(x),))}
+            names = self.partitioned.list_arguments()
+            self.local.executors[place] = self.partitioned.bind(
+                mx.cpu(), {name: given[name] for name in names}, grad_req="null", aux_states=aux
+            )
+        return list(self.local.executors[place].forward(is_train=False, data=x))
+
+
+class Block(Service):
+    """One hybridized block for all threads."""
+
+    def start(self) -> None:
+        self.net = mx.gluon.SymbolBlock(self.symbol, mx.sym.var("data"))
+        self.net.collect_params().initialize()
+        for name, array in self.versions[0][0].items():
+            self.net.collect_params()[name].shape = array.shape
+        self._set(0)
+        self.disturb(True)
+
+    def _set(self, version: int) -> None:
+        args, aux = self.versions[version]
+        for name, parameter in self.net.collect_params().items():
+            parameter.set_data(args[name] if name in args else aux[name])
+
+    def answer(self, place: int) -> list[Any]:
+        outputs = self.net(INPUTS[place])
+        return outputs if isinstance(outputs, list) else [outputs]
+
+    def update(self, version: int) -> None:
+        self._set(version)
+
+    def disturb(self, on: bool) -> None:
+        # The first call of a hybridized block is for one thread, in plain MXNet too.
+        with self.gate.update(), mxtrt.options(enabled=on and not PLAIN):
+            self.net.hybridize()
+            self.net(INPUTS[0]).wait_to_read()
+
+
+def convolutional() -> mx.sym.Symbol:
+    """A network without a label, for a block."""
+    conv = mx.sym.Convolution(mx.sym.var("data"), num_filter=6, kernel=(3, 3), name="c")
+    dense = mx.sym.FullyConnected(mx.sym.relu(conv), num_hidden=10, name="d")
+    return mx.sym.tanh(dense * 0.01)
+
+
+def distance(seen: list[Any], expected: list[np.ndarray]) -> float:
+    """How far replies are apart, in parts of the largest number; infinite for other shapes."""
+    worst = 0.0
+    for ours, right in zip(seen, expected, strict=True):
+        if ours.shape != right.shape:
+            return float("inf")
+        off = np.abs(np.asarray(ours) - right).max() / max(np.abs(right).max(), 1e-30)
+        worst = max(worst, float(np.nan_to_num(off, nan=np.inf)))
+    return worst
+
+
+@dataclasses.dataclass
+class Log:
+    """What happened."""
+
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    def fail(self, text: str) -> None:
+        """Keep a wrong answer or an error; a hundred are enough to look at."""
+        if len(self.failures) < 100:
+            self.failures.append(text)
+
+
+def work(services: list[Service], log: Log, seed: int, until: float) -> None:
+    """Requests, updates and disturbances of one thread."""
+    draw = random.Random(seed)
+    while time.monotonic() < until:
+        service = draw.choice(services)
+        name = type(service).__name__
+        try:
+            if draw.random() < 0.02:
+                with service.gate.update():
+                    service.version = draw.randrange(VERSIONS)
+                    service.update(service.version)
+                log.counts["updates"] += 1
+            if draw.random() < 0.01:
+                service.disturb(on=draw.random() < 0.7)
+                log.counts["disturbances"] += 1
+            place = draw.randrange(len(INPUTS))
+            service.prepare(place)
+            with service.gate.request():
+                version = service.version
+                replies = [reply.asnumpy() for reply in service.answer(place)]
+            log.counts[f"requests to {name}"] += 1
+            off = distance(replies, service.expected[version][place])
+            if off > TOLERANCE:
+                log.counts["wrong"] += 1
+                stale = [
+                    v
+                    for v in range(VERSIONS)
+                    if distance(replies, service.expected[v][place]) < off
+                ]
+                log.fail(f"{name}: {off:.3g} off, weights {version}, closer to weights {stale}")
+        except Exception:
+            log.counts["errors"] += 1
+            log.fail(f"{name}: {traceback.format_exc()}")
+
+
+def slope(samples: list[tuple[float, int]]) -> tuple[float, float]:
+    """Growth of the second half in bytes per second, and its standard error."""
+    half = np.array(samples[len(samples) // 2 :], dtype=float)
+    if len(half) < 4:
+        return 0.0, 0.0
+    (value, _), covariance = np.polyfit(half[:, 0], half[:, 1], 1, cov=True)
+    return float(value), float(np.sqrt(covariance[0, 0]))
+
+
+def state() -> dict[str, int]:
+    """What the process holds."""
+    nodes, sessions = library().counts()
+    maps = Path("/proc/self/maps").read_text()
+    return {
+        "plans": len(live_plans()),
+        "nodes": nodes,
+        "sessions": sessions,
+        "spill_mappings": maps.count("mxtrt-weights-"),
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+    }
+
+
+def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> dict[str, Any]:
+    """Run the load; what happened, as JSON-ready data."""
+    networks: dict[type[Service], Callable[[], mx.sym.Symbol]] = {
+        SharedWeights: classifier,
+        OwnWeights: mixed,
+        Optimized: classifier,
+        Block: convolutional,
+    }
+    services = [
+        kind(symbol()) for kind, symbol in networks.items() if only in (None, kind.__name__)
+    ]
+    logs = [Log() for _ in range(threads)]
+    begin = time.monotonic()
+    workers = [
+        threading.Thread(target=work, args=(services, log, seed + i, begin + seconds))
+        for i, log in enumerate(logs)
+    ]
+    for worker in workers:
+        worker.start()
+    samples: list[tuple[float, int]] = []
+    first: dict[str, int] = {}
+    replies, since = -1, begin
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(min(1.0, seconds / 20))
+        samples.append((time.monotonic() - begin, resident_bytes()))
+        if not first and samples[-1][0] > seconds / 2:
+            first = state()
+        if (now := sum(log.counts.total() for log in logs)) != replies:
+            replies, since = now, time.monotonic()
+        elif time.monotonic() - since > STALLED:
+            print(f"stalled after {now} requests and updates, {since - begin:.0f} seconds")
+            faulthandler.dump_traceback(sys.stdout)
+            sys.stdout.flush()
+            os._exit(2)
+    for worker in workers:
+        worker.join()
+    took, last = time.monotonic() - begin, state()
+    for service in services:
+        service.end()
+    services.clear()
+    mx.nd.waitall()
+    gc.collect()
+    counts = sum((log.counts for log in logs), Counter())
+    requests = {name: n for name, n in sorted(counts.items()) if name.startswith("requests")}
+    growth, error = slope(samples)
+    return {
+        "seconds": round(took, 1),
+        "threads": threads,
+        "seed": seed,
+        "engine": os.environ.get("MXNET_ENGINE_TYPE", "ThreadedEnginePerDevice"),
+        "requests": sum(requests.values()),
+        **requests,
+        "wrong": counts["wrong"],
+        "errors": counts["errors"],
+        "updates": counts["updates"],
+        "disturbances": counts["disturbances"],
+        "stats": dataclasses.asdict(mxtrt.stats()),
+        "resident_MiB": [round(r / 2**20, 1) for _, r in samples[:: max(len(samples) // 10, 1)]],
+        "slope_KiB_per_minute": round(growth * 60 / 1024, 1),
+        "slope_error": round(error * 60 / 1024, 1),
+        "half_way": first,
+        "at_the_end": last,
+        "after": state(),
+        "failures": [failure for log in logs for failure in log.failures][:20],
+    }
+
+
+def main() -> int:
+    """Run and print; 0 if every reply was right and nothing is left over, 2 if replies stop."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plain", action="store_true", help="without engines, as a control")
+    parser.add_argument("--only", metavar="SERVICE", help="one network, such as Block")
+    parser.add_argument("--json", type=Path, help="a file for the same as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        mxtrt.enable(spill_dir=folder)
+        if PLAIN:
+            mxtrt.disable()
+        found = soak(arguments.seconds, arguments.threads, arguments.seed, arguments.only)
+        left = os.listdir(folder)
+    text = json.dumps(found, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    held = {name: found["after"][name] for name in ("plans", "nodes", "sessions")}
+    stats = found["stats"]
+    failed = found["wrong"], found["errors"], stats["engine_failures"], *held.values(), len(left)
+    return 1 if any(failed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
