@@ -7,9 +7,10 @@ writes to everything that the executor uses.  When a count has moved, the conten
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import xxhash
 
 from mxtrt import paging
 from mxtrt.node import library
@@ -60,7 +61,7 @@ class _Seen:
         return self._digest_now() == self._digest
 
     def _digest_now(self) -> bytes:
-        digest = hashlib.blake2b(digest_size=16)
+        digest = xxhash.xxh3_128()
         for begin, end in self._in_memory():
             if end > begin:
                 digest.update((ctypes.c_char * (end - begin)).from_address(begin))

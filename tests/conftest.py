@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 # Plain MXNet is the reference.  Its oneDNN subgraph pass keeps fused weights when parameters
 # are set again (see tests/hooks/test_executor.py), so it is off unless a test wants it.
@@ -70,3 +71,19 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """TensorRT engines of the binds of the test, each with its request."""
+    from mxtrt.engines.tensorrt.runtime import LoadedEngine
+
+    seen: list[Any] = []
+    make = LoadedEngine.context
+
+    def context(self: LoadedEngine, request: Any) -> Any:
+        seen.append((self, request))
+        return make(self, request)
+
+    monkeypatch.setattr(LoadedEngine, "context", context)
+    return seen

@@ -6,25 +6,20 @@ wait for its stream, with the data on the GPU.
 
 from __future__ import annotations
 
-import ctypes
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
+from bare_tensorrt import Bare, medians
 from test_autoload import run
 from test_zoo import network
 
 import mxtrt
-from mxtrt.engines import BuildRequest
 from mxtrt.engines.tensorrt import tensorrt
-from mxtrt.engines.tensorrt.runtime import LoadedEngine
 from mxtrt.errors import MxtrtError
 from mxtrt.node import library
-
-ROUNDS, CALLS = 12, 25
 
 
 @pytest.fixture(autouse=True)
@@ -39,53 +34,6 @@ def gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     cache = str(tmp_path_factory.getbasetemp() / "engines")
     with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=cache):
         yield cache
-
-
-def medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median microseconds of every call, measured in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS + 1):
-        for name, call in calls.items():
-            for _ in range(5):
-                call()
-            for _ in range(CALLS):
-                begin = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(seen[CALLS:])) * 1e6 for name, seen in times.items()}
-
-
-class Bare:
-    """The engine of a bind, run without MXNet."""
-
-    def __init__(self, loaded: LoadedEngine, request: BuildRequest) -> None:
-        self._driver = ctypes.CDLL("libcuda.so.1")
-        stream, cuda = ctypes.c_void_p(), library().cuda
-        assert not self._driver.cuStreamCreate(ctypes.byref(stream), 1)
-        self._stream = stream
-        context = loaded.context(request)
-        buffers = [cuda.allocate(t.nbytes) for t in (*request.inputs, *request.outputs)]
-        context.enqueue(buffers, cuda.allocate(max(loaded.scratch, 1)), stream.value)
-        self._context = context._context
-
-    def __call__(self) -> None:
-        """Run once."""
-        self._context.execute_async_v3(self._stream.value)
-        self._driver.cuStreamSynchronize(self._stream)
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[LoadedEngine, BuildRequest]]:
-    """Engines of the binds of the test."""
-    seen: list[tuple[LoadedEngine, BuildRequest]] = []
-    make = LoadedEngine.context
-
-    def context(self: LoadedEngine, request: BuildRequest) -> Any:
-        seen.append((self, request))
-        return make(self, request)
-
-    monkeypatch.setattr(LoadedEngine, "context", context)
-    return seen
 
 
 def on(device: mx.context.Context, name: str, x: Any) -> Any:

@@ -6,25 +6,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
+from bare_tensorrt import Bare, medians
 
 import mxtrt
-from mxtrt.engines import BuildRequest
-from mxtrt.engines.tensorrt.runtime import LoadedEngine
-from mxtrt.node import library
-
-sys.path.append(str(Path(__file__).parents[1] / "precision"))
-
-ROUNDS, CALLS = 8, 20
 
 
 def bound(net: Any, x: Any, **options: Any) -> Any:
@@ -44,7 +33,7 @@ def bound(net: Any, x: Any, **options: Any) -> Any:
 def test_accuracy_is_kept(name, seed, table, tmp_path):
     """int8 within half a point, float16 within a tenth."""
     pytest.importorskip("sklearn")
-    import digits
+    from precision import digits
 
     data, path = digits.digits(seed), tmp_path / "ranges.json"
     net = digits.trained(getattr(digits, name)(), data, 12 if name == "lenet" else 6, seed)
@@ -60,52 +49,6 @@ def test_accuracy_is_kept(name, seed, table, tmp_path):
         worst[precision] = plain - accuracy - points
     table("accuracy in percent (agreement)", network=name, seed=seed, **row)
     assert all(excess <= 1e-9 for excess in worst.values()), row
-
-
-def medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median microseconds of every call, measured in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for place in range(ROUNDS + 1):
-        for name, call in calls.items():
-            for _ in range(CALLS):
-                begin = time.perf_counter()
-                call()
-                if place:  # the first round warms up
-                    times[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(seen)) * 1e6 for name, seen in times.items()}
-
-
-class Bare:
-    """The engine of a bind, run without MXNet, with its data on the GPU."""
-
-    def __init__(self, loaded: LoadedEngine, request: BuildRequest) -> None:
-        self._driver = ctypes.CDLL("libcuda.so.1")
-        stream, cuda = ctypes.c_void_p(), library().cuda
-        assert not self._driver.cuStreamCreate(ctypes.byref(stream), 1)
-        self._stream = stream
-        context = loaded.context(request)
-        buffers = [cuda.allocate(t.nbytes) for t in (*request.inputs, *request.outputs)]
-        context.enqueue(buffers, cuda.allocate(max(loaded.scratch, 1)), stream.value)
-        self._context = context._context
-
-    def __call__(self) -> None:
-        """Run once."""
-        self._context.execute_async_v3(self._stream.value)
-        self._driver.cuStreamSynchronize(self._stream)
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[LoadedEngine, BuildRequest]]:
-    """Engines of the binds of the test."""
-    seen: list[tuple[LoadedEngine, BuildRequest]] = []
-    make = LoadedEngine.context
-
-    def context(self: LoadedEngine, request: BuildRequest) -> Any:
-        seen.append((self, request))
-        return make(self, request)
-
-    monkeypatch.setattr(LoadedEngine, "context", context)
-    return seen
 
 
 def zoo(name: str, x: Any) -> Any:
