@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,15 @@ from mxtrt_fuzz.worker import Worker
 __all__ = ["Campaign", "default_jobs", "explain", "run", "run_on_dask", "run_shard"]
 
 Progress = Callable[[FuzzReport], None]
+Stop = Callable[[], bool]
 #: Shards of a campaign that is to be repeated, and seconds between two of their reports.
 _SHARDS, _TELL_EVERY = 2, 1.0
 
 Saved = Mapping[bytes, tuple[bytes, ...]]
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,10 @@ def default_jobs() -> int:
 
 
 def run_shard(
-    campaign: Campaign, saved: Saved | None = None, progress: Progress | None = None
+    campaign: Campaign,
+    saved: Saved | None = None,
+    progress: Progress | None = None,
+    stop: Stop = _never,
 ) -> tuple[FuzzReport, Saved]:
     """One hunt, its failures reduced.
 
@@ -115,6 +125,7 @@ def run_shard(
         campaign: The shard.
         saved: Examples that earlier shards' Hypothesis saved.
         progress: Called after every case.
+        stop: Asked before every case whether to end now; failures are not reduced then.
 
     Returns:
         The report, and the examples saved so far.
@@ -140,11 +151,12 @@ def run_shard(
             database=database,
             progress=progress,
             explained=known,
+            stop=stop,
         )
         report = hunt.run()
         for signature, found in report.found.items():
             found.open = known.get(signature, "")
-            if not found.open:
+            if not found.open and not stop():
                 with contextlib.suppress(ValueError):  # it does not fail a second time
                     found.case, found.failure = reduced(
                         found.case, signature, worker, campaign.reduce, campaign.seconds
@@ -158,6 +170,8 @@ def run(
     campaign: Campaign, jobs: int | None = None, progress: Progress | None = None
 ) -> FuzzReport:
     """Run a campaign on this machine.
+
+    The first SIGINT ends it in good order: what was found so far is in the report, not reduced.
 
     Args:
         campaign: What to do.
@@ -176,29 +190,76 @@ def run(
         if progress is not None:
             progress(_together(latest.values(), begin))
 
-    if len(shards) == 1:
-        tell(0, run_shard(shards[0], progress=functools.partial(tell, 0))[0])
-        return _together(latest.values(), begin)
+    with _interrupted() as asked:
+        if len(shards) == 1:
+            tell(0, run_shard(shards[0], progress=partial(tell, 0), stop=asked.is_set)[0])
+        else:
+            _run_in_processes(shards, jobs, tell, asked)
+    report = _together(latest.values(), begin)
+    report.interrupted = asked.is_set()
+    return report
+
+
+def _run_in_processes(
+    shards: Iterable[Campaign],
+    jobs: int,
+    tell: Callable[[int, FuzzReport], None],
+    asked: threading.Event,
+) -> None:
     # Processes of their own also for one job: Hypothesis draws constants of the modules that a
     # process has loaded, so that cases would depend on who asks for them.
     spawn = get_context("spawn")
-    with spawn.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    with (
+        spawn.Manager() as manager,
+        ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_interrupts_alone) as pool,
+    ):
         news: Any = manager.Queue()
+        stop: Any = manager.Event()
         futures = {
-            pool.submit(_run_and_tell, shard, news, place): place
+            pool.submit(_run_and_tell, shard, news, stop, place): place
             for place, shard in enumerate(shards)
         }
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=_TELL_EVERY, return_when=FIRST_COMPLETED)
+            if asked.is_set():
+                stop.set()
             while not news.empty():
                 tell(*news.get())
             for future in done:
                 tell(futures[future], future.result())
-    return _together(latest.values(), begin)
 
 
-def _run_and_tell(shard: Campaign, news: Any, place: int) -> FuzzReport:
+@contextlib.contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """An event that SIGINT sets; after another second SIGINT is what it was."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    since = 0.0
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal since
+        if not asked.is_set():
+            since = time.monotonic()
+            asked.set()
+        elif time.monotonic() - since > 1 and callable(before):
+            before(number, frame)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_interrupts_alone() -> None:
+    """A terminal interrupts the processes of a campaign too; its first process tells them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_and_tell(shard: Campaign, news: Any, stop: Any, place: int) -> FuzzReport:
     """Run a shard in a process of its own, and send its report now and then."""
     told = time.monotonic()
 
@@ -208,7 +269,7 @@ def _run_and_tell(shard: Campaign, news: Any, place: int) -> FuzzReport:
             told = time.monotonic()
             news.put((place, report))
 
-    return run_shard(shard, progress=tell)[0]
+    return run_shard(shard, progress=tell, stop=stop.is_set)[0]
 
 
 def _together(reports: Iterable[FuzzReport], begin: float) -> FuzzReport:

@@ -47,6 +47,7 @@ class Hunt:
         progress: Called after every case with the report so far.
         shrink: Make failures smaller; otherwise the first failure of each round is kept.
         explained: Signatures that are known: counted, not looked into.
+        stop: Asked before every case whether to end now.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Hunt:
         progress: Callable[[FuzzReport], None] | None = None,
         shrink: bool = True,
         explained: Iterable[str] = (),
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.report = FuzzReport()
         self.oracle = Oracle(executor)
@@ -70,6 +72,7 @@ class Hunt:
         self._strategy = cases() if strategy is None else strategy
         self._targeted, self._database = targeted, database
         self._progress = progress
+        self._stop = stop
         self._phases = [Phase.generate, Phase.target]
         if shrink:
             self._phases.append(Phase.shrink)
@@ -172,6 +175,8 @@ class Hunt:
         self.report.seconds[what] += spent
 
     def _time_is_up(self) -> bool:
+        if self._stop():
+            return True
         return self._seconds is not None and time.perf_counter() - self._begin > self._seconds
 
     def _shrunk_enough(self) -> bool:

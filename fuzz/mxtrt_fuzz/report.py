@@ -56,6 +56,7 @@ class FuzzReport:
         worst: Largest error of mxtrt in units of its limit.
         restarts: Worker processes that died.
         found: What was found, by signature.
+        interrupted: Somebody ended the campaign before its time: what was found is not reduced.
     """
 
     graphs: int = 0
@@ -72,6 +73,7 @@ class FuzzReport:
     worst: float = 0.0
     restarts: int = 0
     found: dict[str, Found] = field(default_factory=dict)
+    interrupted: bool = False
 
     def add(self, case: Case, seen: Observation, verdict: Verdict) -> None:
         """Count a case."""
@@ -147,6 +149,7 @@ class FuzzReport:
         return {
             "graphs": self.graphs,
             "seconds": round(self.wall, 3),
+            "interrupted": self.interrupted,
             "graphs_per_second": round(self.graphs_per_second, 2),
             "median_operators": _median(self.sizes),
             "valid_rate": round(self.valid_rate, 5),

@@ -188,6 +188,7 @@ def _environment() -> dict[str, str]:
 
 def _serve(pipe: Connection, log: str) -> None:
     """The process: answer cases until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which is not for this process
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)  # a line at every bind
     faulthandler.enable()
     with contextlib.suppress(EOFError, OSError):

@@ -25,6 +25,8 @@ __all__ = ["KEEP_EVERY", "fuzz"]
 #: Seconds after which a hunt that goes on writes its report, lest it is lost with the machine.
 KEEP_EVERY = 30.0
 
+# What a shell has for a command that SIGINT ended.
+_INTERRUPTED = 130
 _PROFILES = ("ci", "gpu", "gpu-context", "nightly")
 
 
@@ -78,7 +80,8 @@ def fuzz(
     """Look for wrong answers and double allocation.
 
     Random graphs run as plain MXNet, as mxtrt under several support masks, and in float64.  The
-    exit code is 0 if nothing was found, 1 if something was.
+    exit code is 0 if nothing was found, 1 if something was.  Ctrl-C ends it in good order, with
+    what was found so far.
     """
     for package in ("hypothesis", "mxtrt_fuzz"):
         if importlib.util.find_spec(package) is None:
@@ -218,6 +221,11 @@ def _finish(report: FuzzReport, json: Path | None) -> int:
         show(f"{name}: {found.failure.detail}")
         if found.where:
             show(f"  mxtrt fuzz --replay {found.where}")
+    if report.interrupted:
+        show(
+            "interrupted; what was found is not reduced: mxtrt fuzz --reduce DIR/case.json does it"
+        )
+        return 1 if report.unexplained else _INTERRUPTED
     return int(bool(report.unexplained))
 
 

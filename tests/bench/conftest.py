@@ -43,7 +43,11 @@ def _environment(settings: Settings) -> dict[str, Any]:
         from mxtrt.node import library
 
         gpu = library().cuda.device().name
-    return {**environment(engine, gpu), "threads": None if settings.gpu else THREADS}
+    return {
+        **environment(engine, gpu),
+        "context": str(settings.context),
+        "threads": None if settings.gpu else THREADS,
+    }
 
 
 @pytest.fixture

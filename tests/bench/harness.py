@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 import pytest
 
 import mxtrt
@@ -71,8 +73,20 @@ class Settings:
 
     @property
     def context(self) -> mx.Context:
-        """Where the arrays are."""
-        return mx.gpu() if self.gpu and mx.context.num_gpus() else mx.cpu()
+        """Where the arrays are: on a GPU that plain MXNet can use too."""
+        return mx.gpu() if self.gpu and _mxnet_has_kernels() else mx.cpu()
+
+
+@functools.cache
+def _mxnet_has_kernels() -> bool:
+    """Whether MXNet has code for this machine's GPU; its last wheels have none for Hopper."""
+    if not mx.context.num_gpus():
+        return False
+    ones = mx.nd.array(np.ones(8), ctx=mx.gpu())
+    try:
+        return bool((mx.nd.concat(ones, ones, dim=0).asnumpy() == 1).all())
+    except mx.MXNetError:
+        return False
 
 
 @dataclass

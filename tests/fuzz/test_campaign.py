@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,22 @@ def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:
     assert not one.unexplained
     assert told == sorted(told)
     assert told[-1] == 16
+
+
+def test_an_interrupted_campaign_reports_what_it_has() -> None:
+    """SIGINT, from a terminal twice at once: the processes end their case, and all is counted."""
+    plan = campaign.Campaign("nightly", examples=100_000, engine="onnxruntime")
+    before = signal.getsignal(signal.SIGINT)
+    signals = [signal.SIGINT] * 2
+
+    def interrupt(report: FuzzReport) -> None:
+        while report.graphs and signals:
+            signal.raise_signal(signals.pop())
+
+    report = campaign.run(plan, jobs=2, progress=interrupt)
+    assert report.interrupted
+    assert 0 < report.graphs < 100_000
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_hunt_starts_from_what_another_one_kept(

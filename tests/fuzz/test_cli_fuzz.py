@@ -75,6 +75,32 @@ def test_a_hunt_that_goes_on_keeps_its_report(
     assert (told["graphs"], list(told["signatures"])) == (7, [str(_FAILURE.signature)])
 
 
+@pytest.mark.parametrize(("failures", "expected"), [([], 130), ([_FAILURE], 1)])
+def test_an_interrupted_hunt_keeps_its_findings(
+    cli: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: list[Failure],
+    expected: int,
+) -> None:
+    """As they were drawn: reducing them is left for later."""
+
+    def ended(*_: object) -> FuzzReport:
+        report = FuzzReport(graphs=7, interrupted=True)
+        for failure in failures:
+            report.record(case, failure)
+        return report
+
+    case = Case((Variable("x", Tensor((1,))),), (Entry(0),))
+    monkeypatch.setattr(campaign, "run", ended)
+    out, corpus = tmp_path / "fuzz-report.json", tmp_path / "corpus"
+    code, told, _ = cli("--json", out, "--corpus", corpus)
+    assert code == expected
+    assert "interrupted" in told
+    assert json.loads(out.read_text())["interrupted"]
+    assert len(list(corpus.glob("*/case.json"))) == len(failures)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
