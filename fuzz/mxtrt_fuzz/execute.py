@@ -35,7 +35,13 @@ MASKS = ("none", "drawn", "all")
 
 #: What MXNet says on a GPU of operators that it runs on a CPU: it was built for older GPUs only
 #: (what works with some attributes may not with others), or leaves it to cuDNN, which takes less.
-_NOT_ON_THIS_GPU = ("no kernel image is available", "need to have 2 dimensions when mode=instance")
+#: Its fusion of pointwise operators asks a LeakyReLU for an ``act_type`` that need not be given
+#: (src/executor/pointwise_fusion_pass.cc).
+_NOT_ON_THIS_GPU = (
+    "no kernel image is available",
+    "need to have 2 dimensions when mode=instance",
+    "_Map_base::at",
+)
 
 #: More samples than a case has.
 _EVERY = 10**6
@@ -355,7 +361,7 @@ class _Execution:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder, "ranges.json")
         params = {**self.weights, **self.aux}
-        if self._way in ("bind", "optimize_for"):
+        if self._way in ("bind", "optimize_for", "pickled"):
             known = guess_weights(Graph.of(self.symbol))
             params = {name: array for name, array in params.items() if name in {*known, *self.aux}}
         others = {name: array for name, array in self.weights.items() if name not in params}

@@ -281,10 +281,10 @@ class Reference:
                     if beyond.any():
                         found[Entry(index)] = beyond
                 if spec.squares or spec.statistics:
-                    (output,) = node.outputs[:1]
                     squares = np.square(exact[node.inputs[0]])
-                    if np.nansum(squares) > float(self._info[output.dtype].max):
-                        found[Entry(index)] = np.ones(output.shape, np.bool_)
+                    for place, output in enumerate(node.outputs):  # the variance may be the second
+                        if np.nansum(squares) > float(self._info[output.dtype].max):
+                            found[Entry(index, place)] = np.ones(output.shape, np.bool_)
         return found
 
     def nan_blind(self, exact: Values) -> tuple[set[Entry], set[Entry]]:
@@ -312,8 +312,9 @@ class Reference:
 def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float]:
     """The distance of two numbers of every entry that int8 may quantize.
 
-    Those are what products read, what is computed into that, and the products themselves.  The
-    range is symmetric, as TensorRT has it; ONNX Runtime's is no larger.
+    Those are what products read, what is computed into that, and the products themselves, with
+    what is folded into them.  The range is symmetric, as TensorRT has it; ONNX Runtime's is no
+    larger.
 
     Args:
         case: The case.
@@ -324,7 +325,9 @@ def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float
         if isinstance(node, Operation):
             outputs = {Entry(index, output) for output in range(len(node.outputs))}
             spec = specs()[node.op]
-            if spec.multiplies or spec.products:
+            if _is_product(case, Entry(index)) or (
+                spec.folds and _is_product(case, node.inputs[0])
+            ):
                 found |= outputs
             if outputs & found:
                 found.update(node.inputs)
@@ -333,6 +336,14 @@ def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float
         entry: max(2 * float(np.abs(values[entry]).max()) / _LEVELS for values in turns)
         for entry in sorted(floats)
     }
+
+
+def _is_product(case: Case, entry: Entry) -> bool:
+    node = case.nodes[entry.node]
+    if not isinstance(node, Operation):
+        return False
+    spec = specs()[node.op]
+    return spec.multiplies or spec.products
 
 
 def _jumps(step: _Step) -> bool:

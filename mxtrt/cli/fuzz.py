@@ -222,9 +222,7 @@ def _finish(report: FuzzReport, json: Path | None) -> int:
         if found.where:
             show(f"  mxtrt fuzz --replay {found.where}")
     if report.interrupted:
-        show(
-            "interrupted; what was found is not reduced: mxtrt fuzz --reduce DIR/case.json does it"
-        )
+        show("interrupted; what was found is not reduced: mxtrt fuzz --reduce DIR does that")
         return 1 if report.unexplained else _INTERRUPTED
     return int(bool(report.unexplained))
 

@@ -45,18 +45,14 @@ def session(model: onnx.ModelProto, model_of: WorkingModel | None = None) -> Any
 
 
 def random_feeds(names: Sequence[str], types: Sequence[TensorType]) -> dict[str, Array]:
-    """Normal numbers for what is floating, zeros and ones for integers."""
+    """Normal numbers for what is floating, zeros for integers: indices that are always there."""
     random = np.random.default_rng(0)
     feeds = {}
     for name, tensor in zip(names, types, strict=True):
         assert tensor.shape is not None
         assert tensor.dtype is not None
         floating = np.issubdtype(tensor.dtype, np.floating)
-        values = (
-            random.standard_normal(tensor.shape)
-            if floating
-            else random.integers(0, 2, tensor.shape)
-        )
+        values = random.standard_normal(tensor.shape) if floating else np.zeros(tensor.shape)
         feeds[name] = values.astype(tensor.dtype)
     return feeds
 

@@ -160,6 +160,7 @@ class OpSpec:
             a partial sum, and the answer depends on the order of the terms.
         multiplies: An engine makes a product of it (a matrix, a convolution), which int8 is for;
             of one with ``products`` always.
+        folds: It is made part of the product before it, whose int8 output it then is.
         squares: The squares of the first input are summed up on the way, and may overflow.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
@@ -193,6 +194,7 @@ class OpSpec:
     sums: bool = False
     products: bool = False
     multiplies: bool = False
+    folds: bool = False
     squares: bool = False
     exact: Callable[[Attributes], bool] = lambda _: False
     statistics: bool = False

@@ -158,13 +158,21 @@ def _lrn(attrs: Attributes, x: Array) -> Array:
 
 
 register(
-    OpSpec("BatchNorm", _draw_batch_norm, _batch_norm, rank_at_least(2), dtypes=("float32",)),
+    OpSpec(
+        "BatchNorm",
+        _draw_batch_norm,
+        _batch_norm,
+        rank_at_least(2),
+        dtypes=("float32",),
+        folds=True,
+    ),
     OpSpec(
         "_contrib_SyncBatchNorm",
         _draw_sync_batch_norm,
         _batch_norm,
         rank_at_least(2),
         dtypes=("float32",),
+        folds=True,
     ),
     OpSpec(
         "InstanceNorm",
