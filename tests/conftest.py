@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--counters-only", action="store_true", help="measure no latencies")
     parser.addoption("--bench-seconds", type=float, default=8.0, help="seconds per benchmark")
     parser.addoption("--again", metavar="FILE", help="only the benchmarks that a file names")
+    parser.addoption(
+        "--engine-cache", metavar="DIR", help="keep the engines of the GPU tests there"
+    )
 
 
 _tables: dict[str, list[dict[str, object]]] = {}
@@ -71,6 +74,13 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()
+
+
+@pytest.fixture
+def engine_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache of engines for the GPU tests that lasts for the run, or longer if one is given."""
+    given = pytestconfig.getoption("--engine-cache")
+    return given or str(tmp_path_factory.getbasetemp() / "engines")
 
 
 @pytest.fixture

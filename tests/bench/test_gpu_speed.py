@@ -23,17 +23,16 @@ from mxtrt.node import library
 
 
 @pytest.fixture(autouse=True)
-def gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A GPU that TensorRT uses, and an engine cache that lasts for the run."""
+def gpu(request: pytest.FixtureRequest, engine_cache: str) -> Iterator[str]:
+    """A GPU that TensorRT uses; yields its cache of engines."""
     if not request.config.getoption("--gpu"):
         pytest.skip("for a machine with a GPU: nox -s bench_tables -- --gpu")
     try:
         tensorrt()
     except MxtrtError as reason:
         pytest.skip(str(reason))
-    cache = str(tmp_path_factory.getbasetemp() / "engines")
-    with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=cache):
-        yield cache
+    with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=engine_cache):
+        yield engine_cache
 
 
 def on(device: mx.context.Context, name: str, x: Any) -> Any:

@@ -13,14 +13,13 @@ from mxtrt.errors import MxtrtError
 
 
 @pytest.fixture(autouse=True)
-def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """TensorRT on a GPU, with an engine cache that lasts for the run."""
+def gpu(engine_cache: str) -> Iterator[None]:
+    """TensorRT on a GPU."""
     try:
         tensorrt()
     except MxtrtError as reason:
         pytest.skip(str(reason))
-    cache = tmp_path_factory.getbasetemp() / "engines"
-    with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=str(cache)):
+    with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=engine_cache):
         yield
 
 

@@ -1,7 +1,8 @@
 """Precisions in TensorRT: accuracy, and speed beside bare TensorRT.
 
 ``pytest tests/gpu/test_gpu_precision.py -s`` prints tables; ``-k accuracy``, ``-k speed`` or
-``-k underflow`` runs a part.  Every engine is built once, in a minute at most.
+``-k underflow`` runs a part.  Every engine is built once, in a minute at most;
+``--engine-cache DIR`` keeps them for another run.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def zoo(name: str, x: Any) -> Any:
     """A network of the zoo with He weights, on the device of its data."""
     mx.random.seed(0)
     net = mx.gluon.model_zoo.vision.get_model(name)
+    net.collect_params().setattr("grad_req", "null")
     net.initialize(mx.init.MSRAPrelu(slope=0.0))
     net(mx.nd.array(x.asnumpy()[:1])).wait_to_read()
     net.collect_params().reset_ctx(x.context)

@@ -16,6 +16,7 @@ PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 SETUP = """
     import os, signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     import mxtrt, mxnet as mx, numpy as np
 
     def network():

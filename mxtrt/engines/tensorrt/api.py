@@ -34,7 +34,7 @@ class Api:
         dtypes: Dtypes of the tensors that it takes at its edges.
         shares_profiles: Whether several contexts of an engine can use an optimization profile.
         profile_sharing: The preview feature that it takes, None where it takes none.
-        logger: What TensorRT logs to; see :meth:`last_error`.
+        logger: What TensorRT logs to; see :meth:`errors`.
 
     Raises:
         EngineError: The package is missing, does not load, or is too old.
@@ -71,9 +71,10 @@ class Api:
         """Forget what was logged so far."""
         self._errors.clear()
 
-    def last_error(self) -> str:
-        """The last error that TensorRT logged."""
-        return self._errors[-1] if self._errors else "no reason was given"
+    def errors(self) -> str:
+        """What TensorRT logged as errors since then: the first, often the cause, and the last."""
+        first_and_last = dict.fromkeys((*self._errors[:1], *self._errors[-1:]))
+        return "; ".join(first_and_last) or "no reason was given"
 
     def _make_logger(self) -> Any:
         trt, errors = self.trt, self._errors

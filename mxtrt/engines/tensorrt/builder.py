@@ -188,7 +188,7 @@ def _build_plan(
         config.progress_monitor = _progress_monitor(trt)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT did not build the engine: {api.last_error()}")
+        raise EngineError(f"TensorRT did not build the engine: {api.errors()}")
     _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
     learnt = config.get_timing_cache() if timings is not None else None
     return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
@@ -271,7 +271,7 @@ def _refusal(api: Api, parser: Any, request: BuildRequest) -> EngineError:
     }
     if reasons:
         return RefusedNodesError(reasons)
-    said = "; ".join(error.desc() for error in errors) or api.last_error()
+    said = "; ".join(error.desc() for error in errors) or api.errors()
     return EngineError(f"TensorRT's parser: {said}")
 
 

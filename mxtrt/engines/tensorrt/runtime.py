@@ -41,11 +41,12 @@ class Runtime:
             EngineError: TensorRT refused it.
         """
         library().cuda.make_current(self.ordinal)
+        self.api.forget_errors()
         tally = MemoryTally()
         with self.counting(tally):
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(f"TensorRT did not load its engine: {self.api.last_error()}")
+            raise EngineError(f"TensorRT did not load its engine: {self.api.errors()}")
         return LoadedEngine(self, engine, tally)
 
     def counting(self, tally: MemoryTally) -> AbstractContextManager[None]:
@@ -85,6 +86,7 @@ class LoadedEngine:
                 raise EngineError(f"TensorRT takes {name} as {theirs}, MXNet has {tensor.dtype}")
         ordinal = self.runtime.ordinal
         library().cuda.make_current(ordinal)
+        self.runtime.api.forget_errors()
         with self.runtime.counting(self.tally):
             if hasattr(engine, "create_execution_context_without_device_memory"):
                 context = engine.create_execution_context_without_device_memory()
@@ -92,18 +94,18 @@ class LoadedEngine:
                 strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
                 context = engine.create_execution_context(strategy)
         if context is None:
-            raise EngineError(f"TensorRT made no context: {self.runtime.api.last_error()}")
+            raise EngineError(f"TensorRT made no context: {self.runtime.api.errors()}")
         if (
             request.batches is not None
             and context.active_optimization_profile < 0  # the first context has it by itself
             and not context.set_optimization_profile_async(0, library().cuda.stream(ordinal))
         ):
-            raise EngineError(f"TensorRT's profile is in use: {self.runtime.api.last_error()}")
+            raise EngineError(f"TensorRT's profile is in use: {self.runtime.api.errors()}")
         for name, tensor in zip(request.segment.inputs, request.inputs, strict=True):
             if not context.set_input_shape(name, tensor.shape):
                 raise EngineError(
                     f"TensorRT does not take the shape {tensor.shape} of {name}: "
-                    f"{self.runtime.api.last_error()}"
+                    f"{self.runtime.api.errors()}"
                 )
         return Context(self, context, names)
 
@@ -134,7 +136,7 @@ class Context:
             context.set_tensor_address(name, address)
         if not context.execute_async_v3(stream):
             api = self._loaded.runtime.api
-            raise EngineError(f"TensorRT did not run the engine: {api.last_error()}")
+            raise EngineError(f"TensorRT did not run the engine: {api.errors()}")
 
 
 def _make_allocator(trt: Any) -> Any:
