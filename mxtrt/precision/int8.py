@@ -82,6 +82,12 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
             if name
         )
     ]
+    # The quantizer would give what such a node reads the range of what it writes, head or not.
+    around += [
+        step.node.name
+        for step in model.steps
+        if step.node.op_type in ("Clip", "Relu") and step.node.input[0] in model.outputs
+    ]
     constants = [step.node.name for step, _ in layers if not _quantizable(model, step.node)]
     sources = {step.node.name: step.source for step in model.steps}
     options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
