@@ -45,9 +45,10 @@ _tables: dict[str, list[dict[str, object]]] = {}
 
 @pytest.fixture
 def table() -> Callable[..., None]:
-    """Adds a row to a table that is printed after the tests."""
+    """Adds a row to a table that is printed after the tests, and at once with ``-s``."""
 
     def add(name: str, **row: object) -> None:
+        print(f"{name}: {row}")
         _tables.setdefault(name, []).append(row)
 
     return add

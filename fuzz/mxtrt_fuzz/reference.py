@@ -179,7 +179,7 @@ class Reference:
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
-                        value = noise.perturb(value, info, roundings, spec.absolute)
+                        value = noise.perturb(value, info, roundings, spec.absolute_error(attrs))
                     entry = Entry(index, output)
                     if poison is not None:
                         if spec.spread is not None:

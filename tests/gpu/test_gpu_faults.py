@@ -107,7 +107,7 @@ def test_two_hundred_binds_and_fifty_toggles_leave_the_gpu_as_it_was(table):
 
 
 SPOILED = """
-    import os, warnings
+    import os
     import mxtrt, mxnet as mx, numpy as np
     symbol = mx.sym.Activation(
         mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=64, name="fc"), act_type="tanh"
@@ -127,15 +127,10 @@ SPOILED = """
         there.wait_to_read()
     except mx.MXNetError:
         pass
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            seen = executor.forward()[0].asnumpy()
-            assert np.allclose(seen, expected, atol=1e-6), "after"
+    for _ in range(3):
+        seen = executor.forward()[0].asnumpy()
+        assert np.allclose(seen, expected, atol=1e-6), "after"
     assert mxtrt.stats().engine_runs == 1, mxtrt.stats()
-    print("SAID", *sorted({str(w.message) for w in said if w.category is mxtrt.MxtrtWarning}))
-    import sys
-    sys.stdout.flush()
     os._exit(0)  # MXNet aborts when it frees memory of a context that is in error
 """
 
@@ -147,5 +142,4 @@ def test_a_context_in_error_is_left_for_mxnets_operators(inline_below):
         pytest.skip("this MXNet has no GPU code; install mxnet-cu117 1.9.1 for mx.gpu()")
     done = run(SPOILED % inline_below)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "SAID " in done.stdout
-    assert "CUDA" in done.stdout, done.stdout
+    assert "MXNet's operators take over: CUDA: an illegal memory access" in done.stderr

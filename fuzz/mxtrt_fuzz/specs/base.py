@@ -153,7 +153,8 @@ class OpSpec:
             may make on each input and on the output.
         on_inputs: Whether these errors count on the inputs too: not where the function jumps and
             only its value is rounded.
-        absolute: The same of an absolute error of the output, in roundoffs of one.
+        absolute: The same of an absolute error of the output, in roundoffs of one; or a function
+            of the attributes.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
@@ -190,7 +191,7 @@ class OpSpec:
     creates: bool = False
     roundings: float = 1.0
     on_inputs: bool = True
-    absolute: float = 0.0
+    absolute: float | Callable[[Attributes], float] = 0.0
     sums: bool = False
     products: bool = False
     multiplies: bool = False
@@ -211,6 +212,10 @@ class OpSpec:
         """The operator's value on arrays; ``more`` is ``statistics`` where it is taken."""
         values = self.reference(attrs, *inputs, **more)
         return values if isinstance(values, tuple) else (values,)
+
+    def absolute_error(self, attrs: Attributes) -> float:
+        """``absolute`` of an application."""
+        return self.absolute(attrs) if callable(self.absolute) else self.absolute
 
     def tensors(self, attrs: Attributes, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Shapes and dtypes of the outputs: those of the reference on zeros."""
