@@ -336,18 +336,19 @@ class EngineNode:
                 self._in_place = {weight.type.name: weight for weight in weights}
             self._make_room()
             inputs = _tensors(shapes, self._input_types)
-            made = retyped(model, weights, inputs, self._engine, self._options)
-            session = self._engine.build(
-                BuildRequest(
-                    made.segment,
-                    made.weights,
-                    inputs,
-                    _tensors(outputs, self._output_types),
-                    self._options,
-                    self.gpu,
-                    self._batches,
+            with library().range(f"build {self.report.name}"):
+                made = retyped(model, weights, inputs, self._engine, self._options)
+                session = self._engine.build(
+                    BuildRequest(
+                        made.segment,
+                        made.weights,
+                        inputs,
+                        _tensors(outputs, self._output_types),
+                        self._options,
+                        self.gpu,
+                        self._batches,
+                    )
                 )
-            )
             self._sessions[digest] = session
             count("builds")
             notes = (*made.notes, *session.notes)

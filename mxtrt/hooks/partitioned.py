@@ -109,6 +109,7 @@ def partition_symbol(
     Raises:
         EngineError: An array is sparse.
     """
+    from mxtrt.node import library
     from mxtrt.paging import gpu_of
     from mxtrt.pipeline import PassRequest, request_pass
 
@@ -120,7 +121,7 @@ def partition_symbol(
         array.wait_to_read()
     gpu = None if ctx is None else gpu_of(ctx)
     request = PassRequest(options, weights, gpu, refused or {})
-    with request_pass(request):
+    with library().range("mxtrt partition"), request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None
     brought = brought_by(symbol)

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "node.h"
+#include "nvtx.h"
 
 namespace mxtrt {
 namespace {
@@ -137,6 +138,7 @@ void take_over(const State& state, const std::string& message) {
 }
 
 void forward(State* state, void* stream) {
+  Range range(state->node->name.c_str());
   if (forked()) {
     throw std::runtime_error(
         "this engine was built before the process forked and its threads are gone; "
@@ -296,6 +298,7 @@ MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, i
                              std::vector<int>(output_types, output_types + num_outputs), gpu);
   std::lock_guard<std::mutex> lock(g_mutex);
   node->key = g_next;
+  node->name = "mxtrt" + std::to_string(node->key);
   g_nodes[g_next] = std::move(node);
   return g_next++;
 }

@@ -17,6 +17,7 @@
 #include "arrays.h"
 #include "device.h"
 #include "node.h"
+#include "nvtx.h"
 
 namespace mxtrt {
 namespace {
@@ -139,7 +140,7 @@ class Flights {
 
 // A run that MXNet starts when its inputs are there.
 struct Launch {
-  int64_t node;
+  std::shared_ptr<Node> node;
   std::shared_ptr<const Variant> variant;
   std::vector<void*> arrays;  // of the inputs; MXNet may not have allocated them yet
   std::vector<Tensor> inputs, outputs;
@@ -164,9 +165,10 @@ void launch(void*, void* completion, void* parameter) {
     g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
   }
   try {
+    Range range(task->node->name.c_str());
     session.run(bindings.get(), task->inputs, task->outputs, device->stream());
   } catch (const std::exception& error) {
-    report_failure(task->node, error.what());
+    report_failure(task->node->key, error.what());
     throw;  // MXNet catches
   }
   ++g_tally.runs;
@@ -175,7 +177,7 @@ void launch(void*, void* completion, void* parameter) {
     check(g_cuda.stream_wait(device->stream()));
     done();
   } else {
-    Flights::get().add(task->node, device, std::move(task->written), done);
+    Flights::get().add(task->node->key, device, std::move(task->written), done);
   }
 }
 
@@ -303,11 +305,12 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
       g_mxnet.get_data(made[i], &out[i].data);
     }
     if (!later) {
+      Range range(node->name.c_str());
       auto bindings = variant->session->bindings();
       variant->run(bindings.get(), in, out, nullptr);
     } else {
       auto task = std::make_unique<Launch>();
-      task->node = key;
+      task->node = node;
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);

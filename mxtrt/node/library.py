@@ -6,12 +6,13 @@ The library is loaded once per process, at the first bind that wants an engine.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import math
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +127,9 @@ class Library:
         self._lib.mxtrt_set_token(self.token.encode())
         self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_release.restype = None
+        self._lib.mxtrt_range_push.argtypes = [ctypes.c_char_p]
+        self._lib.mxtrt_range_push.restype = None
+        self._lib.mxtrt_range_pop.restype = None
         self._lib.mxtrt_retire.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_retire.restype = None
         self._lib.mxtrt_page_out.argtypes = [
@@ -261,6 +265,15 @@ class Library:
         )
         self._types[key] = [np.dtype(dtype) for dtype in (*inputs, *outputs)]
         return key
+
+    @contextlib.contextmanager
+    def range(self, name: str) -> Iterator[None]:
+        """A block that NVIDIA's profilers show by a name, where ``libnvToolsExt.so.1`` is."""
+        self._lib.mxtrt_range_push(name.encode())
+        try:
+            yield
+        finally:
+            self._lib.mxtrt_range_pop()
 
     def retire(self, key: int) -> None:
         """Have a node run its engines no more; what runs it asks for its outputs elsewhere."""

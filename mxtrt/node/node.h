@@ -110,6 +110,7 @@ class Node {
   const std::vector<int> input_types, output_types;
   const int gpu;  // the GPU that its tensors are on, -1 for host memory
   int64_t key = 0;
+  std::string name;  // for people
   std::atomic<bool> retired{false};  // its engines failed and run no more
 
   // The variant for these input shapes, or null.
