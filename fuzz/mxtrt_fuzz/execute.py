@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 
 import mxtrt
-from mxtrt.graph import Graph
 from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt.paging import SMALLEST
-from mxtrt.weights import guess_weights
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
@@ -355,18 +353,12 @@ class _Execution:
     def _calibrated(self, stack: contextlib.ExitStack) -> str:
         """A file with the ranges of all that the options in force leave to engines.
 
-        They are those of the case's own inputs, so that no value lies outside.  A weight that the
-        bind will take for data is data here too.
+        They are those of the case's own inputs, so that no value lies outside.
         """
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder, "ranges.json")
         params = {**self.weights, **self.aux}
-        if self._way in ("bind", "optimize_for", "pickled"):
-            known = guess_weights(Graph.of(self.symbol))
-            params = {name: array for name, array in params.items() if name in {*known, *self.aux}}
-        others = {name: array for name, array in self.weights.items() if name not in params}
-        batches = [{**inputs, **others} for inputs in self.inputs]
-        mxtrt.calibrate(self.symbol, batches, params=params, out=path, samples=_EVERY)
+        mxtrt.calibrate(self.symbol, self.inputs, params=params, out=path, samples=_EVERY)
         return str(path)
 
     def _check_exactness(self) -> None:

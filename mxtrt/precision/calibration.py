@@ -35,6 +35,7 @@ from mxtrt.precision.ranges import (
     tensors_of,
 )
 from mxtrt.precision.working import Array, WorkingModel
+from mxtrt.weights import guess_weights
 
 __all__ = ["METHODS", "Batch", "Chain", "batches_of", "calibrate", "traced"]
 
@@ -83,26 +84,41 @@ def calibrate(
     require_quantizer()
     symbol, arrays = (net, dict(params or {})) if params is not None else traced(net, data)
     names = [name for name in symbol.list_arguments() if name not in arrays]
-    batches = batches_of(data, names)
     found = Ranges(model or type(net).__name__, method, 0)
-    collectors: list[_Collector] = []
-    chain: Chain | None = None
-    for batch in batches:
-        if chain is None:
-            chain = Chain(symbol, arrays, batch)
-            collectors = [_Collector(working, method) for working in chain.models]
-        for collector, feeds in zip(collectors, chain.feeds(batch), strict=True):
-            collector.collect(feeds)
+    chains: list[tuple[Chain, list[_Collector]]] = []
+    for batch in batches_of(data, names):
+        if not chains:
+            chains = [
+                (chain, [_Collector(working, method) for working in chain.models])
+                for chain in _chains(symbol, arrays, batch, guess=params is not None)
+            ]
+        for chain, collectors in chains:
+            for collector, feeds in zip(collectors, chain.feeds(batch), strict=True):
+                collector.collect(feeds)
         found.samples += _size(batch)
         if found.samples >= samples:
             break
-    if chain is None:
+    if not chains:
         raise GraphError("there are no data to calibrate with; give at least one batch")
-    found.segments = [collector.result() for collector in collectors]
+    found.segments, *guessed = ([one.result() for one in ones] for _, ones in chains)
+    known = {segment.structure for segment in found.segments}
+    found.guessed = [one for ones in guessed for one in ones if one.structure not in known]
     keep_layers(found, keep)
     if out is not None:
         found.save(out)
     return found
+
+
+def _chains(
+    symbol: Any, arrays: Mapping[str, Any], batch: Batch, *, guess: bool
+) -> Iterator[Chain]:
+    """The symbol partitioned with its weights known, and as a bind would that has to guess them."""
+    yield Chain(symbol, arrays, batch)
+    guessed = guess_weights(Graph.of(symbol), config.current().data_names)
+    used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} & arrays.keys()
+    if guess and not used <= guessed:
+        with contextlib.suppress(EngineError):  # nothing of that runs in an engine
+            yield Chain(symbol, arrays, batch, guessed & used)
 
 
 def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
@@ -204,11 +220,23 @@ def _size(batch: Batch) -> int:
 class Chain:
     """A partitioned symbol, run far enough to see what goes into its segments.
 
+    Args:
+        symbol: The symbol.
+        arrays: Its arguments and auxiliary states but the data.
+        batch: Data that it accepts.
+        weights: Which of the arrays are weights, None for all.
+
     Attributes:
         models: The segments in float32, normalisation folded.
     """
 
-    def __init__(self, symbol: Any, arrays: Mapping[str, Any], batch: Batch) -> None:
+    def __init__(
+        self,
+        symbol: Any,
+        arrays: Mapping[str, Any],
+        batch: Batch,
+        weights: frozenset[str] | None = None,
+    ) -> None:
         import mxnet as mx
 
         from mxtrt import pipeline
@@ -220,7 +248,8 @@ class Chain:
         pipeline.prepare(self._options, mx.cpu())
         names = symbol.list_arguments()
         shapes = {name: array.shape for name, array in batch.items() if name in names}
-        known, _, _ = symbol.infer_shape(**shapes)
+        weights_too = {name: array.shape for name, array in arrays.items() if name in names}
+        known, _, _ = symbol.infer_shape(**{**weights_too, **shapes})
         if known is None:
             raise GraphError(f"the symbol does not accept data of the shapes {shapes}")
         arguments = dict(zip(names, known, strict=True))
@@ -236,8 +265,9 @@ class Chain:
             name: arrays[name].as_in_context(mx.cpu()) for name in symbol.list_auxiliary_states()
         }
         self._arrays = {**args, **aux}
+        known_weights = frozenset(arrays) if weights is None else weights
         self._symbol = partition_symbol(
-            symbol, dict(args), dict(aux), mx.cpu(), self._options, frozenset(arrays)
+            symbol, dict(args), dict(aux), mx.cpu(), self._options, known_weights
         )
         plan = self._symbol.plan
         if not plan.nodes:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,15 @@ class Ranges:
         method: How ranges were chosen: ``entropy``, ``percentile`` or ``minmax``.
         samples: How many samples were seen.
         segments: The segments, in the order in which they run.
+        guessed: The same for a bind that is not told which arguments are data, where it takes
+            other arguments for weights.  Its layers are as precise as those of their names above.
     """
 
     model: str
     method: str
     samples: int
     segments: list[SegmentRanges] = field(default_factory=list)
+    guessed: list[SegmentRanges] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
@@ -102,9 +105,12 @@ class Ranges:
     def to_json(self) -> str:
         """The ranges as JSON text."""
         data = {"format": _FORMAT, "model_hash": self.hash, **dataclasses.asdict(self)}
-        for segment in data["segments"]:
+        for segment in data["segments"] + data["guessed"]:
             segment["tensors"] = [list(tensor.values()) for tensor in segment["tensors"]]
+        for segment in data["segments"]:
             segment["layers"] = {layer["name"]: layer["precision"] for layer in segment["layers"]}
+        for segment in data["guessed"]:
+            segment["layers"] = [layer["name"] for layer in segment["layers"]]
         text = json.dumps(data, indent=1)
         return _one_line_each(text)
 
@@ -119,7 +125,15 @@ class Ranges:
             EngineError: They are of another model, or of other weights.
         """
         structure, weights = structure_of(model), model.weights_hash()
-        same = [segment for segment in self.segments if segment.structure == structure]
+        chosen = {x.name: x.precision for segment in self.segments for x in segment.layers}
+        guessed = [
+            dataclasses.replace(
+                segment,
+                layers=[Layer(x.name, chosen.get(x.name, x.precision)) for x in segment.layers],
+            )
+            for segment in self.guessed
+        ]
+        same = [s for s in (*self.segments, *guessed) if s.structure == structure]
         if not same:
             raise EngineError(
                 f"the ranges are of another model ({self.model}); calibrate this one with: "
@@ -146,16 +160,12 @@ def read_ranges(path: str | Path) -> Ranges:
         data = json.loads(text)
         if data["format"] != _FORMAT:
             raise EngineError(f"the ranges in {path} have format {data['format']}, not {_FORMAT}")
-        segments = [
-            SegmentRanges(
-                item["structure"],
-                item["weights"],
-                [Layer(name, _precision(text)) for name, text in item["layers"].items()],
-                [TensorRange(n, float(low), float(high)) for n, low, high in item["tensors"]],
-            )
-            for item in data["segments"]
+        known = [_segment(item, dict(item["layers"])) for item in data["segments"]]
+        guessed = [
+            _segment(item, dict.fromkeys(item["layers"], "int8"))
+            for item in data.get("guessed", ())
         ]
-        return Ranges(data["model"], data["method"], int(data["samples"]), segments)
+        return Ranges(data["model"], data["method"], int(data["samples"]), known, guessed)
     except OSError as error:
         raise EngineError(f"the ranges cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -163,6 +173,15 @@ def read_ranges(path: str | Path) -> Ranges:
             f"{path} holds no ranges ({type(error).__name__}: {error}); write it with: "
             "mxtrt calibrate"
         ) from error
+
+
+def _segment(item: Mapping[str, Any], layers: Mapping[str, str]) -> SegmentRanges:
+    return SegmentRanges(
+        item["structure"],
+        item["weights"],
+        [Layer(name, _precision(text)) for name, text in layers.items()],
+        [TensorRange(n, float(low), float(high)) for n, low, high in item["tensors"]],
+    )
 
 
 def _precision(text: str) -> str:

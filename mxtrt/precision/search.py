@@ -82,7 +82,8 @@ def answers(
         data = {name: array for name, array in batch.items() if name in names}
         shapes = tuple(sorted((name, array.shape) for name, array in data.items()))
         if shapes not in executors:
-            known, _, _ = symbol.infer_shape(**dict(shapes))
+            given = {name: array.shape for name, array in arrays.items() if name in names}
+            known, _, _ = symbol.infer_shape(**{**given, **dict(shapes)})
             args = {
                 name: data[name].copy() if name in data else arrays.get(name, mx.nd.zeros(shape))
                 for name, shape in zip(names, known, strict=True)

@@ -58,6 +58,34 @@ def test_a_calibrated_symbol_runs_in_int8(method, tmp_path):
     assert 0 < np.abs(seen - expected).max() < 0.1
 
 
+@pytest.mark.parametrize("way", ["bind", "block"])
+@pytest.mark.parametrize("kept", [[], ["dense"]])
+def test_ranges_serve_every_bind_whatever_it_takes_for_weights(way, kept, tmp_path):
+    """A factor of ``dot`` could be data: a bind of a symbol has to be told, a block knows."""
+    dense = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=12, name="dense")
+    symbol = mx.sym.dot(mx.sym.relu(dense), mx.sym.var("factor"), name="product")
+    x = mx.nd.array(np.random.default_rng(0).uniform(-1, 1, (5, 7)))
+    shapes = {"dense_weight": (12, 7), "dense_bias": (12,), "factor": (12, 3)}
+    arrays = {n: mx.nd.random.uniform(-1, 1, shape=shape) for n, shape in shapes.items()}
+    path = tmp_path / "ranges.json"
+    mxtrt.calibrate(symbol, [x], params={**arrays, "unused": x}, out=path, keep=kept)
+    expected = symbol.bind(mx.cpu(), {**arrays, "data": x}, grad_req="null").forward()[0]
+    with mxtrt.options(engine="onnxruntime", precision="int8", ranges=path):
+        if way == "block":
+            block = mx.gluon.SymbolBlock(symbol, [mx.sym.var("data")])
+            for name, parameter in block.collect_params().items():
+                parameter._load_init(arrays[name], mx.cpu())
+            block.hybridize()
+            seen = block(x).asnumpy()
+        else:
+            executor = symbol.bind(mx.cpu(), {**arrays, "data": x}, grad_req="null")
+            seen = executor.forward()[0].asnumpy()
+    (segment,) = mxtrt.last_report().segments
+    quantized = (2 if way == "block" else 1) - len(kept)  # a product of data is none of them
+    assert f"{quantized} of 2 layers in int8" in segment.notes
+    assert 0 <= np.abs(seen - expected.asnumpy()).max() < 0.2
+
+
 def test_the_file_says_where_it_comes_from(tmp_path):
     """And is readable: one line per tensor."""
     symbol, path = classifier(), tmp_path / "ranges.json"
