@@ -304,6 +304,8 @@ register(
         lambda draw, shape: Application(maybe(draw, a=_NUMBERS, b=_NUMBERS, c=_NUMBERS)),
         _quadratic,
         roundings=2,
+        # Near a root the terms cancel.
+        absolute=lambda attrs: 2 * sum(abs(attrs.get(key, 0.0)) for key in "abc"),
     ),
     OpSpec(
         "_identity_with_attr_like_rhs",
