@@ -107,7 +107,11 @@ def linspace(call: Call) -> None:
     _constant(call, _converted(call, values, dtype))
 
 
-@converter("_arange", "_npi_arange", moves_data_only=True, outputs=1)
+#: MXNet multiplies a place by a float16 as by an integer (mshadow/half.h).
+COUNTS_WHOLE = "MXNet counts in whole numbers in float16"
+
+
+@converter("_arange", "_npi_arange", moves_data_only=True, outputs=1, not_in_half=COUNTS_WHOLE)
 def arange(call: Call) -> None:
     """A constant, computed in the output's dtype as MXNet does; with one number it is the end."""
     dtype = _dtype(call)

@@ -284,6 +284,7 @@ class OpEntry:
             reads leaves the node to MXNet.
         shape_only: Indices of the inputs of which only the shape matters: the values of the
             others are all that the outputs depend on.
+        not_in_half: Why MXNet's own float16 is not float32 rounded; None where it is.
     """
 
     name: str
@@ -291,6 +292,7 @@ class OpEntry:
     moves_data_only: bool = False
     outputs: int | None = None
     shape_only: tuple[int, ...] = ()
+    not_in_half: str | None = None
 
 
 _REGISTRY: dict[str, OpEntry] = {}
@@ -301,6 +303,7 @@ def converter(
     moves_data_only: bool = False,
     outputs: int | None = None,
     shape_only: tuple[int, ...] = (),
+    not_in_half: str | None = None,
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -308,7 +311,9 @@ def converter(
         for name in names:
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
-            _REGISTRY[name] = OpEntry(name, function, moves_data_only, outputs, shape_only)
+            _REGISTRY[name] = OpEntry(
+                name, function, moves_data_only, outputs, shape_only, not_in_half
+            )
         return function
 
     return register

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mxtrt.onnx_builder import tensor_type
+from mxtrt.ops.creation import COUNTS_WHOLE
 from mxtrt.ops.registry import FLOATS, NUMBERS, Call, converter
 
 __all__ = ["valid"]
@@ -117,7 +118,12 @@ def sequence_reverse(call: Call) -> None:
 
 
 @converter(
-    "_contrib_arange_like", "_npx_arange_like", moves_data_only=True, outputs=1, shape_only=(0,)
+    "_contrib_arange_like",
+    "_npx_arange_like",
+    moves_data_only=True,
+    outputs=1,
+    shape_only=(0,),
+    not_in_half=COUNTS_WHOLE,
 )
 def arange_like(call: Call) -> None:
     """Place // repeat * step + start, of places along an axis or, without ``axis``, of all.

@@ -78,3 +78,20 @@ def test_float16_and_float32_side_by_side():
         (answer,) = symbol.bind(mx.cpu(), arrays, grad_req="null").forward()
     assert answer.dtype == np.float32
     np.testing.assert_allclose(answer.asnumpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_mxnet_counts_in_whole_numbers_in_float16(like):
+    """Its answer, not a better one: 0, 1, 2 from 0.5 in steps of 1.5."""
+    x = mx.sym.var("x")
+    line = (
+        mx.sym.contrib.arange_like(x, axis=1, start=0.5, step=1.5)
+        if like
+        else mx.sym.arange(0.5, 5, 1.5, dtype="float16")
+    )
+    symbol = mx.sym.broadcast_add(mx.sym.exp(x), mx.sym.tanh(line))
+    data = mx.nd.array(np.full((2, 3), 0.3), dtype="float16")
+    expected = symbol.bind(mx.cpu(), {"x": data}, grad_req="null").forward()[0].asnumpy()
+    with mxtrt.options(enabled=True, engine="onnxruntime"):
+        seen = symbol.bind(mx.cpu(), {"x": data}, grad_req="null").forward()[0].asnumpy()
+    assert np.abs(seen - expected).max() < 0.01
