@@ -81,8 +81,9 @@ def test_a_crash_is_a_failure_and_the_next_case_runs(make_chain: Callable[..., C
 def test_a_hang_is_a_failure(make_chain: Callable[..., Case]) -> None:
     """After the timeout the process is killed."""
     case = make_chain("tanh")
-    with Worker(Setup(masks=()), timeout=2) as mortal:
+    with Worker(Setup(masks=())) as mortal:
         mortal(case)
+        mortal.timeout = 2.0  # now that it is there
         assert mortal._process is not None
         assert mortal._process.pid is not None
         os.kill(mortal._process.pid, signal.SIGSTOP)
