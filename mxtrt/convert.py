@@ -223,7 +223,7 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
 
 def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder) -> None:
     known = registry().get(node.op)
-    if known is not None and known.not_in_half and node.types[0].dtype == _HALF:
+    if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
         raise Unsupported(known.not_in_half)
     producers = [graph.nodes[entry.node] for entry in node.inputs]
     convert(
