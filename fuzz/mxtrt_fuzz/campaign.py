@@ -30,7 +30,7 @@ from hypothesis.database import (
 from mxtrt.probe import working_operators
 from mxtrt_fuzz import corpus
 from mxtrt_fuzz.execute import Setup
-from mxtrt_fuzz.hunt import Hunt
+from mxtrt_fuzz.hunt import Hunt, Stop, never
 from mxtrt_fuzz.profiles import PROFILES
 from mxtrt_fuzz.replay import reduced
 from mxtrt_fuzz.report import FuzzReport
@@ -39,15 +39,10 @@ from mxtrt_fuzz.worker import Worker
 __all__ = ["Campaign", "default_jobs", "explain", "run", "run_on_dask", "run_shard"]
 
 Progress = Callable[[FuzzReport], None]
-Stop = Callable[[], bool]
 #: Shards of a campaign that is to be repeated, and seconds between two of their reports.
 _SHARDS, _TELL_EVERY = 2, 1.0
 
 Saved = Mapping[bytes, tuple[bytes, ...]]
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,7 @@ def run_shard(
     campaign: Campaign,
     saved: Saved | None = None,
     progress: Progress | None = None,
-    stop: Stop = _never,
+    stop: Stop = never,
 ) -> tuple[FuzzReport, Saved]:
     """One hunt, its failures reduced.
 
@@ -152,6 +147,7 @@ def run_shard(
             progress=progress,
             explained=known,
             stop=stop,
+            shrink=profile.shrink,
         )
         report = hunt.run()
         for signature, found in report.found.items():

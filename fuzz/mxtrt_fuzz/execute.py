@@ -105,6 +105,7 @@ class Observation:
         plain: Plain MXNet's heads for each set of inputs.
         runs: mxtrt, one run per support mask.
         unequal: What had to be equal to the bit and was not.
+        coarse: The engine was TensorRT, whose approximations are coarser than others'.
         seconds: Time by what it went into.
     """
 
@@ -112,6 +113,7 @@ class Observation:
     plain: tuple[Outputs, ...] = ()
     runs: list[Run] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
+    coarse: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -344,6 +346,7 @@ class _Execution:
                 return run
         report = mxtrt.last_report()
         assert report is not None
+        self.seen.coarse |= report.engine.startswith("tensorrt")
         run.reason = report.reason or complaints.first
         run.segments = [list(segment.nodes) for segment in report.segments]
         run.left = [node.name for node in report.left]

@@ -20,13 +20,21 @@ from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.signatures import Failure
 from mxtrt_fuzz.worker import Executor
 
-__all__ = ["Hunt"]
+__all__ = ["Hunt", "Stop", "never"]
+
+#: Asked before every case whether to end now.
+Stop = Callable[[], bool]
 
 #: Cases that are drawn by one run of Hypothesis: failures are shrunk in between.
 ROUND = 200
 
 #: Cases that are run to make one round's failures smaller.
 _SHRINKING = 150
+
+
+def never() -> bool:
+    """Do not end."""
+    return False
 
 
 class _Enough(BaseException):
@@ -63,7 +71,7 @@ class Hunt:
         progress: Callable[[FuzzReport], None] | None = None,
         shrink: bool = True,
         explained: Iterable[str] = (),
-        stop: Callable[[], bool] = lambda: False,
+        stop: Stop = never,
     ) -> None:
         self.report = FuzzReport()
         self.oracle = Oracle(executor)

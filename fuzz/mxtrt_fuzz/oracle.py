@@ -60,22 +60,21 @@ class Oracle:
         self._arrays: Arrays = arrays or {}
 
     def limits(
-        self, case: Case, samples: int = SAMPLES, heads: tuple[Entry, ...] | None = None
+        self, case: Case, samples: int = SAMPLES, *, coarse: bool = False
     ) -> list[list[Limit]]:
-        """Limits of the heads, for each set of inputs."""
+        """Limits of the heads, for each set of inputs; ``coarse`` ones are TensorRT's."""
         weights = {n: self._arrays.get(n, a) for n, a in weight_arrays(case).items()}
         turns = []
         for turn in range(INPUT_SETS):
             data = {
                 n: self._arrays.get(f"{n}@{turn}", a) for n, a in input_arrays(case, turn).items()
             }
-            turns.append(Reference(case, {**weights, **data}))
+            turns.append(Reference(case, {**weights, **data}, coarse))
         if case.precision == "int8":
             steps = quantization_steps(case, [reference.values() for reference in turns])
             for reference in turns:
                 reference.steps = steps
-        entries = case.heads if heads is None else heads
-        return [limits(reference, entries, samples) for reference in turns]
+        return [limits(reference, case.heads, samples) for reference in turns]
 
     def judge(
         self, case: Case, seen: Observation, known: list[list[Limit]] | None = None
@@ -99,8 +98,9 @@ class Oracle:
         known = self.limits(case) if known is None else known
         wrong = self._wrong(case, seen, known, verdict)
         if wrong:
-            # About to be reported: limits from more samples, and the operator to blame.
-            wrong = self._wrong(case, seen, self.limits(case, ESCALATED), Verdict())
+            # About to be reported: the engine's limits from more samples, and whom to blame.
+            known = self.limits(case, ESCALATED, coarse=seen.coarse)
+            wrong = self._wrong(case, seen, known, Verdict())
             verdict.failures += [self._blame(case, failure) for failure in wrong]
         verdict.failures.sort(key=lambda failure: -failure.severity)
         return verdict
@@ -161,7 +161,7 @@ class Oracle:
             "mxnet": [seen.plain],
             "reference": [seen.plain],
         }
-        for turn, heads in enumerate(self.limits(whole)):
+        for turn, heads in enumerate(self.limits(whole, coarse=seen.coarse)):
             for place, limit in enumerate(heads):
                 dtype = whole.tensor(whole.heads[place]).dtype
                 answers = parties[failure.signature.blamed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["PROFILES", "Profile"]
 
@@ -18,6 +18,8 @@ class Profile:
         exactness: Whether to check what has to be equal to the bit.
         masks: Support masks that every case runs under.
         timeout: Seconds that a case may take: TensorRT builds an engine for every segment.
+        shrink: Whether Hypothesis makes failures smaller during the hunt, which takes many cases:
+            not where each takes seconds.
         repeatable: Two campaigns of one seed run the same cases; no example database is used.
     """
 
@@ -27,14 +29,15 @@ class Profile:
     masks: tuple[str, ...] = ("none", "drawn", "all")
     exactness: bool = True
     timeout: float = 60.0
+    shrink: bool = True
     repeatable: bool = False
 
 
+_ON_GPU = Profile(500, masks=("none", "drawn"), exactness=False, timeout=300, shrink=False)
+
 PROFILES = {
     "ci": Profile(examples=200, repeatable=True),
-    "gpu": Profile(examples=500, masks=("none", "drawn"), exactness=False, timeout=300),
-    "gpu-context": Profile(
-        examples=500, context="gpu", masks=("none", "drawn"), exactness=False, timeout=300
-    ),
+    "gpu": _ON_GPU,
+    "gpu-context": replace(_ON_GPU, context="gpu"),
     "nightly": Profile(examples=20_000, targeted=True),
 }

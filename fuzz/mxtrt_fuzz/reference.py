@@ -111,12 +111,14 @@ class Reference:
     Args:
         case: The case.
         arrays: Values of all its variables.
+        coarse: Errors are those of TensorRT's approximations.
 
     Attributes:
         steps: The distance of two numbers of a quantized entry; see :func:`quantization_steps`.
     """
 
-    def __init__(self, case: Case, arrays: Arrays) -> None:
+    def __init__(self, case: Case, arrays: Arrays, coarse: bool = False) -> None:
+        self._coarse = coarse
         self.steps: Mapping[Entry, float] = {}
         self.case = case
         self._arrays = {
@@ -179,7 +181,8 @@ class Reference:
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
-                        value = noise.perturb(value, info, roundings, spec.absolute_error(attrs))
+                        absolute = spec.absolute_error(attrs, self._coarse)
+                        value = noise.perturb(value, info, roundings, absolute)
                     entry = Entry(index, output)
                     if poison is not None:
                         if spec.spread is not None:

@@ -14,9 +14,10 @@ from networks import classifier, images, parameters
 
 from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
+from mxtrt.engines.tensorrt import builder
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash, whole_model
-from mxtrt.errors import RefusedNodesError
+from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.inspection import segments_of
 
@@ -76,6 +77,22 @@ def test_a_refused_node_is_named(api, ampere):
     with pytest.raises(RefusedNodesError, match=r"pool: TensorRT's parser: .+") as refusal:
         build_plan(api, dataclasses.replace(request, segment=segment), b"", ampere)
     assert list(refusal.value.reasons) == ["pool"]
+
+
+def test_a_library_that_does_not_start_is_left_out(monkeypatch):
+    """Once cuBLAS found no memory it never starts in that process; TensorRT can do without."""
+    said = "1: [wrapper.cpp::CublasWrapper::85] Error Code 1: Cublas (Could not initialize cublas.)"
+    tried = []
+
+    def build(api, request, timing_cache, configure, libraries=True):
+        tried.append(libraries)
+        if libraries:
+            raise EngineError(f"TensorRT did not build the engine: {said}")
+        return b"plan", timing_cache
+
+    monkeypatch.setattr(builder, "_build_plan", build)
+    assert build_plan(None, request_for(), b"timings") == (b"plan", b"timings")
+    assert tried == [True, False]
 
 
 def test_every_onnx_node_knows_its_mxnet_node():

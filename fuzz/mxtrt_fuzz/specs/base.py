@@ -155,6 +155,7 @@ class OpSpec:
             only its value is rounded.
         absolute: The same of an absolute error of the output, in roundoffs of one; or a function
             of the attributes.
+        coarse: The same of TensorRT's approximation, where that is the larger one.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
@@ -192,6 +193,7 @@ class OpSpec:
     roundings: float = 1.0
     on_inputs: bool = True
     absolute: float | Callable[[Attributes], float] = 0.0
+    coarse: float | Callable[[Attributes], float] = 0.0
     sums: bool = False
     products: bool = False
     multiplies: bool = False
@@ -213,9 +215,10 @@ class OpSpec:
         values = self.reference(attrs, *inputs, **more)
         return values if isinstance(values, tuple) else (values,)
 
-    def absolute_error(self, attrs: Attributes) -> float:
-        """``absolute`` of an application."""
-        return self.absolute(attrs) if callable(self.absolute) else self.absolute
+    def absolute_error(self, attrs: Attributes, coarse: bool) -> float:
+        """``absolute`` of an application, or ``coarse`` where that is asked for and larger."""
+        given = (self.absolute, self.coarse) if coarse else (self.absolute,)
+        return max(error(attrs) if callable(error) else error for error in given)
 
     def tensors(self, attrs: Attributes, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Shapes and dtypes of the outputs: those of the reference on zeros."""

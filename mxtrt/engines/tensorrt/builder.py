@@ -23,6 +23,10 @@ _log = logging.getLogger("mxtrt")
 # Operators whose layers have types by what they are.
 _TYPED = ("Cast", "QuantizeLinear", "DequantizeLinear")
 
+# What TensorRT before 10 says where a library does not start: one that found no memory at its first
+# start never starts in that process, though there is some now.
+_NO_LIBRARY = ("Could not initialize cublas", "Could not initialize cudnn")
+
 # Seconds between two lines of progress.
 _PROGRESS_EVERY = 5.0
 
@@ -139,7 +143,15 @@ def build_plan(
     with warnings.catch_warnings():
         # Some of what older versions need, newer ones deprecate.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return _build_plan(api, request, timing_cache, configure)
+        try:
+            return _build_plan(api, request, timing_cache, configure)
+        except RefusedNodesError:
+            raise
+        except EngineError as error:
+            if not any(text in str(error) for text in _NO_LIBRARY):
+                raise
+            _log.info("building without cuBLAS and cuDNN: %s", error)
+            return _build_plan(api, request, timing_cache, configure, libraries=False)
 
 
 def _build_plan(
@@ -147,6 +159,7 @@ def _build_plan(
     request: BuildRequest,
     timing_cache: bytes,
     configure: Callable[[Any], object] | None,
+    libraries: bool = True,
 ) -> tuple[bytes, bytes]:
     trt = api.trt
     api.forget_errors()
@@ -168,6 +181,8 @@ def _build_plan(
         _pin_types(trt, network, config, model)
     if configure is not None:
         configure(config)
+    if not libraries:
+        config.set_tactic_sources(config.get_tactic_sources() & ~_libraries(trt))
     if request.options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.options.workspace)
     if request.options.precision == "tf32":
@@ -192,6 +207,13 @@ def _build_plan(
     _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
     learnt = config.get_timing_cache() if timings is not None else None
     return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
+
+
+def _libraries(trt: Any) -> int:
+    """The tactic sources that are libraries of their own; later versions have none of them."""
+    names = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+    sources = [getattr(trt.TacticSource, name) for name in names if hasattr(trt.TacticSource, name)]
+    return sum(1 << int(source) for source in sources)
 
 
 def is_typed(model: bytes) -> bool:
