@@ -38,7 +38,7 @@ MASKS = ("none", "drawn", "all")
 _NOT_ON_THIS_GPU = (
     "no kernel image is available",
     "need to have 2 dimensions when mode=instance",
-    "_Map_base::at",
+    "_Map_base",
 )
 
 #: More samples than a case has.

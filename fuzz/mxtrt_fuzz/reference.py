@@ -74,8 +74,10 @@ class Noise:
         if absolute:
             vanishes = (deviate < -1) & (np.abs(values) < 2 * absolute * unit)
             return np.where(vanishes, 0.0, noisy + deviate * (absolute * unit))
-        small = np.abs(values) < float(info.tiny)
-        if small.any():  # an implementation may flush them to zero
+        # An implementation may flush subnormal numbers to zero, and a step on the way to a number
+        # that is not much larger may be one.
+        small = np.abs(values) < float(info.tiny) * (1 if info.bits == 16 else 4)
+        if small.any():
             noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)
         return noisy
 

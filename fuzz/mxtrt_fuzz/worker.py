@@ -173,6 +173,8 @@ class Worker:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         idle = ("MXNET_SUBGRAPH_BACKEND", "Extension modules:")
         told = [line.strip() for line in lines if line and not any(text in line for text in idle)]
+        fatal = [place for place, line in enumerate(told) if line.startswith("Fatal Python error")]
+        told = told[fatal[-1] :] if fatal else told
         return f"{name}; {' | '.join(told[:12])}"  # the reason, then the innermost calls
 
 

@@ -62,10 +62,23 @@ def _comparison(op_type: str, negated: bool, with_scalar: bool) -> Converter:
 
 
 def _logic(op_type: str, with_scalar: bool) -> Converter:
-    def convert(call: Call) -> None:
-        truths = [_truth(call, name) for name in _operands(call, with_scalar)]
+    def of_tensors(call: Call) -> None:
+        truths = [_truth(call, name) for name in _operands(call, False)]
         _finish(call, call.emit(op_type, truths))
 
+    def of_scalar(call: Call) -> None:
+        call.require_numbers()
+        truth = _truth(call, _operand(call, call.input()))
+        scalar = bool(np.asarray(scalar_value(call, "scalar")).astype(call.dtype()))
+        if op_type == "Xor":
+            found = call.emit("Not", [truth]) if scalar else truth
+        elif scalar == (op_type == "And"):
+            found = truth
+        else:  # all of it true, or none
+            found = call.emit(op_type, [truth, call.emit("Not", [truth])])
+        _finish(call, found)
+
+    convert = of_scalar if with_scalar else of_tensors
     other = "a scalar" if with_scalar else "a tensor, broadcast as in NumPy"
     convert.__doc__ = f"``{op_type}`` of whether a tensor and {other} differ from zero."
     return convert

@@ -84,15 +84,29 @@ def test_a_library_that_does_not_start_is_left_out(monkeypatch):
     said = "1: [wrapper.cpp::CublasWrapper::85] Error Code 1: Cublas (Could not initialize cublas.)"
     tried = []
 
-    def build(api, request, timing_cache, configure, libraries=True):
-        tried.append(libraries)
-        if libraries:
+    def build(api, request, timing_cache, configure, missing):
+        tried.append(missing)
+        if not missing:
             raise EngineError(f"TensorRT did not build the engine: {said}")
         return b"plan", timing_cache
 
     monkeypatch.setattr(builder, "_build_plan", build)
     assert build_plan(None, request_for(), b"timings") == (b"plan", b"timings")
-    assert tried == [True, False]
+    assert tried == [frozenset(), {"cublas"}]
+
+
+def test_a_build_that_fails_without_a_library_too_is_given_up(monkeypatch):
+    """With the last error, and not tried a third time."""
+    tried = []
+
+    def build(api, request, timing_cache, configure, missing):
+        tried.append(missing)
+        raise EngineError("Error Code 1: Cublas (Could not initialize cublas.)")
+
+    monkeypatch.setattr(builder, "_build_plan", build)
+    with pytest.raises(EngineError, match="initialize cublas"):
+        build_plan(None, request_for(), b"")
+    assert len(tried) == 2
 
 
 def test_every_onnx_node_knows_its_mxnet_node():

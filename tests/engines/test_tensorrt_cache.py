@@ -11,6 +11,7 @@ import pytest
 from test_tensorrt_build import request_for
 
 from mxtrt.cache import EngineCache
+from mxtrt.engines.tensorrt import engine
 from mxtrt.engines.tensorrt.engine import TensorRT
 from mxtrt.errors import EngineError
 
@@ -81,4 +82,25 @@ def test_an_engine_that_was_just_built_is_not_built_twice(tmp_path):
     machine = Machine(b"engine 1")
     with pytest.raises(EngineError, match="of another version"):
         machine._load(request_for(cache_dir=str(tmp_path)))
+    assert machine.built == 1
+
+
+@pytest.mark.parametrize(("needs_libraries", "starts"), [(True, False), (False, True)])
+def test_a_full_gpu_is_not_started_on(monkeypatch, tmp_path, needs_libraries, starts):
+    """Libraries that find no memory at their first start would fail for good; a later bind asks."""
+    free = [100 << 20, 40 << 30]
+    memory = SimpleNamespace(memory=lambda ordinal: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(engine, "library", lambda: SimpleNamespace(cuda=memory))
+    machine = Machine()
+    machine.version, machine._api.needs_libraries = "8.5.3.1", needs_libraries
+    runtime = machine._runtimes.pop(0)
+    monkeypatch.setattr(engine, "Runtime", lambda api, ordinal: runtime)
+    request = request_for(cache_dir=str(tmp_path))
+    if not starts:
+        said = "GPU 0 has 100 MiB of memory free and TensorRT 8.5.3.1 needs 1024 MiB to start"
+        with pytest.raises(EngineError, match=said):
+            machine._load(request)
+        assert machine.built == 0
+        del free[0]
+    machine._load(request)
     assert machine.built == 1

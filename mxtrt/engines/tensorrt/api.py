@@ -32,6 +32,7 @@ class Api:
         package: Its name.
         version: Its version.
         dtypes: Dtypes of the tensors that it takes at its edges.
+        needs_libraries: Whether it takes kernels from cuBLAS and cuDNN, as before 10.
         shares_profiles: Whether several contexts of an engine can use an optimization profile.
         profile_sharing: The preview feature that it takes, None where it takes none.
         logger: What TensorRT logs to; see :meth:`errors`.
@@ -58,6 +59,7 @@ class Api:
         wide = not self.version.startswith("8.") and not self.version.startswith("9.")
         self.dtypes: frozenset[np.dtype[Any]]
         self.dtypes = FLOATS | {np.dtype(np.float16), np.dtype(np.int32)}
+        self.needs_libraries = not wide
         if wide:
             self.dtypes |= {np.dtype(np.int64)}
         preview = getattr(self.trt, "PreviewFeature", None)

@@ -23,9 +23,9 @@ _log = logging.getLogger("mxtrt")
 # Operators whose layers have types by what they are.
 _TYPED = ("Cast", "QuantizeLinear", "DequantizeLinear")
 
-# What TensorRT before 10 says where a library does not start: one that found no memory at its first
-# start never starts in that process, though there is some now.
-_NO_LIBRARY = ("Could not initialize cublas", "Could not initialize cudnn")
+# Tactic sources of the libraries that TensorRT before 10 takes kernels from, by their names in its
+# errors.  One that found no memory at its first start never starts in that process.
+_LIBRARIES = {"cublas": ("CUBLAS", "CUBLAS_LT"), "cudnn": ("CUDNN",)}
 
 # Seconds between two lines of progress.
 _PROGRESS_EVERY = 5.0
@@ -143,15 +143,16 @@ def build_plan(
     with warnings.catch_warnings():
         # Some of what older versions need, newer ones deprecate.
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            return _build_plan(api, request, timing_cache, configure)
-        except RefusedNodesError:
-            raise
-        except EngineError as error:
-            if not any(text in str(error) for text in _NO_LIBRARY):
-                raise
-            _log.info("building without cuBLAS and cuDNN: %s", error)
-            return _build_plan(api, request, timing_cache, configure, libraries=False)
+        missing: frozenset[str] = frozenset()
+        while True:
+            try:
+                return _build_plan(api, request, timing_cache, configure, missing)
+            except EngineError as error:
+                named = {name for name in _LIBRARIES if f"initialize {name}" in str(error)}
+                if named <= missing:
+                    raise
+                _log.info("building without %s: %s", " and ".join(named), error)
+                missing |= named
 
 
 def _build_plan(
@@ -159,7 +160,7 @@ def _build_plan(
     request: BuildRequest,
     timing_cache: bytes,
     configure: Callable[[Any], object] | None,
-    libraries: bool = True,
+    missing: frozenset[str] = frozenset(),
 ) -> tuple[bytes, bytes]:
     trt = api.trt
     api.forget_errors()
@@ -181,8 +182,9 @@ def _build_plan(
         _pin_types(trt, network, config, model)
     if configure is not None:
         configure(config)
-    if not libraries:
-        config.set_tactic_sources(config.get_tactic_sources() & ~_libraries(trt))
+    for source in (source for name in missing for source in _LIBRARIES[name]):
+        kept = config.get_tactic_sources() & ~(1 << int(getattr(trt.TacticSource, source)))
+        config.set_tactic_sources(kept)
     if request.options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.options.workspace)
     if request.options.precision == "tf32":
@@ -207,13 +209,6 @@ def _build_plan(
     _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
     learnt = config.get_timing_cache() if timings is not None else None
     return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
-
-
-def _libraries(trt: Any) -> int:
-    """The tactic sources that are libraries of their own; later versions have none of them."""
-    names = ("CUBLAS", "CUBLAS_LT", "CUDNN")
-    sources = [getattr(trt.TacticSource, name) for name in names if hasattr(trt.TacticSource, name)]
-    return sum(1 << int(source) for source in sources)
 
 
 def is_typed(model: bytes) -> bool:

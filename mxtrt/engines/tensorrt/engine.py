@@ -21,6 +21,10 @@ __all__ = ["TensorRT", "tensorrt"]
 
 _log = logging.getLogger("mxtrt")
 
+# Bytes of free GPU memory without which TensorRT before 10 is not started: cuBLAS and cuDNN, which
+# it uses, take 514 MiB of an H100, and where they found too little at first they never start.
+_ROOM = 1 << 30
+
 
 class TensorRT:
     """TensorRT through its Python package.
@@ -78,10 +82,20 @@ class TensorRT:
             loaded = self._loaded.get((ordinal, key))
             if loaded is None or not (request.batches is None or self._api.shares_profiles):
                 if ordinal not in self._runtimes:
-                    self._runtimes[ordinal] = Runtime(self._api, ordinal)
+                    self._runtimes[ordinal] = self._start(ordinal)
                 loaded = self._load_or_build(key, request, facts, self._runtimes[ordinal])
                 self._loaded[ordinal, key] = loaded
         return loaded
+
+    def _start(self, ordinal: int) -> Runtime:
+        free = library().cuda.memory(ordinal).free
+        if self._api.needs_libraries and free < _ROOM:
+            raise EngineError(
+                f"GPU {ordinal} has {free >> 20} MiB of memory free and TensorRT {self.version} "
+                f"needs {_ROOM >> 20} MiB to start; free some, or give back MXNet's pool with "
+                f"mx.gpu({ordinal}).empty_cache()"
+            )
+        return Runtime(self._api, ordinal)
 
     def _load_or_build(
         self, key: str, request: BuildRequest, facts: tuple[object, ...], runtime: Runtime
