@@ -25,6 +25,10 @@ __all__ = [
 #: What a ratio may lose in any case, as a logarithm.
 LEAST_TOLERANCE = 0.03
 
+# What TensorRT may change in these counters, relatively: it picks kernels by timing them, which lay
+# out weights and need scratch memory as they like.
+_PICKED = {"engine_bytes": 0.05, "activation_bytes": 0.05}
+
 
 class Verdict(enum.Enum):
     """What became of one benchmark."""
@@ -143,6 +147,7 @@ def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
         partial: Whether the run is of some benchmarks only: others are not missed.
     """
     found: dict[str, Judgement] = {}
+    picks = str(run.environment.get("engine", "")).startswith("tensorrt")
     for name in sorted({*run.benchmarks, *baseline.names}):
         now = run.benchmarks.get(name)
         if now is None and partial:
@@ -150,11 +155,13 @@ def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
         before = None
         if name in baseline.names:
             before = Benchmark(baseline.counters.get(name, {}), baseline.latency.get(name))
-        found[name] = _judge(before, now)
+        found[name] = _judge(before, now, _PICKED if picks else {})
     return Outcome(found)
 
 
-def _judge(before: Benchmark | None, now: Benchmark | None) -> Judgement:
+def _judge(
+    before: Benchmark | None, now: Benchmark | None, slack: Mapping[str, float]
+) -> Judgement:
     if now is None:
         return Judgement(Verdict.MISSING, "the run lacks it", (), before, now)
     if before is None:
@@ -166,37 +173,38 @@ def _judge(before: Benchmark | None, now: Benchmark | None) -> Judgement:
         if old is None or new is None:
             verdict = Verdict.NEW if old is None else Verdict.MISSING
             reasons.setdefault(verdict, []).append(f"the counter {name}")
-        elif old != new:
+        elif abs(new - old) > slack.get(name, 0.0) * old:
             changes.append(CounterChange(name, old, new))
             verdict = Verdict.MORE if new > old else Verdict.LESS
             reasons.setdefault(verdict, []).append(f"{name} {old:g} -> {new:g}")
     if now.paired is not None:
-        if before.paired is None:
-            reasons.setdefault(Verdict.NEW, []).append("the baseline lacks its latency")
-        else:
-            verdict, why = judge_latency(before.paired, now.paired)
-            reasons.setdefault(verdict, []).append(why)
+        verdict, why = judge_latency(before.paired, now.paired)
+        reasons.setdefault(verdict, []).append(why)
     verdict = next((v for v in _ORDER if v in reasons), Verdict.OK)
     why = "; ".join(reasons.get(verdict, ["as before"]))
     return Judgement(verdict, why, tuple(changes), before, now)
 
 
-def judge_latency(before: Paired, now: Paired) -> tuple[Verdict, str]:
+def judge_latency(before: Paired | None, now: Paired) -> tuple[Verdict, str]:
     """The verdict on a speed-up, and why.
 
     The stored speed-up has an interval too.  Whatever lies within it and the tolerance, which is
     :data:`LEAST_TOLERANCE` or three times the noise of this run's control, is as before.
 
     Args:
-        before: What is stored.
-        now: What this run measured.
+        before: What is stored, None for nothing.
+        now: What this run measured; too noisy, it could not be stored either.
     """
-    figures = f"{before.ratio:.3f}x -> {now.ratio:.3f}x ({now.low:.3f} to {now.high:.3f})"
+    figures = f"{now.ratio:.3f}x ({now.low:.3f} to {now.high:.3f})"
+    if before is not None:
+        figures = f"{before.ratio:.3f}x -> {figures}"
     if now.is_void:
         return Verdict.VOID, (
             f"too noisy to tell: plain MXNet against itself is {now.control_low:.3f} to "
             f"{now.control_high:.3f}; {figures}"
         )
+    if before is None:
+        return Verdict.NEW, f"the baseline lacks its latency: {figures}"
     tolerance = max(LEAST_TOLERANCE, 3 * now.noise)
     lowest, highest = before.low * math.exp(-tolerance), before.high * math.exp(tolerance)
     if now.high < lowest:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import mxnet as mx
 import pytest
-from bench.harness import Bench, both
+from bench.harness import Bench, Settings, both
 
 import mxtrt
 from mxtrt.inspection import segments_of
@@ -96,6 +96,13 @@ def test_what_a_bind_costs(warm: bool, bench: Bench) -> None:
     bench(title, plain, ours)
 
 
+@pytest.fixture
+def on_cpu(settings: Settings) -> None:
+    """Skip what says nothing of a GPU."""
+    if settings.gpu:
+        pytest.skip("nothing of it runs on a GPU")
+
+
 def converter(nodes: int) -> Callable[[], None]:
     """From the symbol of a chain to its ONNX, nothing built."""
     symbol = chain(nodes)
@@ -107,6 +114,7 @@ def converter(nodes: int) -> Callable[[], None]:
     return convert
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("nodes", SIZES)
 def test_partition_and_convert(nodes: int, bench: Bench) -> None:
     """From symbol to ONNX, against MXNet's own inference of all shapes in the symbol."""
@@ -121,6 +129,7 @@ def test_partition_and_convert(nodes: int, bench: Bench) -> None:
     bench(title, plain, converter(nodes), nodes=nodes)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("nodes", [size for size in SIZES if size > BASE])
 def test_partition_and_convert_grow_with_the_graph(
     nodes: int, bench: Bench, table: Callable[..., None]

@@ -64,6 +64,14 @@ def test_a_failing_control_voids_the_run() -> None:
     assert Verdict.VOID.undecided
 
 
+def test_a_latency_that_was_not_recorded_is_new_unless_it_is_too_noisy_to_record() -> None:
+    """A machine on which plain MXNet is never quiet is asked for what it can give."""
+    now = latencies(1)
+    assert judge_latency(None, now)[0] is Verdict.NEW
+    void = dataclasses.replace(now, control_low=1.02, control_high=1.05)
+    assert judge_latency(None, void)[0] is Verdict.VOID
+
+
 def test_an_interval_across_the_limit_is_ambiguous() -> None:
     """Neither slower nor as before."""
     first = latencies(0)
@@ -92,6 +100,25 @@ def test_a_counter_that_changes_shuts_the_gate(
     """More fails; less has to be recorded, or a later rise would go unseen."""
     assert verdict(run({counter: value}), baseline) is expected
     assert expected.fails
+
+
+@pytest.mark.parametrize(
+    ("engine", "bytes_now", "expected"),
+    [
+        ("tensorrt 8.5.3.1", 4_200_000.0, Verdict.OK),
+        ("tensorrt 8.5.3.1", 4_500_000.0, Verdict.MORE),
+        ("onnxruntime 1.23.2", 4_000_001.0, Verdict.MORE),
+    ],
+)
+def test_tensorrt_may_lay_out_its_weights_as_it_likes(
+    engine: str, bytes_now: float, expected: Verdict, tmp_path: Path
+) -> None:
+    """Five per cent: every build times its kernels anew.  Other engines give the same bytes."""
+    machine = {**run().environment, "engine": engine}
+    before = dataclasses.replace(run({"engine_bytes": 4_000_000.0}), environment=machine)
+    update_baseline(tmp_path / "machine", before, "first")
+    now = dataclasses.replace(run({"engine_bytes": bytes_now}), environment=machine)
+    assert verdict(now, read_baseline(tmp_path / "machine")) is expected
 
 
 def test_a_counter_counts_whatever_the_latency_says(baseline: Baseline) -> None:
