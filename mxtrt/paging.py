@@ -166,6 +166,8 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
         if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
             begin = address_of(array)
             spans.append((array, *whole_pages(begin, begin + size)))
+    if not spans:
+        return 0
     regions = list(_private_regions())  # now that every array has its memory
     released = offset = 0
     with _unlinked_file(directory) as file:

@@ -118,6 +118,8 @@ class Library:
         self._lib.mxtrt_node_create.restype = ctypes.c_int64
         self._lib.mxtrt_ort_open.restype = ctypes.c_char_p
         self._lib.mxtrt_ort_session.restype = ctypes.c_int64
+        self._lib.mxtrt_ort_shrink.restype = None
+        self._lib.mxtrt_ort_arena.restype = ctypes.c_int64
         self._lib.mxtrt_set_error.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_set_token.argtypes = [ctypes.c_char_p]
@@ -325,6 +327,23 @@ class Library:
             raise NodeError(self.take_error())
         text: str = version.decode()
         return text
+
+    @contextlib.contextmanager
+    def shrinking(self) -> Iterator[None]:
+        """A block after whose runs ONNX Runtime's arena gives back what nobody uses."""
+        self._lib.mxtrt_ort_shrink(1)
+        try:
+            yield
+        finally:
+            self._lib.mxtrt_ort_shrink(0)
+
+    def arena_bytes(self, handle: int) -> int:
+        """Bytes that ONNX Runtime holds for the activations of all sessions, of this one on.
+
+        0 for another engine's session, or ONNX Runtime before 1.23, which does not tell.
+        """
+        held: int = self._lib.mxtrt_ort_arena(ctypes.c_int64(handle))
+        return held
 
     def create_session(
         self,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,24 +27,33 @@ enum Place : int {
   kRun = 9,
   kCreateSessionOptions = 10,
   kSetSessionGraphOptimizationLevel = 23,
+  kCreateRunOptions = 39,
   kCreateTensorWithDataAsOrtValue = 49,
   kCreateCpuMemoryInfo = 69,
   kReleaseStatus = 93,
   kReleaseSession = 95,
   kReleaseValue = 96,
+  kReleaseRunOptions = 97,
   kReleaseSessionOptions = 100,
   kCreateEnvWithGlobalThreadPools = 119,
   kDisablePerSessionThreads = 120,
   kCreateThreadingOptions = 121,
   kReleaseThreadingOptions = 122,
   kAddSessionConfigEntry = 130,
+  kCreateAllocator = 131,
+  kReleaseAllocator = 132,
   kCreateAndRegisterAllocator = 144,
   kSetGlobalIntraOpNumThreads = 147,
   kSetGlobalInterOpNumThreads = 148,
   kSetGlobalSpinControl = 149,
   kReleaseArenaCfg = 157,
   kCreateArenaCfgV2 = 164,
+  kAddRunConfigEntry = 165,
   kAddExternalInitializers = 210,
+  // Of ONNX Runtime 1.23 and later.
+  kGetKeyValue = 297,
+  kReleaseKeyValuePairs = 300,
+  kAllocatorGetStats = 319,
 };
 
 struct ApiBase {
@@ -54,8 +64,10 @@ struct ApiBase {
 std::mutex g_open_mutex;
 const void* const* g_api = nullptr;
 std::string g_version;
+bool g_has_stats = false;
 void* g_env = nullptr;
 void* g_memory = nullptr;
+std::atomic<bool> g_shrink{false};
 
 template <typename... Args>
 void* call(Place place, Args... args) {
@@ -153,6 +165,17 @@ class OrtBindings : public Bindings {
   std::vector<Shape> shapes_;
 };
 
+// Options of a run after which the arena gives back what nobody uses.
+const void* shrinking() {
+  static const void* const options = [] {
+    static Owned made(kReleaseRunOptions);
+    check(call(kCreateRunOptions, made.slot()));
+    check(call(kAddRunConfigEntry, made.get(), "memory.enable_memory_arena_shrinkage", "cpu:0"));
+    return made.get();
+  }();
+  return options;
+}
+
 class OrtSession : public Session {
  public:
   OrtSession(std::vector<std::string> inputs, std::vector<std::string> outputs)
@@ -162,6 +185,7 @@ class OrtSession : public Session {
   }
 
   void** slot() { return session_.slot(); }
+  const void* get() const { return session_.get(); }
 
   std::unique_ptr<Bindings> bindings() override { return std::make_unique<OrtBindings>(); }
 
@@ -174,7 +198,10 @@ class OrtSession : public Session {
     for (size_t i = 0; i < outputs.size(); ++i) {
       bound.outputs[i] = bound.value(inputs.size() + i, outputs[i]);
     }
-    check(call(kRun, session_.get(), static_cast<const void*>(nullptr), input_names_.data(),
+    // The first run asks for one tensor after the other, later ones for what all of them need
+    // together, which has no room among the pieces.
+    const void* options = g_shrink || !ran_.exchange(true) ? shrinking() : nullptr;
+    check(call(kRun, session_.get(), options, input_names_.data(),
                bound.inputs.data(), inputs.size(), output_names_.data(), outputs.size(),
                bound.outputs.data()));
     return true;
@@ -184,6 +211,7 @@ class OrtSession : public Session {
   std::vector<std::string> inputs_, outputs_;
   std::vector<const char*> input_names_, output_names_;
   Owned session_;
+  std::atomic<bool> ran_{false};
 };
 
 void open_library(const char* path, int threads, int spin) {
@@ -195,6 +223,9 @@ void open_library(const char* path, int threads, int spin) {
   g_version = base->version();
   g_api = base->get_api(kApiVersion);
   if (!g_api) throw std::runtime_error("ONNX Runtime " + g_version + " is older than 1.13");
+  int major = 0, minor = 0;
+  std::sscanf(g_version.c_str(), "%d.%d", &major, &minor);
+  g_has_stats = major > 1 || minor >= 23;
 
   Owned threading(kReleaseThreadingOptions), arena(kReleaseArenaCfg);
   check(call(kCreateThreadingOptions, threading.slot()));
@@ -235,6 +266,26 @@ MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin)
     if (!g_env) open_library(path, threads, spin);
   });
   return opened ? g_version.c_str() : nullptr;
+}
+
+// From now on runs give back what their arena holds and nobody uses, or keep it as ever.
+MXTRT_EXPORT void mxtrt_ort_shrink(int on) { g_shrink = on != 0; }
+
+// Bytes that the arena of all sessions, that of this one, holds for activations; 0 where ONNX
+// Runtime does not tell, or it is another engine's session.
+MXTRT_EXPORT int64_t mxtrt_ort_arena(int64_t handle) {
+  int64_t held = 0;
+  auto session = std::dynamic_pointer_cast<OrtSession>(find_session(handle));
+  if (!session || !g_has_stats) return held;
+  guarded([&] {
+    Owned arena(kReleaseAllocator), stats(kReleaseKeyValuePairs);
+    check(call(kCreateAllocator, session->get(), static_cast<const void*>(g_memory),
+               arena.slot()));
+    check(call(kAllocatorGetStats, static_cast<const void*>(arena.get()), stats.slot()));
+    auto value = reinterpret_cast<const char* (*)(const void*, const char*)>(g_api[kGetKeyValue]);
+    if (const char* text = value(stats.get(), "TotalAllocated")) held = std::atoll(text);
+  });
+  return held;
 }
 
 // Builds a session.  Weights stay where they are and must outlive the session; returns its

@@ -25,9 +25,10 @@ __all__ = [
 #: What a ratio may lose in any case, as a logarithm.
 LEAST_TOLERANCE = 0.03
 
-# What TensorRT may change in these counters, relatively: it picks kernels by timing them, which lay
-# out weights and need scratch memory as they like.
+# What may change in these counters, relatively, with kernels that lay out weights and need scratch
+# memory as they like: TensorRT picks them by timing them, ONNX Runtime by its version and the CPU.
 _PICKED = {"engine_bytes": 0.05, "activation_bytes": 0.05}
+_ELSEWHERE = {"activation_bytes": math.inf}
 
 
 class Verdict(enum.Enum):
@@ -147,7 +148,7 @@ def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
         partial: Whether the run is of some benchmarks only: others are not missed.
     """
     found: dict[str, Judgement] = {}
-    picks = str(run.environment.get("engine", "")).startswith("tensorrt")
+    slack = _slack(run.environment, baseline.environment)
     for name in sorted({*run.benchmarks, *baseline.names}):
         now = run.benchmarks.get(name)
         if now is None and partial:
@@ -155,8 +156,15 @@ def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
         before = None
         if name in baseline.names:
             before = Benchmark(baseline.counters.get(name, {}), baseline.latency.get(name))
-        found[name] = _judge(before, now, _PICKED if picks else {})
+        found[name] = _judge(before, now, slack)
     return Outcome(found)
+
+
+def _slack(now: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str, float]:
+    if str(now.get("engine", "")).startswith("tensorrt"):
+        return _PICKED
+    same = all(now.get(name) == before.get(name) for name in ("engine", "key"))
+    return {} if same else _ELSEWHERE
 
 
 def _judge(
@@ -173,7 +181,7 @@ def _judge(
         if old is None or new is None:
             verdict = Verdict.NEW if old is None else Verdict.MISSING
             reasons.setdefault(verdict, []).append(f"the counter {name}")
-        elif abs(new - old) > slack.get(name, 0.0) * old:
+        elif old != new and abs(new - old) > slack.get(name, 0.0) * max(old, new):
             changes.append(CounterChange(name, old, new))
             verdict = Verdict.MORE if new > old else Verdict.LESS
             reasons.setdefault(verdict, []).append(f"{name} {old:g} -> {new:g}")
@@ -188,8 +196,9 @@ def _judge(
 def judge_latency(before: Paired | None, now: Paired) -> tuple[Verdict, str]:
     """The verdict on a speed-up, and why.
 
-    The stored speed-up has an interval too.  Whatever lies within it and the tolerance, which is
-    :data:`LEAST_TOLERANCE` or three times the noise of this run's control, is as before.
+    The tolerance is :data:`LEAST_TOLERANCE`, or three times the noise of this run's control.  The
+    stored speed-up has an interval too: it adds to the tolerance as independent errors do, by the
+    root of the sum of squares.
 
     Args:
         before: What is stored, None for nothing.
@@ -206,7 +215,8 @@ def judge_latency(before: Paired | None, now: Paired) -> tuple[Verdict, str]:
     if before is None:
         return Verdict.NEW, f"the baseline lacks its latency: {figures}"
     tolerance = max(LEAST_TOLERANCE, 3 * now.noise)
-    lowest, highest = before.low * math.exp(-tolerance), before.high * math.exp(tolerance)
+    lowest = before.ratio * math.exp(-math.hypot(tolerance, math.log(before.ratio / before.low)))
+    highest = before.ratio * math.exp(math.hypot(tolerance, math.log(before.high / before.ratio)))
     if now.high < lowest:
         return Verdict.SLOWER, f"{figures}, below {lowest:.3f}x"
     if now.low < lowest:

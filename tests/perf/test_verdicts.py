@@ -121,6 +121,25 @@ def test_tensorrt_may_lay_out_its_weights_as_it_likes(
     assert verdict(now, read_baseline(tmp_path / "machine")) is expected
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, Verdict.MORE),
+        ({"engine": "onnxruntime 1.24.0"}, Verdict.OK),
+        ({"key": "another_cpu"}, Verdict.OK),
+    ],
+)
+def test_activations_are_held_against_the_same_kernels(
+    changed: dict[str, str], expected: Verdict, tmp_path: Path
+) -> None:
+    """Another version of ONNX Runtime, or another CPU, takes other scratch memory."""
+    machine = {**run().environment, "engine": "onnxruntime 1.23.2"}
+    before = dataclasses.replace(run({"activation_bytes": 0.0}), environment=machine)
+    update_baseline(tmp_path / "machine", before, "first")
+    now = dataclasses.replace(run({"activation_bytes": 4096.0}), environment={**machine, **changed})
+    assert verdict(now, read_baseline(tmp_path / "machine")) is expected
+
+
 def test_a_counter_counts_whatever_the_latency_says(baseline: Baseline) -> None:
     """A void latency does not hide an extra copy."""
     noisy = run({"copies": 1.0}, noise=0.3)
