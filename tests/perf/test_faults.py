@@ -180,7 +180,7 @@ def test_a_sleep_of_ten_per_cent_never_passes(package: Any) -> None:
     """It is slower; on a machine too busy to tell it is undecided, and run again."""
     seen = []
     for _ in range(4):
-        baseline = stored(measured(package("none"), 6))
+        baseline = stored(measured(package("none"), 24))
         tenth = int(baseline.latency["net"].mxtrt_ms * 1e6 / 10)
         (judgement,) = judge(measured(package("sleep"), 6, tenth), baseline).judgements.values()
         seen.append(judgement.verdict)
@@ -191,7 +191,8 @@ def test_a_sleep_of_ten_per_cent_never_passes(package: Any) -> None:
     assert seen[-1] is Verdict.SLOWER
 
 
-def test_a_clean_run_is_not_slower(package: Any) -> None:
-    """Twice the same code."""
-    baseline = stored(measured(package("none"), 6))
-    assert judge(measured(package("none"), 6), baseline).named(Verdict.SLOWER) == []
+def test_twenty_clean_runs_give_no_false_alarm(package: Any) -> None:
+    """The same code, three minutes long."""
+    baseline = stored(measured(package("none"), 24))
+    for _ in range(20):
+        assert judge(measured(package("none"), 6), baseline).named(Verdict.SLOWER) == []
