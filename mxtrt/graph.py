@@ -126,13 +126,22 @@ class Graph:
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """Read MXNet's symbol JSON (the format that MXNet 1.x writes).
+        """Read MXNet's symbol JSON (the format that MXNet 1.x writes), wherever it is from.
+
+        Raises:
+            GraphError: The text is not a symbol.
+        """
+        check_json(text)
+        return cls.from_mxnet(text)
+
+    @classmethod
+    def from_mxnet(cls, text: str) -> Graph:
+        """Read JSON that MXNet wrote in this process, of any depth.
 
         Raises:
             GraphError: The text is not a symbol.
         """
         try:
-            check_json(text)
             data = json.loads(text)
             if len(data["nodes"]) > MOST_NODES or len(data["heads"]) > MOST_ENTRIES:
                 raise GraphError(
@@ -161,7 +170,7 @@ class Graph:
     @classmethod
     def of(cls, symbol: Any) -> Graph:
         """Read a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out."""
-        return cls.from_json(symbol.tojson(remove_amp_cast=False))
+        return cls.from_mxnet(symbol.tojson(remove_amp_cast=False))
 
     def to_json(self) -> str:
         """Write MXNet's symbol JSON; inferred shapes and dtypes are left out."""

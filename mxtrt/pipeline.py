@@ -164,7 +164,7 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     if request is None:
         raise EngineError("the TensorRT pass was run otherwise than by Symbol.optimize_for")
     begin = time.perf_counter()
-    graph = Graph.from_json(text)
+    graph = Graph.from_mxnet(text)
     engine = select(request.options)
     found = analyse(graph, request.weights, request.options, request.refused, engine)
     report = describe(graph, found, f"{engine.name} {engine.version}")

@@ -324,6 +324,7 @@ class _Execution:
             "allow_ops": () if self.case.seed % 3 == 2 else ("*",),
             "engine": self.setup.engine,
             "precision": precision,
+            "threads": 1,
             "inline_below": 10**6 if self.case.inline else 0,
         }
 

@@ -179,13 +179,17 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """The process's environment: plain MXNet, and no options of mxtrt's but the campaign's."""
+    """The process's environment: plain MXNet, and no options of mxtrt's but the campaign's.
+
+    One thread: there is a process for every core, and threads that wait for work spin.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("MXTRT_") and not name.endswith("USE_TENSORRT")
     }
-    return {**kept, "MXNET_SUBGRAPH_BACKEND": "NONE"}  # its pass keeps stale fused weights
+    # MXNet's subgraph pass keeps stale fused weights.
+    return {"OMP_NUM_THREADS": "1", **kept, "MXNET_SUBGRAPH_BACKEND": "NONE"}
 
 
 def _serve(pipe: Connection, log: str) -> None:
