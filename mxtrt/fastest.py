@@ -19,7 +19,7 @@ from mxtrt.perf.paired import MOST_NOISE, Duet, Paired
 from mxtrt.trial import bind, context_of, engine_graph, run_engine, values_for
 
 if TYPE_CHECKING:
-    from mxtrt.plan import EngineNode
+    from mxtrt.engine_node import EngineNode
 
 __all__ = ["compare"]
 

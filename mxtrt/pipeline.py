@@ -18,6 +18,7 @@ from typing import Any
 from mxtrt.collecting import uncollected
 from mxtrt.config import Options
 from mxtrt.convert import support
+from mxtrt.engine_node import EngineNode, engine_failed, infer_shapes
 from mxtrt.engines import Engine, select
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
@@ -25,7 +26,7 @@ from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
 from mxtrt.partition import Partition, Worth, partition
-from mxtrt.plan import EngineNode, Plan, engine_failed, infer_shapes
+from mxtrt.plan import Plan
 from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
 

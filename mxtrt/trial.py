@@ -19,7 +19,7 @@ from mxtrt.node.library import OPERATOR
 from mxtrt.rewrite import node_attributes
 
 if TYPE_CHECKING:
-    from mxtrt.plan import EngineNode
+    from mxtrt.engine_node import EngineNode
 
 __all__ = ["Array", "bind", "context_of", "engine_graph", "run_engine", "values_for"]
 

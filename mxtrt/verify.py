@@ -21,7 +21,7 @@ from mxtrt.models import mxnet_reason
 from mxtrt.trial import Array, bind, run_engine, values_for
 
 if TYPE_CHECKING:
-    from mxtrt.plan import EngineNode
+    from mxtrt.engine_node import EngineNode
 
 __all__ = ["verify"]
 

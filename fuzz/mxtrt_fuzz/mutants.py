@@ -13,11 +13,11 @@ from unittest import mock
 
 import numpy as np
 
+import mxtrt.engine_node
 import mxtrt.hooks.executor
 import mxtrt.paging
 import mxtrt.partition
 import mxtrt.pipeline
-import mxtrt.plan
 import mxtrt.rewrite
 from mxtrt import onnx_builder
 from mxtrt.graph import Graph
@@ -197,7 +197,7 @@ def _rounded_weights(dtype: Any) -> Iterator[None]:
     """Engines are given weights in a lower precision."""
     import mxnet as mx
 
-    original = mxtrt.plan.EngineNode.build
+    original = mxtrt.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any) -> None:
         low = {
@@ -206,7 +206,7 @@ def _rounded_weights(dtype: Any) -> Iterator[None]:
         }
         original(self, {**arrays, **low})
 
-    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
 
 
@@ -295,7 +295,7 @@ def _retained_weights() -> Iterator[None]:
 @contextlib.contextmanager
 def _stale_weights() -> Iterator[None]:
     """An executor takes its weights for unchanged when they were set after the bind."""
-    original = mxtrt.plan.EngineNode.build
+    original = mxtrt.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any) -> None:
         import mxnet as mx
@@ -303,7 +303,7 @@ def _stale_weights() -> Iterator[None]:
         zeros = {n: mx.nd.zeros_like(arrays[n]) for n in self.weights}
         original(self, {**arrays, **zeros})
 
-    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
 
 
@@ -345,14 +345,14 @@ def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
 
-    original = mxtrt.plan.EngineNode.build
+    original = mxtrt.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any) -> None:
         if len(self.report.nodes) > 2:
             raise EngineError("refused")
         original(self, arrays)
 
-    with mock.patch.object(mxtrt.plan.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
 
 

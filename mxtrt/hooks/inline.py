@@ -18,7 +18,8 @@ from mxnet.ndarray import NDArray
 from mxtrt.hooks import waiting
 
 if TYPE_CHECKING:
-    from mxtrt.plan import EngineNode, Plan
+    from mxtrt.engine_node import EngineNode
+    from mxtrt.plan import Plan
 
 __all__ = ["InlineRun"]
 

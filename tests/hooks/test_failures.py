@@ -10,8 +10,8 @@ from networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
 from mxtrt.convert import OnnxSegment
+from mxtrt.engine_node import EngineNode
 from mxtrt.node.library import library
-from mxtrt.plan import EngineNode
 
 X = images()
 
