@@ -236,10 +236,14 @@ class Reference:
             met = list(self._coincidences(step, exact, samples)) if _jumps(step) else []
             for output in range(len(step.node.outputs) if _jumps(step) else 0):
                 entry = Entry(step.place, output)
-                others = [s[entry] for s in samples] + [outputs[output] for outputs in met]
-                differs = np.any([other != exact[entry] for other in others], axis=0)
+                others = [outputs[output] for outputs in met]
+                if (exact[entry] == np.round(exact[entry])).all():
+                    others += [s[entry] for s in samples]
+                differs = np.zeros(exact[entry].shape, np.bool_)
+                for other in others:
+                    differs |= other != exact[entry]
                 differs &= ~np.isnan(exact[entry])
-                if differs.any() and (exact[entry] == np.round(exact[entry])).all():
+                if differs.any():
                     found[entry] = differs
         return found
 

@@ -2,7 +2,8 @@
 
 They are kept as JSON for people to read and edit.  Segments are recognised by their structure and
 by the bytes of their weights, tensors and layers by their place, because Gluon numbers its blocks
-anew in every process; the names are those of the calibrated model.
+anew in every process; the names are those of the calibrated model.  They tell apart segments that
+have the same structure and no weights, as the products of attention in every layer of a network.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _FORMAT = 1
 
 #: ONNX operators that int8 is for.
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+# What a layer may be, the most precise last.
+_PRECISIONS = ("int8", "fp16", "fp32")
 
 #: Precision of the layers that are kept out of int8: its error is a small part of theirs.
 KEPT = "fp16"
@@ -119,7 +123,7 @@ class Ranges:
         write_text(Path(path), self.to_json())
 
     def find(self, model: WorkingModel) -> SegmentRanges:
-        """The ranges of a segment.
+        """The ranges of a segment; of several that may be meant, ranges that hold for each of them.
 
         Raises:
             EngineError: They are of another model, or of other weights.
@@ -139,13 +143,15 @@ class Ranges:
                 f"the ranges are of another model ({self.model}); calibrate this one with: "
                 "mxtrt calibrate"
             )
-        for segment in same:
-            if segment.weights == weights:
-                return segment
-        raise EngineError(
-            f"the ranges are of {self.model} with other weights; calibrate these with: "
-            "mxtrt calibrate"
-        )
+        same = [segment for segment in same if segment.weights == weights]
+        if not same:
+            raise EngineError(
+                f"the ranges are of {self.model} with other weights; calibrate these with: "
+                "mxtrt calibrate"
+            )
+        names = tensors_of(model)
+        named = [s for s in same if [tensor.name for tensor in s.tensors] == names]
+        return named[0] if named else _of_each(same)
 
 
 def read_ranges(path: str | Path) -> Ranges:
@@ -175,6 +181,21 @@ def read_ranges(path: str | Path) -> Ranges:
         ) from error
 
 
+def _of_each(segments: Sequence[SegmentRanges]) -> SegmentRanges:
+    """The widest ranges of segments of one structure, and the most precise of their layers."""
+    return dataclasses.replace(
+        segments[0],
+        layers=[
+            Layer(alike[0].name, max((x.precision for x in alike), key=_PRECISIONS.index))
+            for alike in zip(*(segment.layers for segment in segments), strict=True)
+        ],
+        tensors=[
+            TensorRange(alike[0].name, min(x.low for x in alike), max(x.high for x in alike))
+            for alike in zip(*(segment.tensors for segment in segments), strict=True)
+        ],
+    )
+
+
 def _segment(item: Mapping[str, Any], layers: Mapping[str, str]) -> SegmentRanges:
     return SegmentRanges(
         item["structure"],
@@ -185,7 +206,7 @@ def _segment(item: Mapping[str, Any], layers: Mapping[str, str]) -> SegmentRange
 
 
 def _precision(text: str) -> str:
-    if text not in ("int8", "fp16", "fp32"):
+    if text not in _PRECISIONS:
         raise ValueError(f"the precision of a layer is {text!r}, expected int8, fp16 or fp32")
     return text
 

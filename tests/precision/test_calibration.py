@@ -151,6 +151,27 @@ def test_a_network_made_again_is_recognised(tmp_path):
     assert not mxtrt.last_report().reason
 
 
+@pytest.mark.parametrize("names", ["ab", "cd"])
+def test_segments_that_only_their_names_tell_apart_have_ranges_of_their_own(names, tmp_path):
+    """Products without weights, as in attention; under other names ranges that hold for both."""
+    x = mx.nd.array(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4)))
+
+    def network(first: str, second: str) -> Any:
+        data = mx.sym.var("data")
+        larger = mx.sym.batch_dot(data, data, name=first) * 5
+        return mx.sym.batch_dot(larger, larger, name=second)
+
+    path, options = tmp_path / "ranges.json", {"deny_ops": "_mul_scalar", "allow_ops": "*"}
+    with mxtrt.options(engine="onnxruntime", **options):
+        mxtrt.calibrate(network("a", "b"), [x], params={}, out=path)
+    with mxtrt.options(engine="onnxruntime", precision="int8", ranges=path, **options):
+        executor = network(*names).bind(mx.cpu(), {"data": x}, grad_req="null")
+    seen, expected = executor.forward()[0].asnumpy(), x.asnumpy() @ x.asnumpy() * 5
+    assert len(mxtrt.last_report().segments) == 2
+    error = np.abs(seen - expected @ expected).max() / np.abs(expected @ expected).max()
+    assert error < (0.03 if names == "ab" else 0.3)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -171,7 +171,8 @@ class OpSpec:
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
             One whose output is an integer always does.
-            That counts where the values are whole numbers; of others the samples tell.
+            That counts where the values are whole numbers, and where an input may be zero or equal
+            to another; of others the samples tell.
         compares: The function compares its inputs with each other and with its scalar.
         spread: Which outputs depend on an input that is NaN, where the reference does not tell
             because its value on a NaN is a number (a comparison): a function like the reference
