@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
 from mxtrt.precision.int8 import quantize, require_quantizer
 from mxtrt.precision.ranges import as_mapping, chosen, layers_of, read_ranges
-from mxtrt.precision.working import WorkingModel
+from mxtrt.precision.working import Array, WorkingModel
 
 __all__ = ["Retyped", "folded", "retyped"]
 
@@ -120,17 +120,26 @@ def _in_float16(
     segment: OnnxSegment, weights: Sequence[Weight], inputs: Sequence[TensorType]
 ) -> Retyped:
     model = folded(segment, weights)
-    notes = []
-    ranges = {}
-    if activations.can_run():
-        ranges = activations.largest_magnitudes(
-            model, activations.random_feeds(segment.inputs, inputs)
-        )
-    else:
-        notes.append("values that float16 cannot hold were not looked for: install onnxruntime")
+    ranges, why = _magnitudes(model, activations.random_feeds(segment.inputs, inputs))
+    notes = [f"values that float16 cannot hold were not looked for: {why}"] if why else []
     reasons = retype(model, ranges)
     notes += [f"{names} in float32: {reason}" for reason, names in _by_reason(reasons)]
     return Retyped(*model.finish(), tuple(notes))
+
+
+def _magnitudes(model: WorkingModel, feeds: Mapping[str, Array]) -> tuple[dict[str, float], str]:
+    """How large values get with these inputs, or why that is not known."""
+    if not activations.can_run():
+        return {}, "install onnxruntime"
+    # Of indices in floating point, as ROIAlign has them, only 0 is sure to be there.
+    fractions = {name: values % 1 for name, values in feeds.items()}
+    reason = ""
+    for tried in (feeds, fractions):
+        try:
+            return activations.largest_magnitudes(model, tried), ""
+        except Exception as error:  # ONNX Runtime's have no base of their own
+            reason = str(error)
+    return {}, reason
 
 
 def _by_reason(reasons: dict[str, str]) -> list[tuple[str, str]]:

@@ -80,6 +80,16 @@ def test_values_that_float16_does_not_resolve_stay_float32():
     assert np.abs(seen - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
+def test_made_up_data_are_indices_that_are_there():
+    """Boxes name their picture by a number in floating point; there is one picture."""
+    symbol = mx.sym.contrib.ROIAlign(
+        mx.sym.var("data"), mx.sym.var("boxes"), pooled_size=(2, 2), spatial_scale=1.0
+    )
+    shapes = {"data": (1, 2, 8, 8), "boxes": (40, 5)}
+    made = Segment(symbol, {}, **shapes).retyped()
+    assert not [note for note in made.notes if "not looked for" in note]
+
+
 def test_answers_are_those_of_float32_to_float16s_precision():
     """Through a bind; the option and its environment variable are one."""
     symbol, x = classifier(), images()
