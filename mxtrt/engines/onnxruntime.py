@@ -15,7 +15,7 @@ from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 from mxtrt.ops import EDGES
 
-__all__ = ["OnnxRuntime", "shared_library"]
+__all__ = ["OnnxRuntime", "session_config", "shared_library"]
 
 # Initializers stay out of the arena, which is then scratch memory only and is shared by all
 # sessions (onnxruntime_session_options_config_keys.h).
@@ -28,12 +28,14 @@ _CONFIG = (
 # products of uint8, which are slower: with VNNI too.
 _CONFIG_INT8 = ("session.x64quantprecision", "1")
 
+_DISABLED = "optimization.disable_specified_optimizers"
+
 # The fusion leaves out a cast before a layer normalisation and then refuses its own node, whose
 # inputs are of two types.  Its name depends on the version.
-_CONFIG_CAST = (
-    "optimization.disable_specified_optimizers",
-    "LayerNormFusion;LayerNormFusionL1;LayerNormFusionL2",
-)
+_LAYER_NORMS = ("LayerNormFusion", "LayerNormFusionL1", "LayerNormFusionL2")
+
+# This takes two splits of one tensor for the same, though their numbers of parts differ.
+_COMMON = ("CommonSubexpressionElimination",)
 
 
 def shared_library() -> Path:
@@ -88,24 +90,29 @@ class OnnxRuntime:
                 segment.inputs,
                 segment.outputs,
                 [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in request.weights],
-                (*_CONFIG, *_typed(segment.model)),
+                (*_CONFIG, *session_config(onnx.load_model_from_string(segment.model))),
             )
         except NodeError as error:
             raise EngineError(str(error)) from error
         return Session(handle)
 
 
-def _typed(model: bytes) -> Iterator[tuple[str, str]]:
-    """What a session needs for a model that computes in int8, or casts where float32 begins."""
-    graph = onnx.load_model_from_string(model).graph
+def session_config(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Configuration entries of a session: what int8 needs, and without what breaks the model."""
+    graph = model.graph
     if any(node.op_type == "QuantizeLinear" for node in graph.node) and not _has_vnni():
         yield _CONFIG_INT8
     kinds = {value.type.tensor_type.elem_type for value in graph.input}
     kinds.update(a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute)
     cast = {name for node in graph.node if node.op_type == "Cast" for name in node.output}
     means = {node.input[0] for node in graph.node if node.op_type == "ReduceMean"}
+    disabled: tuple[str, ...] = ()
     if onnx.TensorProto.FLOAT16 in kinds or not cast.isdisjoint(means):
-        yield _CONFIG_CAST
+        disabled += _LAYER_NORMS
+    if len({len(node.output) for node in graph.node if node.op_type == "Split"}) > 1:
+        disabled += _COMMON
+    if disabled:
+        yield _DISABLED, ";".join(disabled)
 
 
 @functools.cache

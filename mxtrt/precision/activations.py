@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from mxtrt.engines.onnxruntime import session_config
 from mxtrt.graph import TensorType
 from mxtrt.precision.working import Array, WorkingModel
 
@@ -32,6 +33,8 @@ def session(model: onnx.ModelProto, model_of: WorkingModel | None = None) -> Any
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    for key, value in session_config(model):
+        options.add_session_config_entry(key, value)
     outside = {
         tensor.name: ort.OrtValue.ortvalue_from_numpy(model_of.value(tensor.name))
         for tensor in model.graph.initializer

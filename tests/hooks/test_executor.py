@@ -380,3 +380,18 @@ def test_binds_on_the_same_arrays_leave_each_other_alone():
     assert not engines[0].changed() or engines[0].holds_the_same()
     arrays["d_weight"][7, 7] += 1
     assert all(plan.changed() and not plan.holds_the_same() for plan in engines)
+
+
+def test_two_splits_of_one_tensor_keep_their_parts():
+    """ONNX Runtime's common subexpressions would take them for one, whatever their numbers."""
+    data = mx.sym.var("data") * 2
+    fours = mx.sym.split(data, num_outputs=4, squeeze_axis=True)
+    twos = mx.sym.split(data, num_outputs=2)
+    symbol, x = mx.sym.Group([fours[2], twos[1]]), mx.nd.arange(16).reshape((1, 4, 4))
+    expected = [head.asnumpy() for head in symbol.bind(mx.cpu(), {"data": x}).forward()]
+    before = mxtrt.stats().engine_failures
+    with mxtrt.options():
+        executor = symbol.bind(mx.cpu(), {"data": x}, grad_req="null")
+    for head, wanted in zip(executor.forward(), expected, strict=True):
+        assert_close(head, wanted)
+    assert mxtrt.stats().engine_failures == before
