@@ -123,7 +123,7 @@ def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
 
 def _gpus(plans: Iterable[Plan]) -> list[int]:
     """The GPUs that engines run on."""
-    sessions = [session for plan in plans for node in plan.nodes for session in node.sessions()]
+    sessions = [session for plan in plans for session in plan.sessions()]
     return sorted({session.gpu for session in sessions if session.gpu_memory is not None})
 
 

@@ -11,6 +11,7 @@ from mxtrt import paging
 from mxtrt.config import Options
 from mxtrt.contents import Contents
 from mxtrt.engine_node import EngineNode
+from mxtrt.engines import Session
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import Entry, Graph
 from mxtrt.node import library
@@ -78,6 +79,10 @@ class Plan:
     def built(self) -> bool:
         """Whether the engines exist."""
         return self._watch is not None
+
+    def sessions(self) -> list[Session]:
+        """The sessions of all engines."""
+        return [session for node in self.nodes for session in node.sessions()]
 
     def arrays(self) -> dict[str, Any]:
         """The NDArrays of all weights that left the graph, by name; none before the build."""

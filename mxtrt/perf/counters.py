@@ -89,7 +89,7 @@ def count(
 
 def _arena_bytes(forward: Callable[[], object], plans: Collection[Plan]) -> int:
     """What a forward takes from ONNX Runtime's arena, which all sessions share."""
-    sessions = [session for plan in plans for node in plan.nodes for session in node.sessions()]
+    sessions = [session for plan in plans for session in plan.sessions()]
     if not sessions:
         return 0
     with library().shrinking():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from test_autoload import run
 
 SCRIPT = """
@@ -24,7 +25,7 @@ SCRIPT = """
         return lambda: net(x).wait_to_read()
 
     forward, smaller = bound(32), bound(8)
-    sessions = [s for plan in live_plans() for node in plan.nodes for s in node.sessions()]
+    sessions = [session for plan in live_plans() for session in plan.sessions()]
     held = lambda: library().arena_bytes(sessions[0].handle)
     found = {}
     for name, call in {"large": forward, "both": smaller}.items():
@@ -49,8 +50,8 @@ def test_sessions_share_scratch_memory_and_the_first_run_leaves_no_pieces_behind
     done = run(SCRIPT)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
-    if not seen["again"]:  # older than 1.23
-        return
+    if not seen["again"]:
+        pytest.skip("ONNX Runtime before 1.23 does not tell what its arena holds")
     assert seen["idle"] < seen["large"] == seen["both"] == seen["again"]
     assert seen["counted"] == seen["again"] - seen["idle"] >= 4 * 32 * 64 * 64 * 4
     assert 0 < seen["smaller"] < seen["counted"]
