@@ -143,6 +143,7 @@ def test_counters_of_two_runs_are_the_same(package: Any) -> None:
         "segments": 1,
         "engine_nodes": 1,
         "engine_bytes": 4 * 4 * (512 * 512 + 512),
+        "activation_bytes": 2 * 64 * 512 * 4,  # what a layer reads, and what it writes
         "mxnet_bytes": first.benchmarks["net"].counters["mxnet_bytes"],
     }
 
