@@ -203,7 +203,7 @@ class EngineNode:
         if not self._options.take_over:
             raise EngineError("the option take_over is off")
         with self._taking_over:
-            if self._take_over is None:
+            if self._take_over is None or not self._take_over.is_ours:
                 self._take_over = TakeOver(self.graph.to_json(), *self._constants())
         inputs = dict(zip(self.inputs, tensors, strict=False))
         outputs = self._take_over(inputs)

@@ -23,7 +23,10 @@ from mxtrt.graph import DTYPES
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 
-__all__ = ["OPERATOR", "Library", "Tally", "library", "type_flag"]
+__all__ = ["OPERATOR", "PATH", "Library", "Tally", "library", "type_flag"]
+
+#: The compiled engine node.
+PATH = Path(__file__).with_name("libmxtrt_node.so")
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
@@ -522,4 +525,4 @@ def library() -> Library:
     Raises:
         NodeError: It is missing, or does not fit this MXNet.
     """
-    return Library(Path(__file__).with_name("libmxtrt_node.so"))
+    return Library(PATH)

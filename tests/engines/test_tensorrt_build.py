@@ -16,13 +16,14 @@ from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt import builder
 from mxtrt.engines.tensorrt.api import Api
-from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash, whole_model
+from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical, content_hash
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.inspection import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)
+AMPERE = (8, 6)  # a GPU that need not be there
 
 
 def request_for(
@@ -52,22 +53,23 @@ def shapes_of(api: Api, plan: bytes) -> Sequence[int]:
 
 @pytest.mark.parametrize("batches", [None, (1, 2, 16)])
 @pytest.mark.parametrize("options", [{}, {"precision": "tf32"}, {"workspace": "64MiB"}])
-def test_engines_build(api, ampere, batches, options):
+def test_engines_build(api, batches, options):
     """For one set of shapes and for a range of batch sizes; the timings are kept."""
-    plan, timings = build_plan(api, request_for(batches, **options), b"", ampere)
+    wanted = blueprint(request_for(batches, **options), AMPERE)
+    plan, timings = build_plan(api, wanted)
     assert len(plan) > 1000
-    again, _ = build_plan(api, request_for(batches, **options), timings, ampere)
+    again, _ = build_plan(api, wanted, timings)
     assert len(again) > 1000
 
 
-def test_damaged_timings_are_not_fatal(api, ampere):
+def test_damaged_timings_are_not_fatal(api):
     """A build starts with none."""
-    plan, timings = build_plan(api, request_for(), b"no timing cache" * 10, ampere)
+    plan, timings = build_plan(api, blueprint(request_for(), AMPERE), b"no timing cache" * 10)
     assert len(plan) > 1000
     assert b"no timing cache" not in timings
 
 
-def test_a_refused_node_is_named(api, ampere):
+def test_a_refused_node_is_named(api):
     """With the name of the MXNet node and the parser's words."""
     request = request_for()
     model = onnx.load_model_from_string(request.segment.model)
@@ -75,7 +77,7 @@ def test_a_refused_node_is_named(api, ampere):
     model.graph.node[place].op_type = "NoSuchOperator"
     segment = dataclasses.replace(request.segment, model=model.SerializeToString())
     with pytest.raises(RefusedNodesError, match=r"pool: TensorRT's parser: .+") as refusal:
-        build_plan(api, dataclasses.replace(request, segment=segment), b"", ampere)
+        build_plan(api, blueprint(dataclasses.replace(request, segment=segment), AMPERE))
     assert list(refusal.value.reasons) == ["pool"]
 
 
@@ -84,14 +86,14 @@ def test_a_library_that_does_not_start_is_left_out(monkeypatch):
     said = "1: [wrapper.cpp::CublasWrapper::85] Error Code 1: Cublas (Could not initialize cublas.)"
     tried = []
 
-    def build(api, request, timing_cache, configure, missing):
+    def build(api, wanted, timing_cache, missing):
         tried.append(missing)
         if not missing:
             raise EngineError(f"TensorRT did not build the engine: {said}")
         return b"plan", timing_cache
 
     monkeypatch.setattr(builder, "_build_plan", build)
-    assert build_plan(None, request_for(), b"timings") == (b"plan", b"timings")
+    assert build_plan(None, blueprint(request_for()), b"timings") == (b"plan", b"timings")
     assert tried == [frozenset(), {"cublas"}]
 
 
@@ -99,13 +101,13 @@ def test_a_build_that_fails_without_a_library_too_is_given_up(monkeypatch):
     """With the last error, and not tried a third time."""
     tried = []
 
-    def build(api, request, timing_cache, configure, missing):
+    def build(api, wanted, timing_cache, missing):
         tried.append(missing)
         raise EngineError("Error Code 1: Cublas (Could not initialize cublas.)")
 
     monkeypatch.setattr(builder, "_build_plan", build)
     with pytest.raises(EngineError, match="initialize cublas"):
-        build_plan(None, request_for(), b"")
+        build_plan(None, blueprint(request_for()))
     assert len(tried) == 2
 
 
@@ -121,7 +123,7 @@ def test_every_onnx_node_knows_its_mxnet_node():
 def test_the_model_holds_the_weights_and_fixed_shapes():
     """Nothing external is left."""
     request = request_for()
-    model = onnx.load_model_from_string(whole_model(request))
+    model = onnx.load_model_from_string(blueprint(request).model)
     (value,) = model.graph.input
     assert [d.dim_value for d in value.type.tensor_type.shape.dim] == list(X.shape)
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from test_tensorrt_build import AMPERE
 from test_zoo import NAMES, network
 
 from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
-from mxtrt.engines.tensorrt.builder import build_plan, canonical, whole_model
+from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
 from mxtrt.errors import EngineError
 from mxtrt.graph import Entry, TensorType
 from mxtrt.inspection import segments_of
@@ -89,7 +87,7 @@ def test_the_parser_takes_every_operator(api: Api, name: str) -> None:
     @given(operator_cases(name))
     def lane(case: Case) -> None:
         for request in requests(case):
-            model = whole_model(request)
+            model = blueprint(request).model
             said = refusal(api, model)
             assert not said or any(part in said for part in KNOWN), said
             parsed.append(model)
@@ -100,9 +98,7 @@ def test_the_parser_takes_every_operator(api: Api, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
-def test_the_builder_builds_every_operator(
-    api: Api, ampere: Callable[[Any], None], name: str
-) -> None:
+def test_the_builder_builds_every_operator(api: Api, name: str) -> None:
     """What the parser takes becomes an engine."""
     built = 0
 
@@ -111,9 +107,10 @@ def test_the_builder_builds_every_operator(
     def lane(case: Case) -> None:
         nonlocal built
         for request in requests(case):
-            if not refusal(api, whole_model(request)):
+            wanted = blueprint(request, AMPERE)
+            if not refusal(api, wanted.model):
                 try:
-                    plan, _ = build_plan(api, request, b"", ampere)
+                    plan, _ = build_plan(api, wanted)
                     built += len(plan) > 0
                 except EngineError as error:
                     if not any(part in str(error) for part in UNBUILT):
@@ -125,9 +122,7 @@ def test_the_builder_builds_every_operator(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_builder_builds_every_network_of_the_zoo(
-    api: Api, ampere: Callable[[Any], None], name: str
-) -> None:
+def test_the_builder_builds_every_network_of_the_zoo(api: Api, name: str) -> None:
     """All 34, as one engine each."""
     size = 299 if name == "inceptionv3" else 224
     x = mx.nd.random.uniform(-1, 1, shape=(1, 3, size, size))
@@ -142,5 +137,5 @@ def test_the_builder_builds_every_network_of_the_zoo(
         [],
         config.current(),
     )
-    plan, _ = build_plan(api, canonical(request), b"", ampere)
+    plan, _ = build_plan(api, blueprint(canonical(request), AMPERE))
     assert len(plan) > 10_000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,9 @@ from networks import assert_close, classifier, images, parameters, plain
 from test_autoload import run
 
 import mxtrt
+from mxtrt.child import Child
+from mxtrt.engines.tensorrt import tensorrt
+from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.node import library
 
 X = images()
@@ -72,6 +77,34 @@ def test_an_engine_that_is_built_needs_no_more_memory_to_run():
     assert mxtrt.stats().engine_runs == before + 5
 
 
+def test_a_builder_that_crashes_costs_one_bind(monkeypatch):
+    """MXNet answers and one warning says why; a later bind has its engine."""
+    symbol = classifier()
+    args, aux = parameters(symbol, seed=34, data=X.shape)
+    expected = plain(symbol, args, aux, data=X)[0]
+    started = BuilderProcess._started
+
+    def crashing(self: BuilderProcess, gpu: int | None) -> Child:
+        child = started(self, gpu)
+        threading.Timer(0.2, child._process.send_signal, [signal.SIGSEGV]).start()
+        return child
+
+    def bound() -> mx.executor.Executor:
+        with mxtrt.options(cache_size=0):
+            executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
+        executor.copy_params_from(args, aux)
+        return executor
+
+    tensorrt()._builder.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(BuilderProcess, "_started", crashing)
+        with pytest.warns(mxtrt.MxtrtWarning, match="TensorRT builds ended with SIGSEGV"):
+            assert_close(bound().forward(data=X)[0], expected)
+    before = mxtrt.stats().engine_runs
+    assert_close(bound().forward(data=X)[0], expected)
+    assert mxtrt.stats().engine_runs == before + 1
+
+
 @pytest.mark.slow
 def test_two_hundred_binds_and_fifty_toggles_leave_the_gpu_as_it_was(table):
     """Executors on a cached engine, bound, run and dropped."""
@@ -87,6 +120,7 @@ def test_two_hundred_binds_and_fifty_toggles_leave_the_gpu_as_it_was(table):
         del executor
         gc.collect()
         mx.nd.waitall()
+        tensorrt()._builder.stop()  # what it holds on the GPU is not ours
         return library().cuda.memory().free
 
     free = [cycle(True) for _ in range(200)]

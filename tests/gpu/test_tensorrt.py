@@ -13,6 +13,7 @@ from networks import assert_close, classifier, images, mixed, parameters, plain
 from test_zoo import network
 
 import mxtrt
+from mxtrt.engines.tensorrt import tensorrt
 from mxtrt.errors import EngineError
 from mxtrt.node import library
 
@@ -82,7 +83,7 @@ def test_an_engine_that_does_not_build_leaves_the_graph_to_mxnet(monkeypatch):
     def refuse(*_: object) -> None:
         raise EngineError("TensorRT's parser: no such operator")
 
-    monkeypatch.setattr("mxtrt.engines.tensorrt.engine.build_plan", refuse)
+    monkeypatch.setattr("mxtrt.engines.tensorrt.process.BuilderProcess.build", refuse)
     with mxtrt.options(cache_size=0):
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
     executor.copy_params_from(args, aux)
@@ -96,6 +97,7 @@ def test_engines_give_their_memory_back():
     def free() -> int:
         gc.collect()
         mx.nd.waitall()
+        tensorrt()._builder.stop()  # what it holds on the GPU is not ours
         return library().cuda.memory().free
 
     symbol = classifier()

@@ -132,7 +132,7 @@ def test_when_nothing_can_take_over_it_is_mxnets_error(monkeypatch):
     """The message says both; the next forward is MXNet's and works."""
     executor, expected = served(classifier(), NEVER)
     fail(plan_of(executor).nodes[0])
-    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", "/nowhere/python")
     with pytest.raises(mx.MXNetError, match="MXNet's operators did not take over"):
         executor.forward(data=X)[0].wait_to_read()
     assert_close(executor.forward(data=X)[0], expected[0])

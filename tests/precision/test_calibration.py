@@ -272,7 +272,7 @@ def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""
     pytest.importorskip("tensorrt_rtx")
     from mxtrt.engines.tensorrt.api import load_api
-    from mxtrt.engines.tensorrt.builder import build_plan, canonical
+    from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
 
     symbol, path = classifier(), tmp_path / "ranges.json"
     arrays = arrays_of(symbol, **SHAPES)
@@ -288,9 +288,5 @@ def test_tensorrt_builds_the_model(keep, tmp_path):
     outputs = [TensorType((4, 10), np.dtype(np.float32))]
     request = BuildRequest(found.segment, found.weights, segment.inputs, outputs, options)
 
-    def ampere(builder_config: Any) -> None:
-        builder_config.num_compute_capabilities = 1
-        builder_config.set_compute_capability(api.trt.ComputeCapability.SM86, 0)
-
-    plan, _ = build_plan(api, canonical(request), b"", ampere)
+    plan, _ = build_plan(api, blueprint(canonical(request), (8, 6)))
     assert len(plan) > 1000

@@ -123,7 +123,7 @@ def test_tensorrt_builds_the_model(symbol):
     """Strongly typed, for a GPU that need not be there."""
     pytest.importorskip("tensorrt_rtx")
     from mxtrt.engines.tensorrt.api import load_api
-    from mxtrt.engines.tensorrt.builder import build_plan, canonical, is_typed, whole_model
+    from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical, is_typed
 
     api = load_api("tensorrt_rtx")
     shapes = {n: {"data": (2, 3, 16, 16)}.get(n, (2,)) for n in ("data", "softmax_label")}
@@ -134,11 +134,7 @@ def test_tensorrt_builds_the_model(symbol):
     types = [TensorType(tuple(outputs[0]), np.dtype(np.float32))]
     options = config.current().replace(precision="fp16")
     request = canonical(BuildRequest(found.segment, found.weights, segment.inputs, types, options))
-    assert is_typed(whole_model(request))
-
-    def ampere(builder_config: Any) -> None:
-        builder_config.num_compute_capabilities = 1
-        builder_config.set_compute_capability(api.trt.ComputeCapability.SM86, 0)
-
-    plan, _ = build_plan(api, request, b"", ampere)
+    wanted = blueprint(request, (8, 6))
+    assert is_typed(wanted.model)
+    plan, _ = build_plan(api, wanted)
     assert len(plan) > 1000

@@ -7,7 +7,8 @@ import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -16,7 +17,7 @@ from mxtrt.engines.base import BuildRequest
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError, RefusedNodesError
 
-__all__ = ["build_plan", "canonical", "content_hash", "is_typed", "whole_model"]
+__all__ = ["Blueprint", "blueprint", "build_plan", "canonical", "content_hash", "is_typed"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -29,6 +30,45 @@ _LIBRARIES = {"cublas": ("CUBLAS", "CUBLAS_LT"), "cudnn": ("CUDNN",)}
 
 # Seconds between two lines of progress.
 _PROGRESS_EVERY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What TensorRT's builder is given.
+
+    Attributes:
+        model: The ONNX model with its weights inside; its outputs have no shapes.
+        sources: The MXNet node of every ONNX node.
+        precision: The option.
+        workspace: The option, in bytes.
+        profile: Smallest, usual and largest shape of every input by name, for an engine that serves
+            several; without it they are those of the model.
+        capability: Compute capability of a GPU that is not this machine's, which TensorRT for RTX
+            can build for.
+    """
+
+    model: bytes
+    sources: Sequence[str]
+    precision: str
+    workspace: int
+    profile: Mapping[str, Sequence[Sequence[int]]] | None = None
+    capability: tuple[int, int] | None = None
+
+
+def blueprint(request: BuildRequest, capability: tuple[int, int] | None = None) -> Blueprint:
+    """What the builder is given to build a request, names replaced."""
+    profile = None
+    if request.batches is not None:
+        profile = dict(zip(request.segment.inputs, _ranges(request), strict=True))
+    options = request.options
+    return Blueprint(
+        _whole_model(request),
+        request.segment.sources,
+        options.precision,
+        options.workspace,
+        profile,
+        capability,
+    )
 
 
 def canonical(request: BuildRequest) -> BuildRequest:
@@ -94,7 +134,7 @@ def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
     return digest.hexdigest()
 
 
-def whole_model(request: BuildRequest) -> bytes:
+def _whole_model(request: BuildRequest) -> bytes:
     """The model with its weights inside, as the parser takes it; outputs have no shapes.
 
     Dimensions are fixed, but for axis 0 of a model that is built for several batch sizes.
@@ -119,19 +159,13 @@ def whole_model(request: BuildRequest) -> bytes:
     return data
 
 
-def build_plan(
-    api: Api,
-    request: BuildRequest,
-    timing_cache: bytes = b"",
-    configure: Callable[[Any], object] | None = None,
-) -> tuple[bytes, bytes]:
-    """Build an engine.
+def build_plan(api: Api, blueprint: Blueprint, timing_cache: bytes = b"") -> tuple[bytes, bytes]:
+    """Build an engine on the GPU that is current.
 
     Args:
         api: TensorRT.
-        request: What to build.
+        blueprint: What to build.
         timing_cache: What an earlier build on this GPU returned.
-        configure: Is given the builder's configuration, to say more: for what GPU to build.
 
     Returns:
         The serialized engine, and the timing cache for later builds (empty if there is none).
@@ -146,7 +180,7 @@ def build_plan(
         missing: frozenset[str] = frozenset()
         while True:
             try:
-                return _build_plan(api, request, timing_cache, configure, missing)
+                return _build_plan(api, blueprint, timing_cache, missing)
             except EngineError as error:
                 named = {name for name in _LIBRARIES if f"initialize {name}" in str(error)}
                 if named <= missing:
@@ -156,11 +190,7 @@ def build_plan(
 
 
 def _build_plan(
-    api: Api,
-    request: BuildRequest,
-    timing_cache: bytes,
-    configure: Callable[[Any], object] | None,
-    missing: frozenset[str] = frozenset(),
+    api: Api, blueprint: Blueprint, timing_cache: bytes, missing: frozenset[str]
 ) -> tuple[bytes, bytes]:
     trt = api.trt
     api.forget_errors()
@@ -168,32 +198,33 @@ def _build_plan(
     builder = trt.Builder(api.logger)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     flags = 0 if explicit is None else 1 << int(explicit)
-    model = whole_model(request)
-    typed = is_typed(model)
+    typed = is_typed(blueprint.model)
     strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if typed and strongly is not None:
         flags |= 1 << int(strongly)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, api.logger)
-    if not parser.parse(model):
-        raise _refusal(api, parser, request)
+    if not parser.parse(blueprint.model):
+        raise _refusal(api, parser, blueprint.sources)
     config = builder.create_builder_config()
     if typed and strongly is None:
-        _pin_types(trt, network, config, model)
-    if configure is not None:
-        configure(config)
+        _pin_types(trt, network, config, blueprint.model)
+    if blueprint.capability is not None:
+        config.num_compute_capabilities = 1
+        name = "SM{}{}".format(*blueprint.capability)
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
     for source in (source for name in missing for source in _LIBRARIES[name]):
         kept = config.get_tactic_sources() & ~(1 << int(getattr(trt.TacticSource, source)))
         config.set_tactic_sources(kept)
-    if request.options.workspace:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.options.workspace)
-    if request.options.precision == "tf32":
+    if blueprint.workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, blueprint.workspace)
+    if blueprint.precision == "tf32":
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if request.batches is not None:
+    if blueprint.profile is not None:
         profile = builder.create_optimization_profile()
-        for name, shapes in zip(request.segment.inputs, _ranges(request), strict=True):
+        for name, shapes in blueprint.profile.items():
             profile.set_shape(name, *shapes)
         config.add_optimization_profile(profile)
         if api.profile_sharing is not None:
@@ -277,10 +308,9 @@ def _ranges(request: BuildRequest) -> Iterator[tuple[tuple[int, ...], ...]]:
             yield tuple((batch, *rest) for batch in request.batches)
 
 
-def _refusal(api: Api, parser: Any, request: BuildRequest) -> EngineError:
+def _refusal(api: Api, parser: Any, sources: Sequence[str]) -> EngineError:
     """What the parser says, by MXNet node where it names one."""
     errors = [parser.get_error(place) for place in range(parser.num_errors)]
-    sources = request.segment.sources
     reasons = {
         sources[error.node()]: f"TensorRT's parser: {error.desc()}"
         for error in errors

@@ -1,4 +1,4 @@
-"""The engine: cache, builder and runtime together."""
+"""The engine: cache, builder process and runtime together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import weakref
 from mxtrt.cache import EngineCache
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
-from mxtrt.engines.tensorrt.builder import build_plan, canonical, content_hash
+from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
+from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
@@ -53,6 +54,7 @@ class TensorRT:
         self._loaded: weakref.WeakValueDictionary[tuple[int, str], LoadedEngine]
         self._loaded = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
+        self._builder = BuilderProcess(api)
 
     def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
@@ -124,10 +126,11 @@ class TensorRT:
     def _build_plan(
         self, request: BuildRequest, facts: tuple[object, ...], cache: EngineCache
     ) -> bytes:
-        library().cuda.make_current(request.gpu or 0)
+        ordinal = request.gpu or 0
+        library().cuda.make_current(ordinal)
         timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
         known = bytes(cache.load(timings) or b"")
-        plan, learnt = build_plan(self._api, request, known)
+        plan, learnt = self._builder.build(blueprint(request), known, ordinal)
         if learnt and learnt != known:
             cache.store(timings, learnt)
         return plan

@@ -1,0 +1,204 @@
+"""A Python process of our own that answers questions: what fails in it does not fail here.
+
+A message is eight bytes of length, a JSON header of that length, and the bytes of the arrays that
+the header names.  Errors cross as errors, and records of the logger ``mxtrt`` as records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from multiprocessing import spawn
+from typing import IO, Any
+
+import numpy as np
+
+from mxtrt.errors import EngineError, RefusedNodesError
+
+__all__ = ["Arrays", "Child", "Header", "serve"]
+
+_log = logging.getLogger("mxtrt")
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Header = dict[str, Any]
+
+# Imports come from where they come from here; nothing is imported before that is so.
+_MAIN = """
+import sys
+module, sys.path[:] = sys.argv[1], sys.argv[2:]
+import importlib
+importlib.import_module(module).main()
+"""
+
+
+class Child:
+    """A process whose module calls :func:`serve` in its ``main``.
+
+    It ends with this object, or with this process.
+
+    Args:
+        module: The module.
+        name: What messages call the process.
+        environment: What its environment has besides that of this process.
+
+    Raises:
+        EngineError: It does not start.
+    """
+
+    def __init__(self, module: str, name: str, **environment: str) -> None:
+        self._name = name
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        executable = spawn.get_executable()  # where Python is embedded, somebody set it
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        try:
+            self._process = subprocess.Popen(
+                [executable or "", "-c", _MAIN, module, *path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "USE_TENSORRT": "0", **environment},
+            )
+        except OSError as error:
+            raise EngineError(f"{name} does not start: {error}") from error
+        self.close = weakref.finalize(self, _end, self._process, self._owner)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of this process, and not of one that this one is a fork of."""
+        return os.getpid() == self._owner
+
+    def ask(
+        self, header: Header, arrays: Arrays, patience: float | None = None
+    ) -> tuple[Header, dict[str, np.ndarray[Any, Any]]]:
+        """Its answer.
+
+        Args:
+            header: What can be said in JSON.
+            arrays: Arrays by name.
+            patience: Seconds after which it is taken for stuck, and killed; None to wait.
+
+        Raises:
+            EngineError: Its own error, or it ended.
+            RefusedNodesError: Its own, too.
+        """
+        with self._lock, contextlib.ExitStack() as held:
+            if patience is not None:
+                watchdog = threading.Timer(patience, self._process.kill)
+                watchdog.daemon = True
+                watchdog.start()
+                held.callback(watchdog.cancel)
+            try:
+                told, answers = self._exchange(
+                    {**header, "level": _log.getEffectiveLevel()}, arrays
+                )
+            except (OSError, EOFError, ValueError) as error:
+                raise EngineError(f"{self._name} ended with {self._ending()}") from error
+            except BaseException:  # its answer is to a question that nobody asks any more
+                self.close()
+                raise
+        if "refused" in told:
+            raise RefusedNodesError(told["refused"])
+        if "error" in told:
+            raise EngineError(told["error"])
+        return told, answers
+
+    def _exchange(self, header: Header, arrays: Arrays) -> tuple[Header, Any]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        _send(process.stdin, header, arrays)
+        while True:
+            told, answers = _receive(process.stdout)
+            if "record" not in told:
+                return told, answers
+            _log.log(told["record"], "%s", told["message"])
+
+    def _ending(self) -> str:
+        self.close()  # if it has not ended it says nothing that can be understood
+        code = self._process.returncode
+        return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:
+        return
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.1)  # how it ended by itself is worth to know
+        return
+    process.kill()  # it has nothing to lose
+    process.wait()
+
+
+def serve(answer: Callable[[Header, Arrays], tuple[Header, Arrays]]) -> None:
+    """Answer until the other side closes the pipe.
+
+    Args:
+        answer: Is given header and arrays of every question, and returns those of its answer; what
+            it raises is the answer too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for who asks
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no reply
+    lock = threading.Lock()
+
+    def reply(header: Header, arrays: Arrays) -> None:
+        with lock:
+            _send(replies, header, arrays)
+
+    class Records(logging.Handler):
+        """Sends them to who asks."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            reply({"record": record.levelno, "message": record.getMessage()}, {})
+
+    _log.addHandler(Records())
+    _log.propagate = False
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            header, arrays = _receive(sys.stdin.buffer)
+            _log.setLevel(header.pop("level"))
+            try:
+                told = answer(header, arrays)
+            except RefusedNodesError as error:
+                told = {"refused": error.reasons}, {}
+            except Exception as error:
+                told = {"error": str(error) or type(error).__name__}, {}
+            reply(*told)
+
+
+def _send(pipe: IO[bytes], header: Header, arrays: Arrays) -> None:
+    kinds = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    text = json.dumps({**header, "arrays": kinds}).encode()
+    pipe.write(len(text).to_bytes(8, "little") + text)
+    for array in arrays.values():
+        pipe.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[Header, dict[str, np.ndarray[Any, Any]]]:
+    header = json.loads(_read(pipe, int.from_bytes(_read(pipe, 8), "little")))
+    arrays = {}
+    for name, kind, shape in header.pop("arrays"):
+        dtype = np.dtype(kind)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        arrays[name] = np.frombuffer(_read(pipe, size), dtype).reshape(shape)
+    return header, arrays
+
+
+def _read(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError("end of the pipe")
+    return data
