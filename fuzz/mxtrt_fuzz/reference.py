@@ -232,20 +232,33 @@ class Reference:
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
         """Elements of operators that jump whose samples do not all agree."""
         found = {}
-        for step in self._steps:
-            met = list(self._coincidences(step, exact, samples)) if _jumps(step) else []
-            for output in range(len(step.node.outputs) if _jumps(step) else 0):
+        for step in filter(_jumps, self._steps):
+            met = list(self._coincidences(step, exact, samples))
+            pieces = self._pieces(step, [exact, *samples])
+            for output in range(len(step.node.outputs)):
                 entry = Entry(step.place, output)
-                others = [outputs[output] for outputs in met]
+                pairs = [(outputs[output], exact[entry]) for outputs in met]
                 if (exact[entry] == np.round(exact[entry])).all():
-                    others += [s[entry] for s in samples]
+                    pairs += [(s[entry], exact[entry]) for s in samples]
+                pairs += [(piece, pieces[0]) for piece in pieces[1:]]
                 differs = np.zeros(exact[entry].shape, np.bool_)
-                for other in others:
-                    differs |= other != exact[entry]
+                for other, known in pairs:
+                    differs |= other != known
                 differs &= ~np.isnan(exact[entry])
                 if differs.any():
                     found[entry] = differs
         return found
+
+    @staticmethod
+    def _pieces(step: _Step, every: list[Values]) -> list[Array]:
+        """On which piece of its function an operator's elements are, in every evaluation."""
+        if step.spec.piece is None:
+            return []
+        with np.errstate(all="ignore"):
+            return [
+                step.spec.piece(step.attrs, *(values[entry] for entry in step.node.inputs))
+                for values in every
+            ]
 
     def _coincidences(
         self, step: _Step, exact: Values, samples: list[Values]
@@ -357,7 +370,9 @@ def _is_product(case: Case, entry: Entry) -> bool:
 
 def _jumps(step: _Step) -> bool:
     """Whether a rounding error before it may change its value by a lot."""
-    return step.spec.jumps or any(t.dtype in INTEGERS for t in step.node.outputs)
+    spec = step.spec
+    integers = any(tensor.dtype in INTEGERS for tensor in step.node.outputs)
+    return spec.jumps or spec.piece is not None or integers
 
 
 def _integers(value: Array, dtype: str, noise: Noise | None) -> Array:

@@ -74,7 +74,7 @@ def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMP
     found = {}
     for entry in set(entries):
         dtype = reference.case.tensor(entry).dtype
-        limit = _limit(exact[entry], [s[entry] for s in noisy], dtype)
+        limit = _limit(exact[entry], [s[entry] for s in noisy], masks[entry], dtype)
         found[entry] = Limit(exact[entry], limit, masks[entry])
     if reference.beyond_half(exact):
         for known in found.values():
@@ -83,13 +83,14 @@ def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMP
     return [found[entry] for entry in entries]
 
 
-def _limit(exact: Array, noisy: list[Array], dtype: str) -> Array:
+def _limit(exact: Array, noisy: list[Array], undetermined: Array, dtype: str) -> Array:
     if dtype in INTEGERS:
         return np.full(exact.shape, 0.5)
     with np.errstate(all="ignore"):
         deviations = np.stack(noisy) - exact
         finite = np.isfinite(exact) & np.isfinite(deviations).all(0)
-        variance = np.where(finite, np.square(deviations).mean(0), 0.0)
+        # What jumps says nothing of the others in its row.
+        variance = np.where(finite & ~undetermined, np.square(deviations).mean(0), 0.0)
         pooled = variance.mean(-1, keepdims=True) if variance.ndim > 1 else variance.mean()
         spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.float64)
         limit: Array = _DEVIATIONS * np.sqrt(np.maximum(variance, pooled)) + _ULPS * spacing

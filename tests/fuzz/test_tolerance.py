@@ -61,6 +61,20 @@ def test_what_a_rounding_decides_is_undetermined(make_chain: Callable[..., Case]
     assert np.array_equal(limit.undetermined, whole & (limit.exact != 1))
 
 
+def test_what_jumps_says_nothing_of_the_others_in_its_row(make_chain: Callable[..., Case]) -> None:
+    """A remainder next to a multiple of the divisor is anything; the others keep their limits."""
+    third = ("_mul_scalar", {"scalar": "0.3333333432674408"})
+    back = ("_div_scalar", {"scalar": "0.3333333432674408"})
+    rest = ("_mod_scalar", {"scalar": "1.0"})
+    case = make_chain(third, back, rest, shape=(4, 16)).replace(lane="grid")
+    (limit,) = _limits(case)
+    data = input_arrays(case, 0)["data0"]
+    jumps = (data % 1 == 0) & (data != 0)
+    assert jumps.any() and not jumps.all()
+    assert np.array_equal(limit.undetermined, jumps)
+    assert limit.limit[~jumps].max() < 1e-5
+
+
 def test_a_partial_sum_that_may_overflow_is_undetermined() -> None:
     """Of large terms of both signs the order decides, and what depends on it."""
     nodes = (
@@ -145,10 +159,11 @@ def test_what_is_as_small_as_its_absolute_error_may_vanish() -> None:
     assert np.all(Noise(1).perturb(np.full(1000, 3e-6), info, 2.0, absolute=6.0) != 0)
 
 
-def _study(count: int) -> tuple[int, list[str], int]:
+def _study(count: int) -> tuple[int, list[str], list[str]]:
     """Graphs, those whose plain float32 answer is refused, those whose float16 is accepted."""
-    seen = accepted = 0
+    seen = 0
     refused: list[str] = []
+    accepted: list[str] = []
     setup = Setup(masks=(), exactness=False)
 
     @settings(derandomize=True, max_examples=count, deadline=None, database=None)
@@ -156,7 +171,8 @@ def _study(count: int) -> tuple[int, list[str], int]:
     def study(case: Case) -> None:
         nonlocal seen, accepted
         case = case.replace(precision="fp32")
-        if any(variable.tensor.dtype == "float16" for variable in case.variables):
+        tensors = [case.tensor(Entry(place)) for place in range(len(case.nodes))]
+        if any(tensor.dtype == "float16" for tensor in tensors):
             return  # the answer in float16 is right there
         plain = observe(case, setup)
         if plain.invalid:  # oneDNN makes no grouped convolution of some of MXNet's layouts
@@ -168,16 +184,23 @@ def _study(count: int) -> tuple[int, list[str], int]:
             wrong = any(limit.error(head) > 1 for limit, head in pairs)
             if not wrong:
                 break
+        drawn = str([(node.op, dict(node.attrs)) for node in case.operations])
         if wrong:
-            refused.append(str([(node.op, dict(node.attrs)) for node in case.operations]))
-        half = Reference(case, {**weight_arrays(case), **input_arrays(case, 0)}).values(Halves(0))
+            refused.append(drawn)
+        reference = Reference(case, {**weight_arrays(case), **input_arrays(case, 0)})
+        half = reference.values(Halves(0))
+        singles = [reference.values(Noise(seed)) for seed in range(SAMPLES)]
         pairs = [(limit, half[head]) for limit, head in zip(known, case.heads, strict=True)]
-        # Where any rounding decides, as at the ties of a round, float16 is as right as float32.
+        # Where any rounding decides, as at the ties of a round, float16 is as right as float32, and
+        # where float32 itself is as far off, as behind what cancels, it is no worse.
         differs = [
-            bool((np.abs(values - limit.exact) > 1e-5)[~limit.undetermined].any())
-            for limit, values in pairs
+            bool(((error > 1e-5) & (error > moved))[~limit.undetermined].any())
+            for (limit, values), head in zip(pairs, case.heads, strict=True)
+            for error in [np.abs(values - limit.exact)]
+            for moved in [np.max([np.abs(s[head] - limit.exact) for s in singles], axis=0)]
         ]
-        accepted += any(differs) and all(limit.error(values) <= 1 for limit, values in pairs)
+        if any(differs) and all(limit.error(values) <= 1 for limit, values in pairs):
+            accepted.append(drawn)
 
     study()
     return seen, refused, accepted
@@ -188,7 +211,7 @@ def test_plain_mxnet_is_within_the_limits_and_float16_is_not() -> None:
     seen, refused, accepted = _study(120)
     assert seen > 90
     assert refused == []
-    assert accepted == 0
+    assert accepted == []
 
 
 @pytest.mark.slow
@@ -200,6 +223,6 @@ def test_plain_mxnet_is_within_the_limits_and_float16_is_not() -> None:
 def test_tolerance_study(table: Callable[..., None]) -> None:
     """The same on two thousand graphs."""
     seen, refused, accepted = _study(2000)
-    table("tolerance study", graphs=seen, refused=len(refused), float16_accepted=accepted)
+    table("tolerance study", graphs=seen, refused=len(refused), float16_accepted=len(accepted))
     assert refused == []
-    assert accepted == 0
+    assert accepted == []

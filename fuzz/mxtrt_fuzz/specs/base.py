@@ -173,6 +173,8 @@ class OpSpec:
             One whose output is an integer always does.
             That counts where the values are whole numbers, and where an input may be zero or equal
             to another; of others the samples tell.
+        piece: On which piece of a function that jumps from one to the next an element is, as a
+            whole number; of attributes and inputs like the reference.
         compares: The function compares its inputs with each other and with its scalar.
         spread: Which outputs depend on an input that is NaN, where the reference does not tell
             because its value on a NaN is a number (a comparison): a function like the reference
@@ -205,6 +207,7 @@ class OpSpec:
     whole: bool = False
     hybrid: bool = True
     jumps: bool = False
+    piece: Callable[..., Array] | None = None
     compares: bool = False
     spread: Callable[..., Array] | None = None
     nan_blind: bool = False

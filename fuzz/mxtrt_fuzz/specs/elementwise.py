@@ -43,6 +43,12 @@ def _mod(x: Array, y: Any) -> Array:
     return rest.astype(np.asarray(x).dtype)
 
 
+def _quotient(x: Array, y: Any) -> Array:
+    """How often :func:`_mod` takes the divisor away: it jumps from one number to the next."""
+    zero = np.equal(y, 0)
+    return np.where(zero, 0, np.floor(x / np.where(zero, 1, y)))
+
+
 def _rint(x: Array) -> Array:
     """To the nearest integer, halves down (``mshadow_op.h``)."""
     low, high = np.floor(x), np.ceil(x)
@@ -124,6 +130,7 @@ for _equal, _wide, _function in _BINARY:
                     dtypes=FLOATS if _function in _OF_FLOATS else ARITHMETIC,
                     roundings=4.0 if _power else float(not _extremum),
                     on_inputs=_function is not _mod,
+                    piece=of_arrays(_quotient) if _function is _mod else None,
                     nan_blind=_extremum or _power or _function is np.hypot,
                     hybrid=_name not in ("_grad_add", "_scatter_elemwise_div"),
                 )
@@ -133,6 +140,12 @@ for _equal, _wide, _function in _BINARY:
 
 
 # -- a tensor and a scalar -------------------------------------------------------------------
+
+
+def _exchanged(function: Callable[[Array, Any], Array]) -> Callable[[Array, Any], Array]:
+    """A function of a scalar and an array."""
+    return lambda x, s: function(np.full_like(x, s), x)
+
 
 _SCALAR: tuple[tuple[str, Callable[[Array, float], Array]], ...] = (
     ("_plus_scalar _PlusScalar _scatter_plus_scalar", lambda x, s: x + s),
@@ -144,11 +157,13 @@ _SCALAR: tuple[tuple[str, Callable[[Array, float], Array]], ...] = (
     ("_maximum_scalar _MaximumScalar _npi_maximum_scalar", np.maximum),
     ("_minimum_scalar _MinimumScalar _npi_minimum_scalar", np.minimum),
     ("_mod_scalar _ModScalar", _mod),
-    ("_rmod_scalar _RModScalar", lambda x, s: _mod(np.full_like(x, s), x)),
+    ("_rmod_scalar _RModScalar", _exchanged(_mod)),
     ("_hypot_scalar _HypotScalar _npi_hypot_scalar", np.hypot),
     ("_power_scalar _PowerScalar", np.power),
     ("_rpower_scalar _RPowerScalar", lambda x, s: np.power(s, x)),
 )
+
+_PIECES = {"_mod_scalar": _quotient, "_rmod_scalar": _exchanged(_quotient)}
 
 #: Numbers that float32 and float64 both hold: MXNet rounds a scalar to the tensor's dtype.
 _NUMBERS = st.one_of(
@@ -176,6 +191,7 @@ def with_scalar(function: Callable[[Array, Any], Array]) -> Callable[..., Array]
 
 for _names, _binary in _SCALAR:
     _is_power = "ower" in _names
+    _piece = _PIECES.get(_names.split()[0])
     _of_floats = _is_power or "div" in _names or "hypot" in _names
     _numbers: st.SearchStrategy[float] = _NUMBERS
     if _names.startswith("_rpower"):
@@ -193,6 +209,7 @@ for _names, _binary in _SCALAR:
                 domain=(0.1, 3.0) if _names.startswith("_power") else None,
                 roundings=4.0 if _is_power else float("imum" not in _names),
                 on_inputs="mod" not in _names,
+                piece=with_scalar(_piece) if _piece else None,
                 dtypes=FLOATS if _of_floats else ARITHMETIC,
                 nan_blind=_is_power or "imum" in _names or "hypot" in _names,
                 hybrid="_scatter" not in _name,
