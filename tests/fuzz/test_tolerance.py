@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 
 from mxtrt.graph import Entry
 from mxtrt_fuzz.execute import Setup, observe
@@ -70,7 +70,8 @@ def test_what_jumps_says_nothing_of_the_others_in_its_row(make_chain: Callable[.
     (limit,) = _limits(case)
     data = input_arrays(case, 0)["data0"]
     jumps = (data % 1 == 0) & (data != 0)
-    assert jumps.any() and not jumps.all()
+    assert jumps.any()
+    assert not jumps.all()
     assert np.array_equal(limit.undetermined, jumps)
     assert limit.limit[~jumps].max() < 1e-5
 
@@ -159,17 +160,31 @@ def test_what_is_as_small_as_its_absolute_error_may_vanish() -> None:
     assert np.all(Noise(1).perturb(np.full(1000, 3e-6), info, 2.0, absolute=6.0) != 0)
 
 
-def _study(count: int) -> tuple[int, list[str], list[str]]:
-    """Graphs, those whose plain float32 answer is refused, those whose float16 is accepted."""
-    seen = 0
-    refused: list[str] = []
-    accepted: list[str] = []
+class _Study(NamedTuple):
+    """Graphs by what became of their answers in float32 (plain MXNet's) and in float16.
+
+    Attributes:
+        seen: How many were looked at.
+        refused: The float32 answer was.
+        accepted: The float16 answer was.
+        alike: The float16 answer was, where float32 itself is no better: behind what cancels its
+            own errors are as large as roundings to float16.
+    """
+
+    seen: list[str]
+    refused: list[str]
+    accepted: list[str]
+    alike: list[str]
+
+
+def _study(count: int) -> _Study:
+    found = _Study([], [], [], [])
     setup = Setup(masks=(), exactness=False)
 
-    @settings(derandomize=True, max_examples=count, deadline=None, database=None)
+    @seed(1)
+    @settings(max_examples=count, deadline=None, database=None)
     @given(cases(lanes=("uniform",)))
     def study(case: Case) -> None:
-        nonlocal seen, accepted
         case = case.replace(precision="fp32")
         tensors = [case.tensor(Entry(place)) for place in range(len(case.nodes))]
         if any(tensor.dtype == "float16" for tensor in tensors):
@@ -177,52 +192,54 @@ def _study(count: int) -> tuple[int, list[str], list[str]]:
         plain = observe(case, setup)
         if plain.invalid:  # oneDNN makes no grouped convolution of some of MXNet's layouts
             return
+        drawn = str([(node.op, dict(node.attrs)) for node in case.operations])
+        found.seen.append(drawn)
         known = _limits(case)
-        seen += 1
         for samples in (SAMPLES, ESCALATED):  # as the oracle does before it reports anything
             pairs = list(zip(_limits(case, samples), plain.plain[0], strict=True))
             wrong = any(limit.error(head) > 1 for limit, head in pairs)
             if not wrong:
                 break
-        drawn = str([(node.op, dict(node.attrs)) for node in case.operations])
         if wrong:
-            refused.append(drawn)
+            found.refused.append(drawn)
         reference = Reference(case, {**weight_arrays(case), **input_arrays(case, 0)})
         half = reference.values(Halves(0))
-        singles = [reference.values(Noise(seed)) for seed in range(SAMPLES)]
-        pairs = [(limit, half[head]) for limit, head in zip(known, case.heads, strict=True)]
-        # Where any rounding decides, as at the ties of a round, float16 is as right as float32, and
-        # where float32 itself is as far off, as behind what cancels, it is no worse.
-        differs = [
-            bool(((error > 1e-5) & (error > moved))[~limit.undetermined].any())
-            for (limit, values), head in zip(pairs, case.heads, strict=True)
-            for error in [np.abs(values - limit.exact)]
-            for moved in [np.max([np.abs(s[head] - limit.exact) for s in singles], axis=0)]
+        heads = list(zip(case.heads, known, strict=True))
+        if any(limit.error(half[head]) > 1 for head, limit in heads):
+            return
+        # Where any rounding decides, as at the ties of a round, float16 is as right as float32.
+        off = [
+            (np.abs(half[head] - limit.exact) > 1e-5) & ~limit.undetermined for head, limit in heads
         ]
-        if any(differs) and all(limit.error(values) <= 1 for limit, values in pairs):
-            accepted.append(drawn)
+        if not any(elements.any() for elements in off):
+            return
+        singles = [reference.values(Noise(number)) for number in range(ESCALATED)]
+        for (head, limit), elements in zip(heads, off, strict=True):
+            errors = np.stack([single[head] - limit.exact for single in singles])
+            own = 8 * np.sqrt(np.square(errors).mean(0))
+            if (elements & (own < np.abs(limit.exact) * 2**-11)).any():
+                found.accepted.append(drawn)
+                return
+        found.alike.append(drawn)
 
     study()
-    return seen, refused, accepted
+    return found
 
 
 def test_plain_mxnet_is_within_the_limits_and_float16_is_not() -> None:
     """No false alarm on clean graphs, and no float16 taken for float32."""
-    seen, refused, accepted = _study(120)
-    assert seen > 90
-    assert refused == []
-    assert accepted == []
+    study = _study(120)
+    assert len(study.seen) > 90
+    assert study.refused == []
+    assert study.accepted == []
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False,  # Hypothesis draws other graphs where other modules are loaded
-    reason="of 1,821 graphs up to 4 float16 answers passed, behind a mod that jumps; no clean one "
-    "failed",
-)
 def test_tolerance_study(table: Callable[..., None]) -> None:
-    """The same on two thousand graphs."""
-    seen, refused, accepted = _study(2000)
-    table("tolerance study", graphs=seen, refused=len(refused), float16_accepted=len(accepted))
-    assert refused == []
-    assert accepted == []
+    """The same on two thousand graphs, few of which are too ill-conditioned to tell."""
+    study = _study(2000)
+    counts = {name: len(graphs) for name, graphs in study._asdict().items()}
+    table("tolerance study", **counts)
+    assert study.refused == []
+    assert study.accepted == []
+    assert counts["alike"] <= counts["seen"] / 200
