@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from test_autoload import run
 from test_tensorrt_build import AMPERE, request_for
 
 from mxtrt.engines.tensorrt import process
@@ -22,9 +23,15 @@ from mxtrt.errors import EngineError, RefusedNodesError
 
 
 @pytest.fixture
-def builder(monkeypatch):
-    """Builds with a stand-in for NVIDIA's package, which the other process finds too."""
-    monkeypatch.syspath_prepend(str(Path(__file__).with_name("stand_in")))
+def stand_in():
+    """Folder of a stand-in for NVIDIA's package."""
+    return str(Path(__file__).with_name("stand_in"))
+
+
+@pytest.fixture
+def builder(monkeypatch, stand_in):
+    """Builds with the stand-in, which the other process finds too."""
+    monkeypatch.syspath_prepend(stand_in)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     builder = BuilderProcess(Api("tensorrt"))
     monkeypatch.delitem(sys.modules, "tensorrt")
@@ -156,3 +163,21 @@ def test_tensorrt_for_rtx_builds_there_what_it_builds_here(api):
     here, known = build_plan(api, wanted)
     assert len(plan) == len(here) > 1000
     assert len(timings) == len(known)
+
+
+def test_an_exit_ends_the_builder(stand_in):
+    """At once, and without a word."""
+    script = """
+        import onnx
+        from mxtrt.engines.tensorrt.api import Api
+        from mxtrt.engines.tensorrt.builder import Blueprint
+        from mxtrt.engines.tensorrt.process import BuilderProcess
+        model = onnx.ModelProto(graph=onnx.GraphProto(name="one")).SerializeToString()
+        plan, _ = BuilderProcess(Api("tensorrt")).build(Blueprint(model, (), "fp32", 0), b"", None)
+        print(plan.decode())
+    """
+    begin = time.monotonic()
+    done = run(script, PYTHONPATH=os.pathsep.join([stand_in, *sys.path]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ended(int(done.stdout))
+    assert time.monotonic() - begin < process._IDLE
