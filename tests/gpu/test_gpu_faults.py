@@ -12,6 +12,8 @@ from networks import assert_close, classifier, images, parameters, plain
 from test_autoload import run
 
 import mxtrt
+from mxtrt.engines.tensorrt import TensorRT
+from mxtrt.errors import EngineError
 from mxtrt.node import library
 
 X = images()
@@ -70,6 +72,35 @@ def test_an_engine_that_is_built_needs_no_more_memory_to_run():
         for _ in range(5):
             assert_close(executor.forward(data=X)[0], expected)
     assert mxtrt.stats().engine_runs == before + 5
+
+
+def refuse(*_: object) -> None:
+    """Build no engine."""
+    raise EngineError("no engine at these shapes")
+
+
+def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(device, monkeypatch):
+    """By MXNet on the CPU, from weights that were evicted or not; its engine serves the others."""
+    symbol, data = classifier(), images(size=64)  # the dense weights are large enough to be evicted
+    args, aux = parameters(symbol, seed=34, data=data.shape)
+    given, states = (
+        {name: mx.nd.array(array.asnumpy(), ctx=device) for name, array in arrays.items()}
+        for arrays in ({"data": data, **args}, aux)
+    )
+    engines = symbol.optimize_for("TensorRT", given, states, device)
+    assert mxtrt.last_report().released_bytes
+    monkeypatch.setattr(TensorRT, "build", refuse)
+    before = mxtrt.stats()
+    for batch in (3, 2, 3):
+        x = images(batch, seed=batch, size=64)
+        there = mx.nd.array(x.asnumpy(), ctx=device)
+        out = engines.bind(device, {"data": there}, grad_req="null").forward()[0]
+        assert out.context == device
+        assert_close(out, plain(symbol, args, aux, data=x)[0])
+    now = mxtrt.stats()
+    assert now.fallbacks == before.fallbacks + 2
+    assert now.engine_runs == before.engine_runs + 1
+    assert now.engine_failures == before.engine_failures
 
 
 @pytest.mark.slow
