@@ -120,25 +120,6 @@ void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, con
   for (int i = 0; i < count; ++i) (*tensors)[i] = {data[i], shapes[i], ndims[i], types[i]};
 }
 
-// Has the node's MXNet operators compute the outputs, or throws.
-void take_over(const State& state, const std::string& message, void* stream) {
-  std::vector<int64_t> dims;
-  std::vector<int> ndims;
-  std::vector<void*> data;
-  for (const auto* tensors : {&state.inputs, &state.outputs}) {
-    for (const auto& tensor : *tensors) {
-      dims.insert(dims.end(), tensor.shape, tensor.shape + tensor.ndim);
-      ndims.push_back(tensor.ndim);
-      data.push_back(tensor.data);
-    }
-  }
-  if (!g_failure || shutting_down() ||
-      !g_failure(state.node->key, message.c_str(), dims.data(), ndims.data(), data.data(),
-                 stream)) {
-    throw std::runtime_error(take_error(message.c_str()));
-  }
-}
-
 void forward(State* state, void* stream) {
   Range range(state->node->name.c_str());
   if (forked()) {
@@ -160,7 +141,7 @@ void forward(State* state, void* stream) {
       // A session that was given up stays with the states that already run it.
       const std::string message = "the engine is not built for the shapes of this forward";
       if (!variant) throw std::runtime_error(message);
-      take_over(*state, message, stream);
+      take_over(state->node->key, state->inputs, state->outputs, message, stream);
       return;
     }
     state->generation = generation;
@@ -174,12 +155,30 @@ void forward(State* state, void* stream) {
       message = error.what();
     }
   }
-  take_over(*state, message, stream);
+  take_over(state->node->key, state->inputs, state->outputs, message, stream);
 }
 
 }  // namespace
 
 Tally g_tally;
+
+void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+               const std::string& message, void* stream) {
+  std::vector<int64_t> dims;
+  std::vector<int> ndims;
+  std::vector<void*> data;
+  for (const auto* tensors : {&inputs, &outputs}) {
+    for (const auto& tensor : *tensors) {
+      dims.insert(dims.end(), tensor.shape, tensor.shape + tensor.ndim);
+      ndims.push_back(tensor.ndim);
+      data.push_back(tensor.data);
+    }
+  }
+  if (!g_failure || shutting_down() ||
+      !g_failure(key, message.c_str(), dims.data(), ndims.data(), data.data(), stream)) {
+    throw std::runtime_error(take_error(message.c_str()));
+  }
+}
 
 void report_failure(int64_t key, const std::string& message) {
   if (!g_failure || shutting_down()) return;

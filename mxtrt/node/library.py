@@ -261,7 +261,8 @@ class Library:
         def on_failure(
             key: int, message: bytes, dims: Any, ndims: Any, data: Any, stream: int | None
         ) -> None:
-            tensors = _tensors(self._types[key], dims, ndims, data) if data else None
+            types = self._types.get(key)  # none when the node was released while it ran
+            tensors = _tensors(types, dims, ndims, data) if data and types else None
             failure(key, message.decode(errors="replace"), tensors, stream or 0)
 
         self._callbacks = (_PASS(on_pass), _SHAPE(on_shape), _FAILURE(on_failure))

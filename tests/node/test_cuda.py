@@ -325,7 +325,7 @@ SYMBOL = """
     from mxtrt.errors import EngineError
 
     class Engine:
-        name, version, contexts = "stand-in", "1", ("gpu",)
+        name, version, contexts = "stand-in", "1", ("cpu", "gpu")
         dtypes, computes_float16, static_shapes = {np.dtype(np.float32)}, False, True
 
         def build(self, request):
@@ -333,7 +333,7 @@ SYMBOL = """
             if x.shape[0] > 2:
                 raise EngineError("the stand-in takes two rows at most")
             return Session(lib.cuda.create_session(
-                Doubler(x.nbytes // 4), [x.nbytes], [out.nbytes], 0, request.gpu, on_device=True
+                Doubler(x.nbytes // 4), [x.nbytes], [out.nbytes], 0, 0, on_device=True
             ))
 
     pipeline.select = lambda options: Engine()
@@ -436,6 +436,40 @@ def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(ch
     """)
 
 
+def test_a_run_that_is_not_put_on_the_gpu_is_answered_too(check_symbol):
+    """An executor's, from the thread that calls; then the executor is MXNet's."""
+    check_symbol("""
+    with mxtrt.options(enabled=True):
+        executor = symbol.bind(mx.cpu(), given, grad_req="null")
+    for k in range(4):
+        if k == 1:
+            break_down()
+        (out,) = executor.forward(data=mx.nd.array(x + k))
+        assert (out.asnumpy() == 2 * (x + k)).all()
+    assert mxtrt.stats().engine_runs == mxtrt.stats().fallbacks == 1
+    assert mxtrt.stats().engine_failures == 1 and executor._mxtrt is None
+    print("ok")
+    """)
+
+
+def test_a_failing_node_that_was_released_says_what_failed(check_symbol):
+    """Its run outlived it; nobody knows its segment any more."""
+    check_symbol("""
+    partitioned()  # installs what is called back
+    node = Node(4, on_device=True)
+    break_down()
+    for _ in range(2):
+        try:
+            node(mx.nd.ones((4,))).wait_to_read()
+        except mx.MXNetError as error:
+            assert "ZeroDivisionError" in str(error), error
+        else:
+            raise AssertionError("no error")
+        lib._types.clear()
+    print("ok")
+    """)
+
+
 def test_evicted_weights_are_read_where_they_are(check_symbol):
     """The GPU copies none of them; a write to one since the build is an error, as on the CPU."""
     check_symbol("""
@@ -482,5 +516,9 @@ def test_a_gpu_in_error_says_both(check_symbol):
     assert "dense" in engines.plan.failures and engines.plan.nodes[0]._take_over is None
     fake.fake_set(FAIL_COPY, 0)
     assert (forward(engines, x) == 2 * x).all()
+    (node,) = engines.plan.nodes
+    answer = node._take_over
+    node._take_over = lambda inputs: (answer(inputs), fake.fake_set(FAIL_COPY, 1))[0]
+    assert "CUDA: an illegal memory access" in error(forward, engines, x)
     print("ok")
     """)
