@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,9 +16,11 @@ from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
-from mxtrt.errors import EngineError, Unsupported
+from mxtrt.errors import EngineError, NodeError, Unsupported
 from mxtrt.graph import Graph, TensorType, with_shapes
 from mxtrt.node import library
+from mxtrt.node.library import Tensor
+from mxtrt.paging import copy_from_gpu
 from mxtrt.precision import retyped
 from mxtrt.takeover import TakeOver
 
@@ -189,39 +192,56 @@ class EngineNode:
 
         compare(self, arrays, self._options.inline_below if alone else 0)
 
-    def compute(self, tensors: Sequence[np.ndarray[Any, Any]]) -> None:
-        """Compute the outputs of the segment in plain MXNet.
+    def compute(self, tensors: Sequence[Tensor], stream: int = 0) -> None:
+        """Compute the outputs of the segment in plain MXNet, on the CPU.
 
         MXNet's own threads call this, so it waits for nothing of this process's MXNet.
 
         Args:
             tensors: Inputs, then outputs, which are written.
+            stream: The ``CUstream`` on which MXNet runs the node, for tensors on a GPU.
 
         Raises:
             EngineError: That did not work either.
+            NodeError: The GPU of the tensors does not answer.
         """
         if not self._options.take_over:
             raise EngineError("the option take_over is off")
-        with self._taking_over:
-            if self._take_over is None or not self._take_over.is_ours:
-                self._take_over = TakeOver(self.graph.to_json(), *self._constants())
-        inputs = dict(zip(self.inputs, tensors, strict=False))
-        outputs = self._take_over(inputs)
-        for seen, made in zip(tensors[len(inputs) :], outputs, strict=True):
-            seen[...] = made
+        with self._on_host(tensors, stream) as arrays:
+            with self._taking_over:
+                if self._take_over is None or not self._take_over.is_ours:
+                    self._take_over = TakeOver(self.graph.to_json(), *self._constants())
+            inputs = dict(zip(self.inputs, arrays, strict=False))
+            outputs = self._take_over(inputs)
+            for seen, made in zip(arrays[len(inputs) :], outputs, strict=True):
+                seen[...] = made
+
+    def _on_host(
+        self, tensors: Sequence[Tensor], stream: int
+    ) -> contextlib.AbstractContextManager[list[np.ndarray[Any, Any]]]:
+        """A block with the tensors of a forward in host memory."""
+        if self.gpu is None:
+            return contextlib.nullcontext([tensor.values for tensor in tensors])
+        count = len(self.inputs)
+        return library().cuda.on_host(self.gpu, tensors[:count], tensors[count:], stream)
 
     def _constants(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
         """Values of the weights, and dtypes of what nothing depends on: a label at inference."""
-        written = self.written()
-        if self._in_place and (written is None or written()):
+        if self.gpu is None:
+            values = {name: weight.values for name, weight in self._in_place.items()}
+        else:  # nobody keeps a copy of those on a GPU
+            arrays = self._arrays or {}
+            values = {name: copy_from_gpu(array, self.gpu) for name, array in arrays.items()}
+        written = self.written()  # asked when they are read, as others may write
+        if values and (written is None or written()):
             # To other values, or by oneDNN to another layout, which could be told apart by waiting.
             raise EngineError("its weights were written to since the engine was built")
         unread = {
             node.name: _dtype(node.types[0]).str
             for node in self.graph.nodes
-            if node.is_variable and node.name not in {*self.inputs, *self._in_place}
+            if node.is_variable and node.name not in {*self.inputs, *values}
         }
-        return {name: weight.values for name, weight in self._in_place.items()}, unread
+        return values, unread
 
     def is_built(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Whether there is an engine for these input shapes; waits for nothing."""
@@ -258,7 +278,7 @@ class EngineNode:
                 self._add(shapes, graph, model)
             if self._arrays is None:
                 return
-            answers = self.stands_alone and self.gpu is None and self._options.take_over
+            answers = self.stands_alone and self._options.take_over
             if shapes not in self._unbuilt:
                 try:
                     self._build(shapes)
@@ -395,13 +415,16 @@ def infer_shapes(key: int, shapes: Shapes) -> None:
     node.infer(shapes)
 
 
-def engine_failed(key: int, message: str, tensors: Sequence[np.ndarray[Any, Any]] | None) -> None:
+def engine_failed(
+    key: int, message: str, tensors: Sequence[Tensor] | None, stream: int = 0
+) -> None:
     """Serve an engine node whose engine failed.
 
     Args:
         key: The node.
         message: The engine's own words.
         tensors: Its inputs and outputs if MXNet's operators can take over at once.
+        stream: The ``CUstream`` on which MXNet runs the node, for tensors on a GPU.
 
     Raises:
         EngineError: They could not.
@@ -416,8 +439,8 @@ def engine_failed(key: int, message: str, tensors: Sequence[np.ndarray[Any, Any]
         node.retire(message)
     count("fallbacks")
     try:
-        node.compute(tensors)
-    except (EngineError, OSError) as error:
+        node.compute(tensors, stream)
+    except (EngineError, NodeError, OSError) as error:
         raise EngineError(f"{message}; and MXNet's operators did not take over: {error}") from error
 
 

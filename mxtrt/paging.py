@@ -13,6 +13,7 @@ again, because a graph is trained or bound with the integration off, CUDA brings
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import tempfile
@@ -31,6 +32,7 @@ from mxtrt.node.watch import Watch
 __all__ = [
     "address_of",
     "by_place",
+    "copy_from_gpu",
     "empty_pools",
     "evict",
     "gpu_of",
@@ -124,11 +126,33 @@ def address_of(array: Any) -> int:
 
     MXNet turns an array that oneDNN keeps in a layout of its own back into rows first.
     """
-    import ctypes
+    array.wait_to_read()
+    return _address(array)
 
+
+def copy_from_gpu(array: Any, ordinal: int) -> np.ndarray[Any, Any]:
+    """The values that a dense NDArray on a GPU has now; waits for nothing of MXNet's.
+
+    What was evicted is read where it lives: on the GPU it would take memory again.
+
+    Args:
+        array: The array; no write to it is under way.
+        ordinal: The GPU.
+
+    Raises:
+        NodeError: The GPU does not answer.
+    """
+    values = np.empty(array.shape, array.dtype)
+    if library().is_evicted(array):
+        ctypes.memmove(values.ctypes.data, _address(array), values.nbytes)
+    else:
+        library().cuda.copy_out(ordinal, _address(array), values)
+    return values
+
+
+def _address(array: Any) -> int:
     from mxnet.base import _LIB, check_call
 
-    array.wait_to_read()
     pointer = ctypes.c_void_p()
     check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return pointer.value or 0

@@ -2,9 +2,9 @@
 
 The failure is noticed by the thread of MXNet's engine that runs the engine node, and that thread
 can not wait for MXNet: what it would wait for may be queued behind it.  So a second process,
-with plain MXNet and without engines, runs the segment.  It is started at the first failure, and
-serves until the graph is partitioned without the segment, which the hooks see to at the next
-forward; a symbol of ``optimize_for`` has no hook and keeps it.
+with plain MXNet and without engines, runs the segment on the CPU.  It is started at the first
+failure, and serves until the graph is partitioned without the segment, which the hooks see to at
+the next forward; a symbol of ``optimize_for`` has no hook and keeps it.
 """
 
 from __future__ import annotations

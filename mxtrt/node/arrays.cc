@@ -144,23 +144,22 @@ MXTRT_EXPORT Watch* mxtrt_watch(void* const* arrays, int count) {
   return watch->remember() ? watch.release() : nullptr;
 }
 
-// Whether any array was written to since: 1, 0, or -1 when a pending write failed.
-MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
-  std::lock_guard<std::mutex> lock(watch->mutex);
-  for (size_t i = 0; i < watch->arrays.size(); ++i) {
-    if (g_mxnet.wait_to_read(watch->arrays[i])) return -1;
-    if (version(watch->arrays[i]) != watch->versions[i]) return 1;
-  }
-  return 0;
-}
-
-// The same of the writes that are done by now: waits for nothing.
+// Whether any array was written to by writes that are done by now: waits for nothing.
 MXTRT_EXPORT int mxtrt_watch_written(const Watch* watch) {
   std::lock_guard<std::mutex> lock(watch->mutex);
   for (size_t i = 0; i < watch->arrays.size(); ++i) {
     if (version(watch->arrays[i]) != watch->versions[i]) return 1;
   }
   return 0;
+}
+
+// Whether any array was written to since: 1, 0, or -1 when a pending write failed.
+MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
+  // Without the lock: a write may wait for a thread of MXNet's that asks mxtrt_watch_written.
+  for (void* array : watch->arrays) {
+    if (g_mxnet.wait_to_read(array)) return -1;
+  }
+  return mxtrt_watch_written(watch);
 }
 
 // Watches from now on.

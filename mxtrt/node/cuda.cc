@@ -394,6 +394,31 @@ MXTRT_EXPORT void mxtrt_cuda_free(uint64_t pointer) {
   if (!shutting_down() && !forked()) g_cuda.free(pointer);
 }
 
+// Copies GPU memory to host memory, behind what is on a stream (null: that of the engines), and
+// waits for it.
+MXTRT_EXPORT int mxtrt_cuda_copy_out(int ordinal, void* to, uint64_t from, size_t bytes,
+                                     void* stream) {
+  return guarded([&] {
+    auto& device = Device::get(ordinal);
+    device.make_current();
+    if (!stream) stream = device.stream();
+    check(g_cuda.copy_out(to, from, bytes, stream));
+    check(g_cuda.stream_wait(stream));
+  });
+}
+
+// The same from host memory to GPU memory.
+MXTRT_EXPORT int mxtrt_cuda_copy_in(int ordinal, uint64_t to, const void* from, size_t bytes,
+                                    void* stream) {
+  return guarded([&] {
+    auto& device = Device::get(ordinal);
+    device.make_current();
+    if (!stream) stream = device.stream();
+    check(g_cuda.copy_in(to, from, bytes, stream));
+    check(g_cuda.stream_wait(stream));
+  });
+}
+
 // A session of an engine: sizes of its inputs, then outputs, in bytes; whether these are in GPU
 // memory at a forward; and its scratch memory.  The engine runs once.  Returns the session's
 // handle, or 0 after setting the error.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
 
 from mxtrt.errors import NodeError
 
 if TYPE_CHECKING:
-    from mxtrt.node.library import Library
+    from mxtrt.node.library import Library, Tensor
 
 __all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaUsage"]
 
@@ -79,6 +82,20 @@ class Cuda:
         lib.mxtrt_cuda_allocate.restype = ctypes.c_uint64
         lib.mxtrt_cuda_free.argtypes = [ctypes.c_uint64]
         lib.mxtrt_cuda_free.restype = None
+        lib.mxtrt_cuda_copy_out.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_uint64,
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+        ]
+        lib.mxtrt_cuda_copy_in.argtypes = [
+            ctypes.c_int,
+            ctypes.c_uint64,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+        ]
         lib.mxtrt_cuda_unrecordable.argtypes = [ctypes.c_int64]
         lib.mxtrt_cuda_unrecordable.restype = ctypes.c_char_p
         self._engines: dict[int, CudaEngine] = {}
@@ -145,6 +162,54 @@ class Cuda:
     def free(self, address: int) -> None:
         """Free memory of :meth:`allocate`."""
         self._lib.mxtrt_cuda_free(address)
+
+    def copy_out(
+        self, ordinal: int, address: int, array: np.ndarray[Any, Any], stream: int = 0
+    ) -> None:
+        """Copy GPU memory to an array, behind what is on a stream, and wait for it.
+
+        Args:
+            ordinal: The GPU.
+            address: Address of the first byte there.
+            array: Where the bytes go, C-contiguous.
+            stream: A ``CUstream``; 0 for that of the GPU's engines.
+
+        Raises:
+            NodeError: The copy, or what was on the stream, failed.
+        """
+        self._library.checked(
+            self._lib.mxtrt_cuda_copy_out(ordinal, array.ctypes.data, address, array.nbytes, stream)
+        )
+
+    def copy_in(
+        self, ordinal: int, array: np.ndarray[Any, Any], address: int, stream: int = 0
+    ) -> None:
+        """Copy an array to GPU memory; the reverse of :meth:`copy_out`."""
+        self._library.checked(
+            self._lib.mxtrt_cuda_copy_in(ordinal, address, array.ctypes.data, array.nbytes, stream)
+        )
+
+    @contextlib.contextmanager
+    def on_host(
+        self, ordinal: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor], stream: int
+    ) -> Iterator[list[np.ndarray[Any, Any]]]:
+        """A block with copies of a forward's tensors; the outputs' go to the GPU at its end.
+
+        Args:
+            ordinal: The GPU.
+            inputs: The inputs.
+            outputs: The outputs; their copies are without values.
+            stream: The ``CUstream`` on which MXNet runs the operator.
+
+        Raises:
+            NodeError: A copy, or what was on the stream, failed.
+        """
+        arrays = [np.empty(tensor.shape, tensor.dtype) for tensor in (*inputs, *outputs)]
+        for tensor, array in zip(inputs, arrays, strict=False):
+            self.copy_out(ordinal, tensor.address, array, stream)
+        yield arrays
+        for tensor, array in zip(outputs, arrays[len(inputs) :], strict=True):
+            self.copy_in(ordinal, array, tensor.address, stream)
 
     def create_session(
         self,

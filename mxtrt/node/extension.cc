@@ -36,10 +36,11 @@ using PassCallback = int (*)(const char* graph, const char* const* keys,
                              const char* const* values, int num_options);
 // Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.
 using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs);
-// Python: a node has no engine that works.  With tensors in host memory it computes the outputs by
-// other means: returns 1, or 0 after mxtrt_set_error.  Without (null) it takes note and returns 0.
+// Python: a node has no engine that works.  With tensors, where MXNet has them, and the stream on
+// which it works there, it computes the outputs by other means: returns 1, or 0 after
+// mxtrt_set_error.  Without (null) it takes note and returns 0.
 using FailureCallback = int (*)(int64_t key, const char* message, const int64_t* dims,
-                                const int* ndims, void* const* data);
+                                const int* ndims, void* const* data, void* stream);
 PassCallback g_pass = nullptr;
 ShapeCallback g_shape = nullptr;
 FailureCallback g_failure = nullptr;
@@ -119,24 +120,6 @@ void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, con
   for (int i = 0; i < count; ++i) (*tensors)[i] = {data[i], shapes[i], ndims[i], types[i]};
 }
 
-// Has the node's MXNet operators compute the outputs, or throws.
-void take_over(const State& state, const std::string& message) {
-  std::vector<int64_t> dims;
-  std::vector<int> ndims;
-  std::vector<void*> data;
-  for (const auto* tensors : {&state.inputs, &state.outputs}) {
-    for (const auto& tensor : *tensors) {
-      dims.insert(dims.end(), tensor.shape, tensor.shape + tensor.ndim);
-      ndims.push_back(tensor.ndim);
-      data.push_back(tensor.data);
-    }
-  }
-  if (!g_failure || shutting_down() ||
-      !g_failure(state.node->key, message.c_str(), dims.data(), ndims.data(), data.data())) {
-    throw std::runtime_error(take_error(message.c_str()));
-  }
-}
-
 void forward(State* state, void* stream) {
   Range range(state->node->name.c_str());
   if (forked()) {
@@ -157,8 +140,8 @@ void forward(State* state, void* stream) {
     } else if (!state->variant || state->variant->inputs != shapes) {
       // A session that was given up stays with the states that already run it.
       const std::string message = "the engine is not built for the shapes of this forward";
-      if (!variant || state->node->gpu >= 0) throw std::runtime_error(message);
-      take_over(*state, message);
+      if (!variant) throw std::runtime_error(message);
+      take_over(state->node->key, state->inputs, state->outputs, message, stream);
       return;
     }
     state->generation = generation;
@@ -172,20 +155,34 @@ void forward(State* state, void* stream) {
       message = error.what();
     }
   }
-  if (state->node->gpu >= 0) {  // MXNet runs nothing on this GPU until this operator is done
-    report_failure(state->node->key, message);
-    throw std::runtime_error(message);
-  }
-  take_over(*state, message);
+  take_over(state->node->key, state->inputs, state->outputs, message, stream);
 }
 
 }  // namespace
 
 Tally g_tally;
 
+void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+               const std::string& message, void* stream) {
+  std::vector<int64_t> dims;
+  std::vector<int> ndims;
+  std::vector<void*> data;
+  for (const auto* tensors : {&inputs, &outputs}) {
+    for (const auto& tensor : *tensors) {
+      dims.insert(dims.end(), tensor.shape, tensor.shape + tensor.ndim);
+      ndims.push_back(tensor.ndim);
+      data.push_back(tensor.data);
+    }
+  }
+  if (!g_failure || shutting_down() ||
+      !g_failure(key, message.c_str(), dims.data(), ndims.data(), data.data(), stream)) {
+    throw std::runtime_error(take_error(message.c_str()));
+  }
+}
+
 void report_failure(int64_t key, const std::string& message) {
   if (!g_failure || shutting_down()) return;
-  g_failure(key, message.c_str(), nullptr, nullptr, nullptr);
+  g_failure(key, message.c_str(), nullptr, nullptr, nullptr, nullptr);
   take_error("");
 }
 

@@ -164,15 +164,17 @@ void launch(void*, void* completion, void* parameter) {
   for (size_t i = 0; i < task->inputs.size(); ++i) {
     g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
   }
+  const auto& done = *static_cast<Completion*>(completion);
   try {
     Range range(task->node->name.c_str());
     session.run(bindings.get(), task->inputs, task->outputs, device->stream());
   } catch (const std::exception& error) {
-    report_failure(task->node->key, error.what());
-    throw;  // MXNet catches
+    // MXNet catches what this throws.
+    take_over(task->node->key, task->inputs, task->outputs, error.what(), device->stream());
+    done();
+    return;
   }
   ++g_tally.runs;
-  const auto& done = *static_cast<Completion*>(completion);
   if (synchronous) {
     check(g_cuda.stream_wait(device->stream()));
     done();

@@ -23,7 +23,7 @@ from mxtrt.graph import DTYPES
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 
-__all__ = ["OPERATOR", "PATH", "Library", "Tally", "library", "type_flag"]
+__all__ = ["OPERATOR", "PATH", "Library", "Tally", "Tensor", "library", "type_flag"]
 
 #: The compiled engine node.
 PATH = Path(__file__).with_name("libmxtrt_node.so")
@@ -55,13 +55,36 @@ _FAILURE = ctypes.CFUNCTYPE(
     ctypes.POINTER(ctypes.c_int64),
     ctypes.POINTER(ctypes.c_int),
     ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
 )
+
+
+class Tensor(NamedTuple):
+    """An input or output of a forward, in memory that MXNet owns.
+
+    Attributes:
+        address: Address of its first byte, in host memory or on a GPU.
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """The bytes where they are, as an array: of a tensor in host memory."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        memory: Any = (ctypes.c_char * size).from_address(self.address) if size else bytearray()
+        return np.frombuffer(memory, self.dtype).reshape(self.shape)
+
 
 PassFunction = Callable[[str, dict[str, str]], str]
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
-#: Key of a node, the engine's message, and its tensors, inputs then outputs, as
-#: :class:`numpy.ndarray` over MXNet's own memory; None when they are out of reach.
-FailureFunction = Callable[[int, str, "list[np.ndarray[Any, Any]] | None"], None]
+#: Key of a node, the engine's message, its tensors, inputs then outputs, and the ``CUstream`` on
+#: which MXNet runs a node on a GPU; None for the tensors when they are out of reach.
+FailureFunction = Callable[[int, str, list[Tensor] | None, int], None]
 
 
 class Tally(NamedTuple):
@@ -238,9 +261,12 @@ class Library:
             infer_shape(key, tuple(shapes))
 
         @self.guarded
-        def on_failure(key: int, message: bytes, dims: Any, ndims: Any, data: Any) -> None:
-            tensors = _tensors(self._types[key], dims, ndims, data) if data else None
-            failure(key, message.decode(errors="replace"), tensors)
+        def on_failure(
+            key: int, message: bytes, dims: Any, ndims: Any, data: Any, stream: int | None
+        ) -> None:
+            types = self._types.get(key)  # none when the node was released while it ran
+            tensors = _tensors(types, dims, ndims, data) if data and types else None
+            failure(key, message.decode(errors="replace"), tensors, stream or 0)
 
         self._callbacks = (_PASS(on_pass), _SHAPE(on_shape), _FAILURE(on_failure))
         self._lib.mxtrt_set_callbacks(*self._callbacks)
@@ -499,18 +525,14 @@ class Library:
             self._lib.mxtrt_shutdown()
 
 
-def _tensors(
-    dtypes: Sequence[np.dtype[Any]], dims: Any, ndims: Any, data: Any
-) -> list[np.ndarray[Any, Any]]:
-    """Arrays over memory that MXNet owns."""
-    arrays, start = [], 0
+def _tensors(dtypes: Sequence[np.dtype[Any]], dims: Any, ndims: Any, data: Any) -> list[Tensor]:
+    """The tensors of a forward as C describes them."""
+    tensors, start = [], 0
     for place, dtype in enumerate(dtypes):
         shape = tuple(dims[start : start + ndims[place]])
         start += ndims[place]
-        size = math.prod(shape) * dtype.itemsize
-        memory = (ctypes.c_char * size).from_address(data[place]) if size else bytearray()
-        arrays.append(np.frombuffer(memory, dtype).reshape(shape))
-    return arrays
+        tensors.append(Tensor(data[place] or 0, shape, dtype))
+    return tensors
 
 
 def _first_line(error: Exception) -> str:

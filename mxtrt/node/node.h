@@ -138,6 +138,11 @@ std::shared_ptr<Node> find_node(int64_t key);
 std::shared_ptr<Session> find_session(int64_t handle);
 int64_t add_session(std::shared_ptr<Session> session);
 
+// Has MXNet's operators compute the outputs of a node, or throws.  `stream` is the one on which
+// MXNet, or the node itself, works on the GPU of these tensors.
+void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+               const std::string& message, void* stream);
+
 // Tells Python that the engine of a node failed.
 void report_failure(int64_t key, const std::string& message);
 

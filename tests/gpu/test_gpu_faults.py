@@ -15,8 +15,9 @@ from test_autoload import run
 
 import mxtrt
 from mxtrt.child import Child
-from mxtrt.engines.tensorrt import tensorrt
+from mxtrt.engines.tensorrt import TensorRT, tensorrt
 from mxtrt.engines.tensorrt.process import BuilderProcess
+from mxtrt.errors import EngineError
 from mxtrt.node import library
 
 X = images()
@@ -103,6 +104,35 @@ def test_a_builder_that_crashes_costs_one_bind(monkeypatch):
     before = mxtrt.stats().engine_runs
     assert_close(bound().forward(data=X)[0], expected)
     assert mxtrt.stats().engine_runs == before + 1
+
+
+def refuse(*_: object) -> None:
+    """Build no engine."""
+    raise EngineError("no engine at these shapes")
+
+
+def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(device, monkeypatch):
+    """By MXNet on the CPU, from weights that were evicted or not; its engine serves the others."""
+    symbol, data = classifier(), images(size=64)  # the dense weights are large enough to be evicted
+    args, aux = parameters(symbol, seed=34, data=data.shape)
+    given, states = (
+        {name: mx.nd.array(array.asnumpy(), ctx=device) for name, array in arrays.items()}
+        for arrays in ({"data": data, **args}, aux)
+    )
+    engines = symbol.optimize_for("TensorRT", given, states, device)
+    assert mxtrt.last_report().released_bytes
+    monkeypatch.setattr(TensorRT, "build", refuse)
+    before = mxtrt.stats()
+    for batch in (3, 2, 3):
+        x = images(batch, seed=batch, size=64)
+        there = mx.nd.array(x.asnumpy(), ctx=device)
+        out = engines.bind(device, {"data": there}, grad_req="null").forward()[0]
+        assert out.context == device
+        assert_close(out, plain(symbol, args, aux, data=x)[0])
+    now = mxtrt.stats()
+    assert now.fallbacks == before.fallbacks + 2
+    assert now.engine_runs == before.engine_runs + 1
+    assert now.engine_failures == before.engine_failures
 
 
 @pytest.mark.slow

@@ -128,6 +128,15 @@ def test_a_partitioned_symbol_is_answered_for_as_long_as_it_lives():
     assert mxtrt.stats().engine_failures == before.engine_failures + 1
 
 
+def test_a_weight_may_be_written_to_with_what_the_failing_engine_is_to_answer():
+    """The next forward waits for the write, the write for the answer, the answer for neither."""
+    executor, expected = served(classifier(), NEVER)
+    fail(plan_of(executor).nodes[0])
+    weight = executor.arg_dict["dense_weight"]
+    weight[:] = weight + 0 * executor.forward(data=X)[0].sum()
+    assert_close(executor.forward(data=X)[0], expected[0])
+
+
 def test_when_nothing_can_take_over_it_is_mxnets_error(monkeypatch):
     """The message says both; the next forward is MXNet's and works."""
     executor, expected = served(classifier(), NEVER)

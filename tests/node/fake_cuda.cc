@@ -1,6 +1,6 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1: device memory is host memory, and work is done
-// when it is put on a stream, or recorded while the stream is capturing.  It checks what it is
-// given as the driver would not: freed memory is noticed.
+// when it is put on a stream (or, with kLate, when the stream is waited for), or recorded while the
+// stream is capturing.  It checks what it is given as the driver would not: freed memory is noticed.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -17,27 +17,32 @@ using Graph = std::vector<std::function<int()>>;
 
 struct Stream {
   Graph* capturing = nullptr;
+  Graph late;
+  long copies = 0;
 };
 
 static std::mutex g_mutex;
 static std::map<Pointer, size_t> g_memory;
 static std::set<Pointer> g_managed;
-static long g_counts[8];
+static long g_counts[10];
 enum { kCaptures, kLaunches, kGraphs, kBytes, kPrefetches, kFailCapture, kQueries, kWaits };
+enum { kLate = kWaits + 1, kFailCopy };
 
 EXPORT long fake_count(int which) { return g_counts[which]; }
 EXPORT void fake_set(int which, long value) { g_counts[which] = value; }
+EXPORT long fake_copies(void* stream) { return static_cast<Stream*>(stream)->copies; }
 
 static int put(void* stream, std::function<int()> work) {
   auto* on = static_cast<Stream*>(stream);
-  if (!on->capturing) return work();
-  on->capturing->push_back(std::move(work));
+  if (!on->capturing && !g_counts[kLate]) return work();
+  (on->capturing ? *on->capturing : on->late).push_back(std::move(work));
   return 0;
 }
 
-static int copy(void* to, const void* from, size_t bytes) {
-  std::memcpy(to, from, bytes);
-  return 0;
+static int copy(void* to, const void* from, size_t bytes, void* stream) {
+  if (g_counts[kFailCopy]) return 700;
+  ++static_cast<Stream*>(stream)->copies;
+  return put(stream, [=] { return std::memcpy(to, from, bytes), 0; });
 }
 
 static void* at(Pointer pointer) { return reinterpret_cast<void*>(pointer); }
@@ -59,7 +64,8 @@ EXPORT int fake_kernel(const float* in, float* out, int count, float* scratch, v
 
 EXPORT int cuInit(unsigned) { return 0; }
 EXPORT int cuGetErrorString(int code, const char** text) {
-  *text = code == 2 ? "out of memory" : code == 900 ? "capture is not possible" : "failed";
+  *text = code == 2 ? "out of memory" : code == 900 ? "capture is not possible"
+          : code == 700 ? "an illegal memory access" : "failed";
   return 0;
 }
 EXPORT int cuDeviceGetCount(int* count) { return *count = 1, 0; }
@@ -109,20 +115,25 @@ EXPORT int cuMemAllocHost_v2(void** pointer, size_t bytes) {
 }
 EXPORT int cuMemFreeHost(void* pointer) { return ::operator delete(pointer), 0; }
 EXPORT int cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
-  return put(stream, [=] { return copy(at(to), from, bytes); });
+  return copy(at(to), from, bytes, stream);
 }
 EXPORT int cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
-  return put(stream, [=] { return copy(to, at(from), bytes); });
+  return copy(to, at(from), bytes, stream);
 }
 EXPORT int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
-  return put(stream, [=] { return copy(at(to), at(from), bytes); });
+  return copy(at(to), at(from), bytes, stream);
 }
 EXPORT int cuMemPrefetchAsync(Pointer pointer, size_t, int, void*) {
   ++g_counts[kPrefetches];
   return g_managed.count(pointer) ? 0 : 1;
 }
 EXPORT int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, 0; }
-EXPORT int cuStreamSynchronize(void*) { return 0; }
+EXPORT int cuStreamSynchronize(void* stream) {
+  for (auto& work : std::exchange(static_cast<Stream*>(stream)->late, {})) {
+    if (int code = work()) return code;
+  }
+  return 0;
+}
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
 EXPORT int cuEventCreate(void** event, unsigned) { return *event = &g_memory, 0; }
 EXPORT int cuEventQuery(void*) { return ++g_counts[kQueries] % 3 ? 600 : 0; }

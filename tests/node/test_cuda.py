@@ -20,7 +20,9 @@ SETUP = """
         ctypes.c_void_p
     ] * 2
     fake.fake_count.restype = ctypes.c_long
-    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS = range(8)
+    fake.fake_copies.restype = ctypes.c_long
+    fake.fake_copies.argtypes = [ctypes.c_void_p]
+    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS, LATE, FAIL_COPY = range(10)
     lib = library()
 
     class Doubler:
@@ -313,3 +315,211 @@ def test_runs_on_the_gpu_work_on_the_naive_engine(driver):
     """
     done = run(SETUP + script, LD_LIBRARY_PATH=str(driver), MXNET_ENGINE_TYPE="NaiveEngine")
     assert done.returncode == 0, done.stderr
+
+
+# A symbol of optimize_for on GPU 0, and its engine node as MXNet's operator calls it there.  What
+# doubles its input is a dense layer, so that a wrong weight is a wrong answer.
+SYMBOL = """
+    from mxtrt import pipeline
+    from mxtrt.engines import Session
+    from mxtrt.errors import EngineError
+
+    class Engine:
+        name, version, contexts = "stand-in", "1", ("cpu", "gpu")
+        dtypes, computes_float16, static_shapes = {np.dtype(np.float32)}, False, True
+
+        def build(self, request):
+            (x,), (out,) = request.inputs, request.outputs
+            if x.shape[0] > 2:
+                raise EngineError("the stand-in takes two rows at most")
+            return Session(lib.cuda.create_session(
+                Doubler(x.nbytes // 4), [x.nbytes], [out.nbytes], 0, 0, on_device=True
+            ))
+
+    pipeline.select = lambda options: Engine()
+    weight = mx.nd.array(2 * np.eye(4))
+    given = {"data": mx.nd.zeros((2, 4)), "dense_weight": weight}
+    symbol = mx.sym.FullyConnected(
+        mx.sym.var("data"), num_hidden=4, no_bias=True, flatten=False, name="dense"
+    )
+
+    def partitioned(**options):
+        return symbol.optimize_for("TensorRT", dict(given), {}, mx.gpu(0), **options)
+
+    stream = ctypes.c_void_p()
+    fake.cuStreamCreate(ctypes.byref(stream), 0)
+
+    def copies():  # of tensors, and of weights
+        return fake.fake_copies(stream), fake.fake_copies(lib.cuda.stream(0))
+
+    def forward(engines, x):
+        node, c = engines.plan.nodes[0], lib._lib
+        there = [lib.cuda.allocate(x.nbytes) for _ in range(2)]
+        ctypes.memmove(there[0], x.ctypes.data, x.nbytes)
+        keys = (ctypes.c_char_p * 2)(b"engine", b"process")
+        values = (ctypes.c_char_p * 2)(str(node.key).encode(), lib.token.encode())
+        sizes = (ctypes.c_uint * 2)(*x.shape)
+        dims = (ctypes.POINTER(ctypes.c_uint) * 1)(sizes)
+        ndims, types, state = (ctypes.c_int * 1)(2), (ctypes.c_int * 1)(0), ctypes.c_void_p()
+        lib.checked(c._opCallCreateOpState(
+            None, keys, values, 2, b"gpu", 0, dims, ndims, 1, None, ctypes.byref(state)
+        ))
+        long = (ctypes.c_int64 * 2)(*x.shape)
+        shapes = (ctypes.POINTER(ctypes.c_int64) * 1)(long)
+        tensors = [
+            (shapes, ndims, (ctypes.c_void_p * 1)(data), types, None, None, None, 1)
+            for data in there
+        ]
+        try:
+            lib.checked(c._opCallFStatefulCompute(
+                1, state, *tensors[0], *tensors[1], *[None] * 4, stream, *[None] * 14
+            ))
+            out = np.empty_like(x)
+            ctypes.memmove(out.ctypes.data, there[1], x.nbytes)
+            return out
+        finally:
+            c._opCallDestroyOpState(state)
+            for data in there:
+                lib.cuda.free(data)
+
+    def error(call, *args):
+        try:
+            call(*args)
+        except (NodeError, EngineError) as error:
+            return str(error)
+
+    def break_down():
+        fake.fake_set(FAIL, 1)  # nothing new is recorded: the engine is asked itself
+        Doubler.enqueue = lambda *_: 1 / 0
+
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+"""
+
+
+@pytest.fixture
+def check_symbol(check):
+    """Runs a script with such a symbol."""
+    return lambda script: check(SYMBOL + script)
+
+
+def test_a_symbol_on_the_gpu_is_answered_when_its_engine_fails(check_symbol):
+    """In the same request and from then on, behind what the operator's stream has to do."""
+    check_symbol("""
+    engines = partitioned()
+    assert (forward(engines, x) == 2 * x).all()
+    break_down()
+    fake.fake_set(LATE, 1)
+    weights = copies()[1]
+    for k in range(1, 4):
+        assert (forward(engines, x + k) == 2 * (x + k)).all()
+        assert copies() == (2 * k, weights + 1)
+    assert mxtrt.stats().fallbacks == 3
+    assert mxtrt.stats().engine_failures == 1 and "dense" in engines.plan.failures
+    print("ok")
+    """)
+
+
+def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(check_symbol):
+    """Its engine stays in use at the others; with take_over off the request fails, as before."""
+    check_symbol("""
+    engines, larger = partitioned(), np.ones((3, 4), np.float32)
+    for _ in range(2):
+        assert engines.infer_shape(data=(3, 4))[1] == [(3, 4)]
+        assert (forward(engines, larger) == 2).all()
+    launches = count(LAUNCHES)
+    assert (forward(engines, x) == 2 * x).all()
+    assert count(LAUNCHES) == launches + 1 and not engines.plan.failures
+    assert mxtrt.stats().fallbacks == 2 and mxtrt.stats().engine_failures == 0
+    (without,) = partitioned(take_over=False).plan.nodes
+    assert "two rows at most" in error(without.infer, ((3, 4),))
+    print("ok")
+    """)
+
+
+def test_a_run_that_is_not_put_on_the_gpu_is_answered_too(check_symbol):
+    """An executor's, from the thread that calls; then the executor is MXNet's."""
+    check_symbol("""
+    with mxtrt.options(enabled=True):
+        executor = symbol.bind(mx.cpu(), given, grad_req="null")
+    for k in range(4):
+        if k == 1:
+            break_down()
+        (out,) = executor.forward(data=mx.nd.array(x + k))
+        assert (out.asnumpy() == 2 * (x + k)).all()
+    assert mxtrt.stats().engine_runs == mxtrt.stats().fallbacks == 1
+    assert mxtrt.stats().engine_failures == 1 and executor._mxtrt is None
+    print("ok")
+    """)
+
+
+def test_a_failing_node_that_was_released_says_what_failed(check_symbol):
+    """Its run outlived it; nobody knows its segment any more."""
+    check_symbol("""
+    partitioned()  # installs what is called back
+    node = Node(4, on_device=True)
+    break_down()
+    for _ in range(2):
+        try:
+            node(mx.nd.ones((4,))).wait_to_read()
+        except mx.MXNetError as error:
+            assert "ZeroDivisionError" in str(error), error
+        else:
+            raise AssertionError("no error")
+        lib._types.clear()
+    print("ok")
+    """)
+
+
+def test_evicted_weights_are_read_where_they_are(check_symbol):
+    """The GPU copies none of them; a write to one since the build is an error, as on the CPU."""
+    check_symbol("""
+    engines, other = partitioned(), partitioned()
+    lib.evict(weight, 0, engines.plan._watch)
+    break_down()
+    weights = copies()[1]
+    assert (forward(engines, x) == 2 * x).all()
+    assert copies() == (2, weights)
+    told = error(forward, other, x)
+    assert "ZeroDivisionError" in told and "its weights were written to since" in told, told
+    assert copies() == (3, weights)  # the other's outputs are as they were
+    print("ok")
+    """)
+
+
+def test_a_weight_that_is_written_to_while_it_is_copied_is_not_used(check_symbol):
+    """Whether it was is asked when the copies are there."""
+    check_symbol("""
+    (engines, copy_out) = partitioned(), lib.cuda.copy_out
+
+    def written_to(ordinal, address, array, stream=0):
+        copy_out(ordinal, address, array, stream)
+        if array.shape == weight.shape:
+            weight[:] = 0
+            weight.wait_to_read()
+
+    lib.cuda.copy_out = written_to
+    break_down()
+    assert "its weights were written to since" in error(forward, engines, x)
+    print("ok")
+    """)
+
+
+def test_a_gpu_in_error_says_both(check_symbol):
+    """What the engine said, and that nothing can be copied; no process is started for it."""
+    check_symbol("""
+    from mxtrt.takeover import TakeOver
+
+    engines = partitioned()
+    break_down()
+    fake.fake_set(FAIL_COPY, 1)
+    told = error(forward, engines, x)
+    assert "ZeroDivisionError" in told, told
+    assert "MXNet's operators did not take over: CUDA: an illegal memory access" in told, told
+    assert "dense" in engines.plan.failures and engines.plan.nodes[0]._take_over is None
+    fake.fake_set(FAIL_COPY, 0)
+    assert (forward(engines, x) == 2 * x).all()
+    answer = TakeOver.__call__
+    TakeOver.__call__ = lambda self, inputs: (answer(self, inputs), fake.fake_set(FAIL_COPY, 1))[0]
+    assert "CUDA: an illegal memory access" in error(forward, engines, x)
+    print("ok")
+    """)
