@@ -140,7 +140,10 @@ class Oracle:
                 for blamed, detail, error in _blamed(plain, answers):
                     symptom = "class" if np.isinf(error) else "value"
                     signature = Signature("answer", symptom, blamed, _producer(case, place), dtype)
-                    told = f"head {place}, inputs {turn}: {detail}"
+                    given = [run.outputs[turn] for run in seen.runs if run.outputs]
+                    if blamed != "mxtrt":
+                        given = [seen.plain[turn]]
+                    told = f"head {place}, inputs {turn}: {detail}; {_worst(limit, given, place)}"
                     found.setdefault(blamed, Failure(signature, told, error))
         return list(found.values())
 
@@ -190,6 +193,15 @@ def _error(limit: Limit, dtype: str, outputs: tuple[Array, ...], place: int) -> 
     if (outputs[place].shape, outputs[place].dtype) != (limit.exact.shape, dtype):
         return float("inf")
     return limit.error(outputs[place])
+
+
+def _worst(limit: Limit, given: list[tuple[Array, ...]], place: int) -> str:
+    """The worst of some answers for a head, in words."""
+    arrays = [outputs[place] for outputs in given if len(outputs) > place]
+    shapes = [array.shape for array in arrays]
+    if {*shapes} != {limit.exact.shape}:
+        return f"shapes {shapes} where {limit.exact.shape} is right"
+    return limit.worst(max(arrays, key=limit.error))
 
 
 def _blamed(plain: float, answers: Mapping[str, float]) -> list[tuple[str, str, float]]:

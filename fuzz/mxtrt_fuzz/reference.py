@@ -185,6 +185,8 @@ class Reference:
                             roundings = max(roundings, np.sqrt(terms) / 2)
                         absolute = spec.absolute_error(attrs, self._coarse)
                         value = noise.perturb(value, info, roundings, absolute)
+                    elif noise is not None and self._coarse and info is not None:
+                        value = noise.perturb(value, info, 0.0)  # it flushes what it copies, too
                     entry = Entry(index, output)
                     if poison is not None:
                         if spec.spread is not None:

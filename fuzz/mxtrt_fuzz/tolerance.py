@@ -49,14 +49,27 @@ class Limit:
 
         Infinite where the class (finite, NaN, infinity of a sign) is another one.
         """
+        return float(self._errors(answer).max(initial=0.0))
+
+    def worst(self, answer: Array) -> str:
+        """The largest error in words: where it is, what is there, and what would be right."""
+        errors = self._errors(answer)
+        place = np.unravel_index(errors.argmax(), errors.shape)
+        where, right = tuple(map(int, place)), f"{self.exact[place]:.9g}"
+        return (
+            f"{answer[place]:.9g} at {where} where {right} is right to {self.limit[place]:.2g}, "
+            f"{np.count_nonzero(errors > 1)} of {errors.size} off"
+        )
+
+    def _errors(self, answer: Array) -> Array:
         with np.errstate(all="ignore"):
             answer = answer.astype(np.float64)
             finite = np.isfinite(self.exact)
             ratio = np.abs(answer - self.exact) / self.limit
             same = (answer == self.exact) | (np.isnan(answer) & np.isnan(self.exact))
             ratio = np.where(finite & np.isfinite(answer), ratio, np.where(same, 0.0, np.inf))
-            ratio = np.where(self.undetermined | (answer == self.exact), 0.0, ratio)
-        return float(ratio.max(initial=0.0))
+            errors: Array = np.where(self.undetermined | (answer == self.exact), 0.0, ratio)
+        return errors
 
 
 def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMPLES) -> list[Limit]:

@@ -227,8 +227,8 @@ MXTRT_EXPORT int mxtrt_owners(void* array) { return static_cast<Array*>(array)->
 
 // Moves an array on a GPU to managed memory that lives on the host until somebody touches it on
 // the GPU.  The old memory goes back to MXNet's pool.  MXNet frees managed memory like any other
-// (cudaFree takes both).  Returns its bytes, 0 when it was managed before (or not MXNet's), or -1
-// after setting the error.  `watch` may be null.
+// (cudaFree takes both), and its pool may make another array of it.  Returns the array's bytes, 0
+// when they are not MXNet's own, or -1 after setting the error.  `watch` may be null.
 MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
   int64_t moved = -1;
   guarded([&] {
@@ -245,7 +245,7 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
       auto data = reinterpret_cast<DevicePointer>(chunk(array).storage.data);
       check(g_cuda.prefetch(data, size, kHost, device.stream()));
       check(g_cuda.stream_wait(device.stream()));
-      moved = 0;
+      moved = static_cast<int64_t>(size);
       return;
     }
     int concurrent = 0;

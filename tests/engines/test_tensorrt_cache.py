@@ -11,7 +11,7 @@ import pytest
 from test_tensorrt_build import request_for
 
 from mxtrt.cache import EngineCache
-from mxtrt.engines.tensorrt import engine
+from mxtrt.engines.tensorrt import engine, runtime
 from mxtrt.engines.tensorrt.engine import TensorRT
 from mxtrt.errors import EngineError
 
@@ -83,6 +83,20 @@ def test_an_engine_that_was_just_built_is_not_built_twice(tmp_path):
     with pytest.raises(EngineError, match="of another version"):
         machine._load(request_for(cache_dir=str(tmp_path)))
     assert machine.built == 1
+
+
+@pytest.mark.parametrize("has_plugins", [True, False])
+def test_plugins_are_registered_before_an_engine_is_loaded(monkeypatch, has_plugins):
+    """The parser does it in the process that builds; TensorRT for RTX has none."""
+    told = []
+    trt = SimpleNamespace(Runtime=lambda logger: told.append("runtime") or SimpleNamespace())
+    if has_plugins:
+        trt.init_libnvinfer_plugins = lambda logger, namespace: told.append(f"plugins{namespace}")
+    cuda = SimpleNamespace(make_current=lambda ordinal: None)
+    monkeypatch.setattr(runtime, "library", lambda: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(runtime, "_make_allocator", lambda trt: None)
+    runtime.Runtime(SimpleNamespace(trt=trt, logger=None), 0)
+    assert told == ["plugins"] * has_plugins + ["runtime"]
 
 
 @pytest.mark.parametrize(("needs_libraries", "starts"), [(True, False), (False, True)])

@@ -152,6 +152,18 @@ def test_what_cancels_may_be_equal_to_the_bit(name: str) -> None:
     assert equal.undetermined.all() == (name != "logical_and")
 
 
+def test_tensorrt_may_flush_what_it_only_copies(make_chain: Callable[..., Case]) -> None:
+    """Its kernels make zeros of subnormal numbers, in a relu too; others' do not."""
+    case = make_chain("relu", shape=(3,))
+    arrays = {"data0": np.float32([2**-128, 3.0, -2.0])}
+    flushed = np.float32([0.0, 3.0, 0.0])
+    references = [Reference(case, arrays, coarse) for coarse in (True, False)]
+    own, others = (limits(reference, case.heads, ESCALATED)[0] for reference in references)
+    assert own.error(flushed) < 1
+    assert others.error(flushed) > 1e5
+    assert others.worst(flushed) == "0 at (0,) where 2.93873588e-39 is right to 5.6e-45, 1 of 3 off"
+
+
 def test_what_is_as_small_as_its_absolute_error_may_vanish() -> None:
     """And with it a comparison with zero: softrelu(-15) is 3e-7, and 0 in MXNet."""
     info = np.finfo(np.float32)

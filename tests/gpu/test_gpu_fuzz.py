@@ -9,8 +9,12 @@ import mxnet as mx
 import pytest
 
 from mxtrt_fuzz import campaign
+from mxtrt_fuzz.corpus import Reproducer, reproducers
+from mxtrt_fuzz.execute import Setup
+from mxtrt_fuzz.replay import replay
 
 EXAMPLES = 40
+CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 
 
 @pytest.mark.parametrize("profile", ["gpu", "gpu-context"])
@@ -33,3 +37,11 @@ def test_random_graphs_have_no_unexplained_failure(
     assert report.unexplained == {}, "\n".join(
         f"{name}: {found.failure.detail}" for name, found in report.unexplained.items()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reproducer", list(reproducers(CORPUS)), ids=lambda found: found.path.name)
+def test_reproducers_fail_no_more_in_tensorrt(reproducer: Reproducer) -> None:
+    """Also those that another engine found."""
+    for failure in replay(reproducer, Setup("tensorrt")):
+        raise failure

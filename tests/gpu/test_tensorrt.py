@@ -91,6 +91,24 @@ def test_an_engine_that_does_not_build_leaves_the_graph_to_mxnet(monkeypatch):
         assert_close(executor.forward(data=X)[0], plain(symbol, args, aux, data=X)[0])
 
 
+def test_an_engine_with_a_plugin_is_loaded_from_the_cache(caplog):
+    """ROIAlign is one: a process that never had a parser knows it too."""
+    symbol = mx.sym.contrib.ROIAlign(
+        mx.sym.var("data"), mx.sym.var("rois"), pooled_size=(3, 3), spatial_scale=1.0
+    )
+    values = {
+        "data": mx.nd.random.uniform(shape=(1, 2, 8, 8)),
+        "rois": mx.nd.array([[0, 1, 1, 6, 5]]),
+    }
+    expected = symbol.bind(mx.cpu(), values, grad_req="null").forward()[0].asnumpy()
+    for _ in range(2):
+        with mxtrt.options():
+            executor = symbol.bind(mx.cpu(), values, grad_req="null")
+        assert_close(executor.forward()[0], expected)
+        assert mxtrt.last_report().left == []
+    assert "does not load" not in caplog.text
+
+
 def test_engines_give_their_memory_back():
     """Binding and dropping leaves the GPU's memory as it was."""
 

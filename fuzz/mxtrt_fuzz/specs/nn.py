@@ -188,10 +188,11 @@ def _draw_fully_connected(draw: Draw, shape: Shape) -> Application:
 
 
 def _embedding(attrs: Attributes, x: Array, weight: Array) -> Array:
-    """Rows of the weight; any index is cut off and brought into range."""
-    index = np.trunc(np.where(np.abs(x) < _INDEX, x, -1.0))
+    """Rows of the weight; an index is cut off and brought into range."""
+    undefined = ~(np.abs(x) < _INDEX)
+    index = np.trunc(np.where(undefined, 0, x))
     rows: Array = weight[np.clip(index, 0, len(weight) - 1).astype(int)]
-    return rows
+    return np.where(undefined[..., None], np.nan, rows)
 
 
 def _draw_embedding(draw: Draw, shape: Shape) -> Application:
@@ -204,8 +205,9 @@ def _draw_dropout(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, p=st.sampled_from([0.1, 0.9]), mode=st.just("training")))
 
 
-# A float32 that int64 cannot hold, or that is no number, becomes the least of all integers.
-_INDEX = 2.0**63
+# What becomes of a float beyond the integers, C++ leaves to the machine: x86 makes the least of
+# them all, a GPU the nearest.
+_INDEX = 2.0**31
 
 # A sum of many products rounds its partial sums too: more than one rounding of each product.
 _SUMS = 3.0
@@ -248,6 +250,7 @@ register(
             lambda shape: len(shape) < 6,
             roundings=0,
             jumps=True,
+            nan_blind=True,
             hybrid=False,
         )
         for name in ("Embedding", "_npx_embedding")

@@ -147,7 +147,7 @@ register(
         lambda attrs, x, label: 1 / (1 + np.exp(-x)),
         roundings=4,
         absolute=1,
-        coarse=9,
+        coarse=11,
     ),
     *(
         OpSpec(name, _draw_regression, lambda attrs, x, label: x, roundings=0)

@@ -30,6 +30,9 @@ class Runtime:
         self.api = api
         self.ordinal = ordinal
         library().cuda.make_current(ordinal)
+        if register := getattr(api.trt, "init_libnvinfer_plugins", None):
+            # What the parser takes for some nodes: it is registered where the parser is, elsewhere.
+            register(api.logger, "")
         self._allocator = _make_allocator(api.trt)
         self._runtime = api.trt.Runtime(api.logger)
         self._runtime.gpu_allocator = self._allocator
