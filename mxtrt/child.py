@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import spawn
@@ -29,6 +30,9 @@ _log = logging.getLogger("mxtrt")
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Header = dict[str, Any]
+
+# Seconds between two signs of life of a process whose records nobody wants to see.
+_BEAT = 1.0
 
 # Imports come from where they come from here; nothing is imported before that is so.
 _MAIN = """
@@ -76,31 +80,29 @@ class Child:
         return os.getpid() == self._owner
 
     def ask(
-        self, header: Header, arrays: Arrays, patience: float | None = None
+        self, header: Header, arrays: Arrays, patience: float
     ) -> tuple[Header, dict[str, np.ndarray[Any, Any]]]:
         """Its answer.
 
         Args:
             header: What can be said in JSON.
             arrays: Arrays by name.
-            patience: Seconds after which it is taken for stuck, and killed; None to wait.
+            patience: Seconds without a word of it, records that nobody wants to see included, after
+                which it is taken for stuck and killed.
 
         Raises:
             EngineError: Its own error, or it ended.
             RefusedNodesError: Its own, too.
         """
-        with self._lock, contextlib.ExitStack() as held:
-            if patience is not None:
-                watchdog = threading.Timer(patience, self._process.kill)
-                watchdog.daemon = True
-                watchdog.start()
-                held.callback(watchdog.cancel)
+        question = {**header, "level": _log.getEffectiveLevel()}
+        with self._lock, _Watchdog(patience, self._process.kill) as watchdog:
             try:
-                told, answers = self._exchange(
-                    {**header, "level": _log.getEffectiveLevel()}, arrays
-                )
+                told, answers = self._exchange(question, arrays, watchdog)
             except (OSError, EOFError, ValueError) as error:
-                raise EngineError(f"{self._name} ended with {self._ending()}") from error
+                ending = f"ended with {self._ending()}"
+                if watchdog.bit:
+                    ending = f"said nothing for {patience:g} s and was killed"
+                raise EngineError(f"{self._name} {ending}") from error
             except BaseException:  # its answer is to a question that nobody asks any more
                 self.close()
                 raise
@@ -110,7 +112,7 @@ class Child:
             raise EngineError(told["error"])
         return told, answers
 
-    def _exchange(self, header: Header, arrays: Arrays) -> tuple[Header, Any]:
+    def _exchange(self, header: Header, arrays: Arrays, watchdog: _Watchdog) -> tuple[Header, Any]:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -119,12 +121,45 @@ class Child:
             told, answers = _receive(process.stdout)
             if "record" not in told:
                 return told, answers
-            _log.log(told["record"], "%s", told["message"])
+            watchdog.restart()
+            if told["record"]:
+                _log.log(told["record"], "%s", told["message"])
 
     def _ending(self) -> str:
         self.close()  # if it has not ended it says nothing that can be understood
         code = self._process.returncode
         return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+
+
+class _Watchdog:
+    """Calls a function when it was not restarted for some seconds.
+
+    Attributes:
+        bit: Whether it has.
+    """
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        self.bit = False
+        self._seconds = seconds
+        self._function = function
+
+    def __enter__(self) -> _Watchdog:
+        self._timer = threading.Timer(self._seconds, self._bite)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def restart(self) -> None:
+        """Wait anew."""
+        self._timer.cancel()
+        self.__enter__()
+
+    def _bite(self) -> None:
+        self.bit = True
+        self._function()
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
@@ -158,17 +193,26 @@ def serve(answer: Callable[[Header, Arrays], tuple[Header, Arrays]]) -> None:
             _send(replies, header, arrays)
 
     class Records(logging.Handler):
-        """Sends them to who asks."""
+        """Sends them to who asks; of those that nobody wants to see, that there are some."""
+
+        wanted = 0
+        sent = 0.0
 
         def emit(self, record: logging.LogRecord) -> None:
-            reply({"record": record.levelno, "message": record.getMessage()}, {})
+            if record.levelno >= self.wanted:
+                reply({"record": record.levelno, "message": record.getMessage()}, {})
+            elif time.monotonic() > self.sent + _BEAT:
+                self.sent = time.monotonic()
+                reply({"record": 0}, {})
 
-    _log.addHandler(Records())
+    records = Records()
+    _log.addHandler(records)
+    _log.setLevel(logging.DEBUG)
     _log.propagate = False
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             header, arrays = _receive(sys.stdin.buffer)
-            _log.setLevel(header.pop("level"))
+            records.wanted = header.pop("level")
             try:
                 told = answer(header, arrays)
             except RefusedNodesError as error:

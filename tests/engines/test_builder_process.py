@@ -88,6 +88,17 @@ def test_a_build_that_fails_ends_its_process_only(builder, name, message):
     assert build(builder, "two") not in (first, os.getpid())
 
 
+def test_a_build_that_hangs_is_given_up(builder, monkeypatch):
+    """When nothing was heard of it for long; one that only takes long is waited for."""
+    monkeypatch.setattr(process, "_PATIENCE", 2.0)
+    first = build(builder, "takes long")
+    said = "the process in which TensorRT builds said nothing for 2 s and was killed"
+    with pytest.raises(EngineError, match=said):
+        build(builder, "hang")
+    assert ended(first)
+    assert build(builder, "two") not in (first, os.getpid())
+
+
 def test_a_process_that_somebody_killed_is_replaced(builder):
     """The kernel may do so when memory is short."""
     first = build(builder, "one")

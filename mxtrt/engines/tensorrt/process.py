@@ -25,6 +25,12 @@ __all__ = ["BuilderProcess", "main"]
 
 _log = logging.getLogger("mxtrt")
 
+# Seconds in which TensorRT logs nothing, not even a tactic that it tried, after which it is stuck.
+_PATIENCE = 600.0
+
+# Seconds in which the process is to load TensorRT.
+_START = 120.0
+
 # Seconds without a build after which the process ends: a bind may have another segment.
 _IDLE = 10.0
 
@@ -71,7 +77,8 @@ class BuilderProcess:
             facts = dataclasses.asdict(blueprint)
             data = {"model": facts.pop("model"), "timings": timing_cache}
             try:
-                told = child.ask(facts, {name: _array(d) for name, d in data.items()})[1]
+                arrays = {name: _array(given) for name, given in data.items()}
+                told = child.ask(facts, arrays, _PATIENCE)[1]
             except RefusedNodesError:
                 raise
             except BaseException:  # for want of memory, perhaps, which its libraries do not forget
@@ -93,13 +100,13 @@ class BuilderProcess:
         hello = {"package": self._api.package, "gpu": gpu}
         if self._child is not None and self._child.is_ours:
             try:
-                self._child.ask(hello, {})
+                self._child.ask(hello, {}, _START)
                 return self._child
             except EngineError as error:  # somebody killed it
                 _log.debug("another process builds: %s", error)
         self._stop()
         child = Child(__name__, "the process in which TensorRT builds")
-        child.ask(hello, {})
+        child.ask(hello, {}, _START)
         self._child = child
         return child
 

@@ -20,7 +20,7 @@ BuilderFlag = SimpleNamespace(TF32=0)
 class ILogger:
     """Its severities."""
 
-    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, VERBOSE=4)
 
 
 class OnnxParser:
@@ -75,6 +75,9 @@ class Builder:
         self.logger.log(ILogger.Severity.WARNING, f"this is {network.name}")
         if network.name == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        for _ in range(40 if network.name == "takes long" else 0):
+            time.sleep(0.1)
+            self.logger.log(ILogger.Severity.VERBOSE, "tried a tactic")
         if network.name == "hang":
             time.sleep(600)
         if network.name == "failure":
