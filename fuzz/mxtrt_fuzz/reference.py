@@ -9,7 +9,8 @@ and outputs are perturbed by some roundings of their dtype.
 
 In int8 what a product reads, and what lies between products, is quantized besides: rounded to a
 grid over the range of the tensor.  The noise moves that grid by a part of its step, by as much for
-all elements of a tensor: equal values have equal errors, which add up in a sum.  Values that an
+all elements of a tensor: equal values have equal errors, which add up in a sum.  It is finer, too,
+where an engine's range has ends of its own on both sides of zero.  Values that an
 earlier error took out of the range are clipped to it, which brings them nearer to the exact ones.
 """
 
@@ -35,6 +36,9 @@ _CAST = 0.5
 
 # Values beyond this may overflow in float16: mxtrt looks for them on other data.
 _LARGE = 4096.0
+
+# Standard deviations within which the answer may be wherever the noise takes it.
+_REACH = 8.0
 
 # Steps from one end of a symmetric int8 range to the other.
 _LEVELS = 254
@@ -86,10 +90,11 @@ class Noise:
 
         Args:
             values: float64 values.
-            step: Distance of two points of the grid; 0 for none.
+            step: Largest distance of two points of the grid; 0 for none.
         """
         if not step:
             return values
+        step *= self._random.uniform(0.5, 1)
         place = self._random.random()
         rounded: Array = (np.round(values / step + place) - place) * step
         return np.where(values == 0, 0.0, rounded)
@@ -232,16 +237,25 @@ class Reference:
             )
 
     def jumped(self, exact: Values, samples: list[Values]) -> dict[Entry, Array]:
-        """Elements of operators that jump whose samples do not all agree."""
+        """Elements of operators that jump, at values within the reach of the noise."""
         found = {}
         for step in filter(_jumps, self._steps):
-            met = list(self._coincidences(step, exact, samples))
-            pieces = self._pieces(step, [exact, *samples])
-            for output in range(len(step.node.outputs)):
-                entry = Entry(step.place, output)
+            spec, attrs, node, place = step
+            with np.errstate(all="ignore"):
+                moved = list(self._moved(step, exact, samples))
+                met = list(self._coincidences(step, exact, samples))
+                jumped = [spec.outputs(attrs, operands) for operands in moved]
+                pieces: list[Array] = []
+                if spec.piece is not None:
+                    noisy = [[values[entry] for entry in node.inputs] for values in samples]
+                    own = [exact[entry] for entry in node.inputs]
+                    pieces = [spec.piece(attrs, *operands) for operands in (own, *noisy, *moved)]
+            for output in range(len(node.outputs)):
+                entry = Entry(place, output)
                 pairs = [(outputs[output], exact[entry]) for outputs in met]
                 if (exact[entry] == np.round(exact[entry])).all():
                     pairs += [(s[entry], exact[entry]) for s in samples]
+                    pairs += [(outputs[output], exact[entry]) for outputs in jumped]
                 pairs += [(piece, pieces[0]) for piece in pieces[1:]]
                 differs = np.zeros(exact[entry].shape, np.bool_)
                 for other, known in pairs:
@@ -251,16 +265,17 @@ class Reference:
                     found[entry] = differs
         return found
 
-    @staticmethod
-    def _pieces(step: _Step, every: list[Values]) -> list[Array]:
-        """On which piece of its function an operator's elements are, in every evaluation."""
-        if step.spec.piece is None:
-            return []
-        with np.errstate(all="ignore"):
-            return [
-                step.spec.piece(step.attrs, *(values[entry] for entry in step.node.inputs))
-                for values in every
-            ]
+    def _moved(self, step: _Step, exact: Values, samples: list[Values]) -> Iterator[list[Array]]:
+        """An operator's inputs, one of them as far from where it is as the noise may take it."""
+        for place, entry in enumerate(step.node.inputs):
+            if not self._rounded(entry):
+                continue
+            errors = np.square(np.stack([values[entry] for values in samples]) - exact[entry])
+            reach = _REACH * np.sqrt(np.where(np.isfinite(errors), errors, 0.0).mean(0))
+            for direction in (-reach, reach) if reach.any() else ():
+                operands = [exact[read] for read in step.node.inputs]
+                operands[place] = operands[place] + direction
+                yield operands
 
     def _coincidences(
         self, step: _Step, exact: Values, samples: list[Values]

@@ -129,6 +129,9 @@ def test_limits_know_the_quantization_steps() -> None:
     assert rounded[0] == 0
     assert rounded[1] == rounded[2] != 1.27
     assert abs(rounded[1] - 1.27) <= 0.01
+    # 0.5 is on a grid of 0.02, and on no finer one.
+    errors = [abs(Noise(seed).quantize(np.array([0.5]), 0.02) - 0.5) for seed in range(64)]
+    assert 0.002 < np.sqrt(np.square(errors).mean()) < 0.006
 
 
 @pytest.mark.parametrize("name", ["LayerNorm", "mean", "clip", "broadcast_add", "Pooling"])

@@ -61,6 +61,19 @@ def test_what_a_rounding_decides_is_undetermined(make_chain: Callable[..., Case]
     assert np.array_equal(limit.undetermined, whole & (limit.exact != 1))
 
 
+def test_what_the_noise_may_take_over_a_jump_is_undetermined(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Whether or not one of a few samples went that far: a third is off by a part of a roundoff."""
+    third = ("_mul_scalar", {"scalar": "0.3333333432674408"})
+    case = make_chain(third, "rint", shape=(3,))
+    # Within four roundoffs of a half, a hundred of them away, and far from it.
+    data = np.float32([1.5 - 6e-7, 1.5 - 2e-5, 1.0]).astype(np.float64) / 1.0000000298
+    for seeds in (2, 8, 64):
+        (limit,) = limits(Reference(case, {"data0": data}), case.heads, seeds)
+        assert limit.undetermined.tolist() == [True, False, False]
+
+
 def test_what_jumps_says_nothing_of_the_others_in_its_row(make_chain: Callable[..., Case]) -> None:
     """A remainder next to a multiple of the divisor is anything; the others keep their limits."""
     third = ("_mul_scalar", {"scalar": "0.3333333432674408"})
