@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import json
 import sys
 import warnings
 
@@ -130,20 +129,3 @@ def test_without_prometheus_client_it_is_one_sentence(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MxtrtError, match=r"pip install 'mxtrt\[metrics\]'"):
         metrics.register()
-
-
-def test_mxnets_profiler_shows_the_engine_node_by_name(tmp_path):
-    """An engine node that runs through MXNet's engine is an operator like any other."""
-    executor = executor_of(mixed())
-    executor.forward(data=X)
-    mx.nd.waitall()
-    trace = tmp_path / "trace.json"
-    mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, filename=str(trace))
-    mx.profiler.set_state("run")
-    executor.forward(data=X)
-    mx.nd.waitall()
-    mx.profiler.set_state("stop")
-    mx.profiler.dump()
-    events = json.loads(trace.read_text())["traceEvents"]
-    names = [event["name"] for event in events if event["ph"] == "B"]
-    assert "".join(names).count("_mxtrt_engine") == 2  # MXNet may run both as one event
