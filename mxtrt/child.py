@@ -46,7 +46,7 @@ importlib.import_module(module).main()
 class Child:
     """A process whose module calls :func:`serve` in its ``main``.
 
-    It ends with this object, or with this process.
+    It ends with this object, with this process, or by a call of ``close``.
 
     Args:
         module: The module.
@@ -144,9 +144,7 @@ class _Watchdog:
         self._function = function
 
     def __enter__(self) -> _Watchdog:
-        self._timer = threading.Timer(self._seconds, self._bite)
-        self._timer.daemon = True
-        self._timer.start()
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +153,12 @@ class _Watchdog:
     def restart(self) -> None:
         """Wait anew."""
         self._timer.cancel()
-        self.__enter__()
+        self._start()
+
+    def _start(self) -> None:
+        self._timer = threading.Timer(self._seconds, self._bite)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _bite(self) -> None:
         self.bit = True

@@ -222,8 +222,8 @@ class EngineNode:
         """A block with the tensors of a forward in host memory."""
         if self.gpu is None:
             return contextlib.nullcontext([tensor.values for tensor in tensors])
-        count = len(self.inputs)
-        return library().cuda.on_host(self.gpu, tensors[:count], tensors[count:], stream)
+        end = len(self.inputs)
+        return library().cuda.on_host(self.gpu, tensors[:end], tensors[end:], stream)
 
     def _constants(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
         """Values of the weights, and dtypes of what nothing depends on: a label at inference."""

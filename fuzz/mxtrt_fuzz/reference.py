@@ -27,18 +27,18 @@ from mxtrt_fuzz.graphs import Case, Operation, Variable
 from mxtrt_fuzz.specs import INTEGERS, Attributes, OpSpec, specs
 from mxtrt_fuzz.values import Array, Arrays, wide
 
-__all__ = ["Noise", "Reference", "Values", "quantization_steps"]
+__all__ = ["DEVIATIONS", "Noise", "Reference", "Values", "quantization_steps"]
 
 Values = dict[Entry, Array]
+
+#: Standard deviations of the noise within which any value may be.
+DEVIATIONS = 8.0
 
 # Roundings of a cast, as a standard deviation.
 _CAST = 0.5
 
 # Values beyond this may overflow in float16: mxtrt looks for them on other data.
 _LARGE = 4096.0
-
-# Standard deviations within which the answer may be wherever the noise takes it.
-_REACH = 8.0
 
 # Steps from one end of a symmetric int8 range to the other.
 _LEVELS = 254
@@ -271,7 +271,7 @@ class Reference:
             if not self._rounded(entry):
                 continue
             errors = np.square(np.stack([values[entry] for values in samples]) - exact[entry])
-            reach = _REACH * np.sqrt(np.where(np.isfinite(errors), errors, 0.0).mean(0))
+            reach = DEVIATIONS * np.sqrt(np.where(np.isfinite(errors), errors, 0.0).mean(0))
             for direction in (-reach, reach) if reach.any() else ():
                 operands = [exact[read] for read in step.node.inputs]
                 operands[place] = operands[place] + direction
@@ -297,14 +297,13 @@ class Reference:
             if spec.compares and place:
                 partners.append([values[node.inputs[0]] for values in every])
             for partner in partners:
-                with np.errstate(all="ignore"):
-                    pairs = zip(every, partner, strict=True)
-                    signs = [np.sign(values[entry] - other) for values, other in pairs]
-                    close = np.any([sign != signs[0] for sign in signs], axis=0)
-                    if close.any():
-                        operands = [exact[read] for read in node.inputs]
-                        operands[place] = np.where(close, partner[0], operands[place])
-                        yield spec.outputs(attrs, operands)
+                pairs = zip(every, partner, strict=True)
+                signs = [np.sign(values[entry] - other) for values, other in pairs]
+                close = np.any([sign != signs[0] for sign in signs], axis=0)
+                if close.any():
+                    operands = [exact[read] for read in node.inputs]
+                    operands[place] = np.where(close, partner[0], operands[place])
+                    yield spec.outputs(attrs, operands)
 
     def overflowed(self, exact: Values) -> dict[Entry, Array]:
         """Elements for which a sum of products, or of the squares of a variance, may overflow."""

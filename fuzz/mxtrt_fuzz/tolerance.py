@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxtrt.graph import Entry
-from mxtrt_fuzz.reference import Noise, Reference, Values
+from mxtrt_fuzz.reference import DEVIATIONS, Noise, Reference, Values
 from mxtrt_fuzz.specs import INTEGERS
 from mxtrt_fuzz.values import Array
 
@@ -22,7 +22,7 @@ __all__ = ["ESCALATED", "SAMPLES", "Limit", "limits"]
 #: Noisy evaluations of every case, and of one that is about to be reported.
 SAMPLES, ESCALATED = 8, 64
 
-_DEVIATIONS, _ULPS = 8.0, 4.0
+_ULPS = 4.0
 # A float32 evaluation that is so far off (relatively) overflowed or vanished on the way.
 _OVERFLOWED = 1e-3
 # Where huge numbers make the limit so large (relatively), it says nothing of the largest error:
@@ -106,7 +106,7 @@ def _limit(exact: Array, noisy: list[Array], undetermined: Array, dtype: str) ->
         variance = np.where(finite & ~undetermined, np.square(deviations).mean(0), 0.0)
         pooled = variance.mean(-1, keepdims=True) if variance.ndim > 1 else variance.mean()
         spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.float64)
-        limit: Array = _DEVIATIONS * np.sqrt(np.maximum(variance, pooled)) + _ULPS * spacing
+        limit: Array = DEVIATIONS * np.sqrt(np.maximum(variance, pooled)) + _ULPS * spacing
         return np.where(np.isfinite(exact), limit, 0.0)
 
 

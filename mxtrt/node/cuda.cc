@@ -394,29 +394,28 @@ MXTRT_EXPORT void mxtrt_cuda_free(uint64_t pointer) {
   if (!shutting_down() && !forked()) g_cuda.free(pointer);
 }
 
-// Copies GPU memory to host memory, behind what is on a stream (null: that of the engines), and
-// waits for it.
-MXTRT_EXPORT int mxtrt_cuda_copy_out(int ordinal, void* to, uint64_t from, size_t bytes,
-                                     void* stream) {
+// Puts a copy behind what is on a stream (null: that of the engines), and waits for it.
+template <typename Copy>
+static int copy_now(int ordinal, void* stream, Copy copy) {
   return guarded([&] {
     auto& device = Device::get(ordinal);
     device.make_current();
     if (!stream) stream = device.stream();
-    check(g_cuda.copy_out(to, from, bytes, stream));
+    check(copy(stream));
     check(g_cuda.stream_wait(stream));
   });
+}
+
+// Copies GPU memory to host memory; see copy_now.
+MXTRT_EXPORT int mxtrt_cuda_copy_out(int ordinal, void* to, uint64_t from, size_t bytes,
+                                     void* stream) {
+  return copy_now(ordinal, stream, [=](void* on) { return g_cuda.copy_out(to, from, bytes, on); });
 }
 
 // The same from host memory to GPU memory.
 MXTRT_EXPORT int mxtrt_cuda_copy_in(int ordinal, uint64_t to, const void* from, size_t bytes,
                                     void* stream) {
-  return guarded([&] {
-    auto& device = Device::get(ordinal);
-    device.make_current();
-    if (!stream) stream = device.stream();
-    check(g_cuda.copy_in(to, from, bytes, stream));
-    check(g_cuda.stream_wait(stream));
-  });
+  return copy_now(ordinal, stream, [=](void* on) { return g_cuda.copy_in(to, from, bytes, on); });
 }
 
 // A session of an engine: sizes of its inputs, then outputs, in bytes; whether these are in GPU

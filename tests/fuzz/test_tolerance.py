@@ -14,7 +14,7 @@ from mxtrt.graph import Entry
 from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.generate import cases
 from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
-from mxtrt_fuzz.reference import Noise, Reference
+from mxtrt_fuzz.reference import DEVIATIONS, Noise, Reference
 from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
 from mxtrt_fuzz.values import input_arrays, weight_arrays
 
@@ -220,12 +220,12 @@ def _study(count: int) -> _Study:
         drawn = str([(node.op, dict(node.attrs)) for node in case.operations])
         found.seen.append(drawn)
         known = _limits(case)
-        for samples in (SAMPLES, ESCALATED):  # as the oracle does before it reports anything
-            pairs = list(zip(_limits(case, samples), plain.plain[0], strict=True))
-            wrong = any(limit.error(head) > 1 for limit, head in pairs)
-            if not wrong:
-                break
-        if wrong:
+
+        def wrong(known: list[Limit]) -> bool:
+            pairs = zip(known, plain.plain[0], strict=True)
+            return any(limit.error(head) > 1 for limit, head in pairs)
+
+        if wrong(known) and wrong(_limits(case, ESCALATED)):  # as the oracle before it reports it
             found.refused.append(drawn)
         reference = Reference(case, {**weight_arrays(case), **input_arrays(case, 0)})
         half = reference.values(Halves(0))
@@ -241,7 +241,7 @@ def _study(count: int) -> _Study:
         singles = [reference.values(Noise(number)) for number in range(ESCALATED)]
         for (head, limit), elements in zip(heads, off, strict=True):
             errors = np.stack([single[head] - limit.exact for single in singles])
-            own = 8 * np.sqrt(np.square(errors).mean(0))
+            own = DEVIATIONS * np.sqrt(np.square(errors).mean(0))
             if (elements & (own < np.abs(limit.exact) * 2**-11)).any():
                 found.accepted.append(drawn)
                 return

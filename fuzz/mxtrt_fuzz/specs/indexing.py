@@ -42,7 +42,11 @@ _PLACE_DTYPES = st.sampled_from(["float32", "int32", "int64"])
 
 
 def _places(attrs: Attributes, index: Array, size: int) -> tuple[Array, Array]:
-    """Indices truncated and in range, and which of them are not defined."""
+    """Indices truncated and in range, and which of them are not defined.
+
+    What becomes of a float beyond the integers, C++ leaves to the machine: x86 makes the least of
+    them all, a GPU the nearest.
+    """
     undefined = ~(np.abs(index) < 2.0**31)
     whole = np.trunc(np.where(undefined, 0, index)).astype(np.int64)
     if attrs.get("mode", "clip") == "wrap":
@@ -62,7 +66,8 @@ def _draw_take(draw: Draw, shape: Shape) -> Application:
     return Application(attrs, (_index(draw, index, shape[attrs.get("axis", 0)]),))
 
 
-def _take(attrs: Attributes, x: Array, index: Array) -> Array:
+def take(attrs: Attributes, x: Array, index: Array) -> Array:
+    """Slices of an array by their indices, which are cut off and brought into range."""
     axis = attrs.get("axis", 0) % x.ndim
     places, undefined = _places(attrs, index, x.shape[axis])
     taken = np.take(x, places, axis)
@@ -317,7 +322,7 @@ def _choosers(names: str, *given: Any, **more: Any) -> list[OpSpec]:
 
 
 register(
-    *_choosers("take _npi_take", _draw_take, _take),
+    *_choosers("take _npi_take", _draw_take, take),
     *_choosers("batch_take", _draw_batch_take, _pick, ranks(2), hybrid=False),
     *_choosers("pick choose_element_0index _npx_pick", _draw_pick, _pick),
     *_choosers("gather_nd _npi_gather_nd _npx_gather_nd", _draw_gather_nd, _gather_nd),

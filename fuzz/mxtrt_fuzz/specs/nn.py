@@ -22,6 +22,7 @@ from mxtrt_fuzz.specs.base import (
     register,
     sizes,
 )
+from mxtrt_fuzz.specs.indexing import take
 from mxtrt_fuzz.values import Array
 
 __all__ = ["strided_windows"]
@@ -187,14 +188,6 @@ def _draw_fully_connected(draw: Draw, shape: Shape) -> Application:
     return Application(attrs, (weight, *bias))
 
 
-def _embedding(attrs: Attributes, x: Array, weight: Array) -> Array:
-    """Rows of the weight; an index is cut off and brought into range."""
-    undefined = ~(np.abs(x) < _INDEX)
-    index = np.trunc(np.where(undefined, 0, x))
-    rows: Array = weight[np.clip(index, 0, len(weight) - 1).astype(int)]
-    return np.where(undefined[..., None], np.nan, rows)
-
-
 def _draw_embedding(draw: Draw, shape: Shape) -> Application:
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     attrs = {"input_dim": rows, "output_dim": columns}
@@ -204,10 +197,6 @@ def _draw_embedding(draw: Draw, shape: Shape) -> Application:
 def _draw_dropout(draw: Draw, shape: Shape) -> Application:
     return Application(maybe(draw, p=st.sampled_from([0.1, 0.9]), mode=st.just("training")))
 
-
-# What becomes of a float beyond the integers, C++ leaves to the machine: x86 makes the least of
-# them all, a GPU the nearest.
-_INDEX = 2.0**31
 
 # A sum of many products rounds its partial sums too: more than one rounding of each product.
 _SUMS = 3.0
@@ -246,7 +235,7 @@ register(
         OpSpec(
             name,
             _draw_embedding,
-            _embedding,
+            lambda attrs, x, weight: take(attrs, weight, x),
             lambda shape: len(shape) < 6,
             roundings=0,
             jumps=True,
