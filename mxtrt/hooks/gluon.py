@@ -51,6 +51,28 @@ class _Epoch:
     now = object()
 
 
+class _FirstAlone:
+    """Calls of a ``CachedOp``: the first one alone.
+
+    MXNet looks for dynamic shapes in it and takes no lock for that (``CheckDynamicShapeExists`` in
+    ``src/imperative/cached_op.cc``); later calls are safe in many threads.  The call that warms a
+    block up is the first one in plain MXNet; here an engine may have answered that one.
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+        self._lock = threading.RLock()
+
+    def __call__(self, call: Callable[[], Any]) -> Any:
+        """What the call returns."""
+        if self._done:
+            return call()
+        with self._lock:
+            outputs = call()
+            self._done = True
+            return outputs
+
+
 class _Bound:
     """A block's graph with engines, as it was bound to some arrays.
 
@@ -83,6 +105,7 @@ class _Bound:
         self._op = CachedOp(
             symbol, [("data_indices", places[True]), ("param_indices", places[False]), *flags]
         )
+        self._op_first = _FirstAlone()
         self._inline = InlineRun.of(symbol.plan)
         self._plan = symbol.plan
         self.arrays = arrays
@@ -105,7 +128,7 @@ class _Bound:
         if outputs is None:
             if self._plan.failures:
                 raise _RetiredError
-            outputs = self._op(*inputs)
+            outputs = self._op_first(lambda: self._op(*inputs))
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
         return list(outputs)
@@ -241,6 +264,7 @@ class _Bindings:
 
     def __init__(self, block: Any, options: Options) -> None:
         self._new = functools.partial(_BlockBinding, block, options)
+        self.mxnet_first = _FirstAlone()
         contexts: set[Any] = set()
         with contextlib.suppress(RuntimeError):  # not initialized: MXNet says so
             for parameter in block.collect_params().values():
@@ -295,24 +319,30 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
         if self._cached_op is None:
             self._build_cache(*args)
         bindings = self.__dict__.get(_BINDING)
-        if bindings is not None and self._callback is None:
+        if bindings is None:
+            return original(self, *args)
+
+        def in_mxnet() -> Any:
+            return bindings.mxnet_first(lambda: original(self, *args))
+
+        if self._callback is None:
             binding = bindings.find(args)
             if binding.is_left(args):
-                return binding.answer_in_mxnet(lambda: original(self, *args))
+                return binding.answer_in_mxnet(in_mxnet)
             bound = binding.ready(args)
             if bound is not None:
                 try:
                     return binding.answer(bound, self, args)
                 except _RetiredError:
-                    outputs = original(self, *args)
+                    outputs = in_mxnet()
                     count("fallbacks")
                     return outputs
                 except MXNetError as error:
                     # MXNet's own operators say whether the inputs or the engines are at fault.
-                    outputs = binding.answer_in_mxnet(lambda: original(self, *args))
+                    outputs = binding.answer_in_mxnet(in_mxnet)
                     binding.leave(args, error)
                     return outputs
-        return original(self, *args)
+        return in_mxnet()
 
     return _call_cached_op
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 from networks import assert_close, images
+from test_autoload import run
 
 import mxtrt
 
@@ -302,6 +303,42 @@ def test_threads_share_one_block():
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("who", "mode"), [("the engine's node", "pause"), ("MXNet's operators", "train_mode")]
+)
+def test_threads_may_share_a_block_once_it_has_answered(who, mode):
+    """As in plain MXNet one call warms it up, whoever answered that one and answers the next.
+
+    MXNet's CachedOp sets itself up in its first call and takes no lock for it.
+    """
+    done = run(f"""
+    import threading
+    import mxtrt, mxnet as mx
+    net = mx.gluon.nn.HybridSequential()
+    net.add(*[mx.gluon.nn.Activation("relu") for _ in range(30)])
+    inputs = [mx.nd.ones((batch, 4)) for batch in range(1, 5)]
+    barrier = threading.Barrier(len(inputs), timeout=30)
+    mxtrt.enable(inline_below=1)  # the second run goes through MXNet
+
+    def work(place):
+        for _ in range(100):
+            if barrier.wait() == 0:
+                net.hybridize()
+                net(inputs[0])
+            barrier.wait()
+            with mx.autograd.{mode}():
+                for _ in range(3):
+                    assert net(inputs[place]).shape == inputs[place].shape
+
+    for thread in (threads := [threading.Thread(target=work, args=(i,)) for i in range(4)]):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("answered by", {who!r})
+    """)
+    assert (done.returncode, done.stdout.strip()) == (0, f"answered by {who}"), done.stderr
 
 
 def test_engines_go_with_their_network():
