@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import numpy as np
 
 from mxtrt.onnx_builder import tensor_type
+from mxtrt.ops.creation import fill
 from mxtrt.ops.elementwise import scalar_value
 from mxtrt.ops.registry import Call, Converter, converter
 
@@ -53,7 +56,12 @@ def _finish(call: Call, truth: str) -> None:
 
 def _comparison(op_type: str, negated: bool, with_scalar: bool) -> Converter:
     def convert(call: Call) -> None:
-        truth = call.emit(op_type, _operands(call, with_scalar))
+        operands = _operands(call, with_scalar)
+        if with_scalar and isnan(scalar_value(call, "scalar")):  # TensorRT 8.5 may call it true
+            shape = call.emit("Shape", [call.input()])
+            fill(call, shape, call.dtype().type(negated), call.output())
+            return
+        truth = call.emit(op_type, operands)
         _finish(call, call.emit("Not", [truth]) if negated else truth)
 
     other = "a scalar" if with_scalar else "a tensor, broadcast as in NumPy"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.ops.creation import number
+from mxtrt.ops.creation import fill, number
 from mxtrt.ops.indexing import select
 from mxtrt.ops.registry import NUMBERS, Call, converter
 
@@ -187,7 +187,14 @@ def slice_assign(call: Call) -> None:
     outputs=1,
 )
 def slice_assign_scalar(call: Call) -> None:
-    """``Where`` a constant mask says so, the scalar."""
+    """``Where`` a constant mask says so, the scalar; ``Expand`` of it where all is assigned to.
+
+    TensorRT 8.5 slices a ``Where`` that comes to one scalar wrongly.
+    """
     call.require_numbers()
-    value = call.constant(number(call, "scalar", call.dtype(), 0.0), call.dtype())
-    select(call, _mask(call, _ranges(call)), value, call.input(), call.dtype())
+    value, ranges = number(call, "scalar", call.dtype(), 0.0), _ranges(call)
+    if not ranges:
+        fill(call, call.emit("Shape", [call.input()]), value, call.output())
+        return
+    filled = call.constant(value, call.dtype())
+    select(call, _mask(call, ranges), filled, call.input(), call.dtype())

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from mxtrt.errors import EngineError
 from mxtrt.precision import ranges as ranges_of
 from mxtrt.precision.ranges import LAYERS, SegmentRanges
-from mxtrt.precision.working import WorkingModel
+from mxtrt.precision.working import Step, WorkingModel
 
 __all__ = ["quantize", "require_quantizer"]
 
@@ -29,6 +29,11 @@ _CPU = [
     *LAYERS, "Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu",
     "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Squeeze", "Transpose", "Unsqueeze",
 ]
+# What TensorRT runs in int8 or moves a quantization across, ``Add`` together with a layer.
+_TENSORRT = {
+    *LAYERS, "Add", "AveragePool", "Concat", "Flatten", "GlobalAveragePool", "MaxPool",
+    "Relu", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze",
+}
 # fmt: on
 
 
@@ -123,6 +128,8 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         names.append(last)
     model.replace_with(proto, reversed(names))
     left = {*excluded, *around, *constants}
+    if symmetric:
+        _for_tensorrt(model, left)
     return sum(step.node.name not in left for step, _ in layers)
 
 
@@ -141,6 +148,43 @@ def _part_shared_weights(model: WorkingModel) -> None:
         if node.input[1] in seen:
             node.input[1] = model.add(node.input[1], value)
         seen.add(node.input[1])
+
+
+def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
+    """Leave what int8 layers alone need to them, which TensorRT 8.5 gets right.
+
+    What does not run in int8 reads the tensor as it was.  Of that TensorRT takes some into int8 all
+    the same, where ``Abs`` of -128 is -128, or reads it with a wrong scale.  A ``Clip`` becomes
+    ``Max`` and ``Min``: TensorRT moves it behind ``QuantizeLinear`` and keeps its bounds.
+    """
+    steps: list[Step] = []
+    before: dict[str, str] = {}  # quantization
+    readers = model.readers()
+    by_layers = {name for s in model.steps if s.node.op_type in LAYERS for name in s.node.output}
+    for step in model.steps:
+        node = step.node
+        if node.op_type == "QuantizeLinear" and model.value(node.input[0]) is None:
+            before[node.output[0]] = node.input[0]
+        elif node.op_type == "DequantizeLinear" and node.input[0] in before:
+            before[node.output[0]] = before[node.input[0]]
+        elif (
+            node.op_type not in _TENSORRT
+            or node.name in left
+            or (node.op_type == "Add" and not by_layers.intersection(node.input))
+        ):
+            node.input[:] = [before.get(name, name) for name in node.input]
+        quantized = any(r.node.op_type == "QuantizeLinear" for r in readers.get(node.output[0], ()))
+        if node.op_type == "Clip" and quantized:
+            value, low, high = node.input
+            between = model.fresh(node.output[0])
+            for new in (
+                helper.make_node("Max", [value, low], [between], between),
+                helper.make_node("Min", [between, high], node.output, node.name),
+            ):
+                steps.append(Step(new, step.source))
+        else:
+            steps.append(step)
+    model.steps = steps
 
 
 def _quantizable(model: WorkingModel, node: NodeProto) -> bool:

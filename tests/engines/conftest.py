@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from mxtrt.engines.tensorrt.api import Api, load_api
@@ -14,3 +17,19 @@ def api() -> Api:
         "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install '.[trt-check]'"
     )
     return load_api("tensorrt_rtx")
+
+
+@pytest.fixture
+def stand_in() -> str:
+    """Folder of a stand-in for NVIDIA's package."""
+    return str(Path(__file__).with_name("stand_in"))
+
+
+@pytest.fixture
+def stand_in_api(monkeypatch: pytest.MonkeyPatch, stand_in: str) -> Api:
+    """The stand-in."""
+    monkeypatch.syspath_prepend(stand_in)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    api = Api("tensorrt")
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    return api

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import onnx
 import pytest
@@ -16,25 +15,15 @@ from test_autoload import run
 from test_tensorrt_build import AMPERE, request_for
 
 from mxtrt.engines.tensorrt import process
-from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import Blueprint, blueprint, build_plan
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.errors import EngineError, RefusedNodesError
 
 
 @pytest.fixture
-def stand_in():
-    """Folder of a stand-in for NVIDIA's package."""
-    return str(Path(__file__).with_name("stand_in"))
-
-
-@pytest.fixture
-def builder(monkeypatch, stand_in):
+def builder(stand_in_api):
     """Builds with the stand-in, which the other process finds too."""
-    monkeypatch.syspath_prepend(stand_in)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    builder = BuilderProcess(Api("tensorrt"))
-    monkeypatch.delitem(sys.modules, "tensorrt")
+    builder = BuilderProcess(stand_in_api)
     yield builder
     builder.stop()
 

@@ -16,7 +16,13 @@ from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt import builder
 from mxtrt.engines.tensorrt.api import Api
-from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical, content_hash
+from mxtrt.engines.tensorrt.builder import (
+    Blueprint,
+    blueprint,
+    build_plan,
+    canonical,
+    content_hash,
+)
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.inspection import segments_of
@@ -79,6 +85,33 @@ def test_a_refused_node_is_named(api):
     with pytest.raises(RefusedNodesError, match=r"pool: TensorRT's parser: .+") as refusal:
         build_plan(api, blueprint(dataclasses.replace(request, segment=segment), AMPERE))
     assert list(refusal.value.reasons) == ["pool"]
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("Could not find any implementation for node v1 + v2.", ["conv", "relu"]),
+        ("Could not find any implementation for node PWN(v2).", ["relu"]),
+        (
+            "Assertion !n->candidateRequirements.empty() failed. No supported formats for v3",
+            ["roi"],
+        ),
+        ("Could not find any implementation for node {ForeignNode[v1...v3]}.", []),
+        ("Assertion engine != nullptr failed. ", []),
+        ("Out of memory); 10: (Could not find any implementation for node v1.", []),
+    ],
+)
+def test_layers_that_no_kernel_fits_are_refused(stand_in_api, said, refused):
+    """Where TensorRT names them and they are at fault: the rest of the segment gets its engine."""
+    graph = onnx.GraphProto(name=f"no kernel: 10: Error Code 10: Internal Error ({said})")
+    for place, kind in enumerate(("Conv", "Relu", "RoiAlign"), start=1):
+        graph.node.add(op_type=kind, name=f"v{place}", output=[f"v{place}"])
+    model = onnx.ModelProto(graph=graph).SerializeToString()
+    wanted = Blueprint(model, ("conv", "relu", "roi"), "fp32", 0)
+    for precision, expected in (("fp32", refused), ("int8", [])):  # ranges are of whole segments
+        with pytest.raises(EngineError, match="did not build the engine: 10: Err") as failure:
+            build_plan(stand_in_api, dataclasses.replace(wanted, precision=precision))
+        assert list(getattr(failure.value, "reasons", ())) == expected
 
 
 def test_a_library_that_does_not_start_is_left_out(monkeypatch):

@@ -16,6 +16,16 @@ from mxtrt_fuzz.replay import replay
 EXAMPLES = 40
 CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 
+# What TensorRT 8.5.3.1 makes of the bare ONNX model too; ``verify=True`` finds the wrong answers.
+IN_TENSORRT = {
+    "answer-value-mxtrt-SliceChannel-float32-9126e3ef": "a slice that is an output is zero "
+    "where its sibling is an output, and a reduction of that too",
+    "answer-value-mxtrt-broadcast_mul-float32-a89e16bf": "a softmax of what an embedding found is "
+    "repeated along the axis that a product broadcasts",
+    "bind-left_to_mxnet-mxtrt-graph-float32-a742e9c6": "an int8 convolution of 12 channels with a "
+    "residual has no kernel",
+}
+
 
 @pytest.mark.parametrize("profile", ["gpu", "gpu-context"])
 def test_random_graphs_have_no_unexplained_failure(
@@ -40,7 +50,19 @@ def test_random_graphs_have_no_unexplained_failure(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reproducer", list(reproducers(CORPUS)), ids=lambda found: found.path.name)
+@pytest.mark.parametrize(
+    "reproducer",
+    [
+        pytest.param(
+            found,
+            id=found.path.name,
+            marks=[pytest.mark.xfail(reason=IN_TENSORRT[found.path.name], strict=True)]
+            if found.path.name in IN_TENSORRT
+            else [],
+        )
+        for found in reproducers(CORPUS)
+    ],
+)
 def test_reproducers_fail_no_more_in_tensorrt(reproducer: Reproducer) -> None:
     """Also those that another engine found."""
     for failure in replay(reproducer, Setup("tensorrt")):

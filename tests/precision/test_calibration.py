@@ -267,6 +267,30 @@ def test_kept_layers_are_float16_where_the_engine_computes_it(precision, tmp_pat
         segment.retyped(precision="int8", ranges=path)
 
 
+def test_what_is_not_int8_reads_no_quantized_tensor_in_tensorrt(tmp_path):
+    """And a Clip before a quantization is Max and Min: TensorRT 8.5 reads it in the wrong scale."""
+    bounded = mx.sym.clip(mx.sym.var("data"), a_min=-0.5, a_max=0.75)
+    size = {"num_hidden": SHAPES["data"][-1], "flatten": False, "no_bias": True}
+    first = mx.sym.FullyConnected(bounded, name="first", **size)
+    residual = first + bounded
+    second = mx.sym.FullyConnected(residual, name="second", **size)
+    symbol = mx.sym.Group([mx.sym.broadcast_minimum(residual, second), mx.sym.abs(bounded)])
+    path, shapes = tmp_path / "ranges.json", {"data": SHAPES["data"]}
+    arrays = arrays_of(symbol, **shapes)
+    calibrated(symbol, arrays, path)
+    model = Segment(symbol, arrays, **shapes).retyped(precision="int8", ranges=path).model
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    read = [(n.op_type, *(made.get(name, "") for name in n.input)) for n in model.graph.node]
+    assert ("Max", "", "") in read
+    assert ("Min", "Max", "") in read
+    assert ("Abs", "Min") in read
+    assert read.count(("QuantizeLinear", "Min", "", "")) == 1
+    assert read.count(("MatMul", "DequantizeLinear", "DequantizeLinear")) == 2
+    assert ("Add", "MatMul", "DequantizeLinear") in read
+    assert ("Min", "Add", "MatMul") in read
+    assert "Clip" not in made.values()
+
+
 @pytest.mark.parametrize("keep", [[], ["first"]])
 def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ _TYPED = ("Cast", "QuantizeLinear", "DequantizeLinear")
 # Tactic sources of the libraries that TensorRT before 10 takes kernels from, by their names in its
 # errors.  One that found no memory at its first start never starts in that process.
 _LIBRARIES = {"cublas": ("CUBLAS", "CUBLAS_LT"), "cudnn": ("CUDNN",)}
+
+# Layers that no kernel fits, in TensorRT's errors; fused ones have " + " between their names.
+_NO_KERNEL = re.compile(r"(?:implementation for node|No supported formats for) (.+?)\.?\)")
 
 # Seconds between two lines of progress.
 _PROGRESS_EVERY = 5.0
@@ -236,7 +240,7 @@ def _build_plan(
         config.progress_monitor = _progress_monitor(trt)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT did not build the engine: {api.errors()}")
+        raise _failure(api.errors(), blueprint)
     _log.info("TensorRT built an engine in %.1f s", time.perf_counter() - begin)
     learnt = config.get_timing_cache() if timings is not None else None
     return bytes(plan), b"" if learnt is None else bytes(learnt.serialize())
@@ -320,6 +324,21 @@ def _refusal(api: Api, parser: Any, sources: Sequence[str]) -> EngineError:
         return RefusedNodesError(reasons)
     said = "; ".join(error.desc() for error in errors) or api.errors()
     return EngineError(f"TensorRT's parser: {said}")
+
+
+def _failure(said: str, blueprint: Blueprint) -> EngineError:
+    """What the builder says, by MXNet node where it has no kernel for a layer.
+
+    Ranges for int8 are of the whole segment.  Without memory no kernel fits any layer.  Of what
+    TensorRT's compiler takes as a whole (a ``ForeignNode``) the error names the ends only.
+    """
+    reason = f"TensorRT did not build the engine: {said}"
+    if blueprint.precision == "int8" or "ForeignNode" in said or "memory" in said.lower():
+        return EngineError(reason)
+    nodes = onnx.load_model_from_string(blueprint.model).graph.node
+    named = {name for layer in _NO_KERNEL.findall(said) for name in re.findall(r"[\w/.-]+", layer)}
+    refused = [s for n, s in zip(nodes, blueprint.sources, strict=False) if s and n.name in named]
+    return RefusedNodesError(dict.fromkeys(refused, reason)) if refused else EngineError(reason)
 
 
 def _progress_monitor(trt: Any) -> Any:

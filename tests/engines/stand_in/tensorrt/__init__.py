@@ -83,4 +83,7 @@ class Builder:
         if network.name == "failure":
             self.logger.log(ILogger.Severity.ERROR, "no implementation")
             return None
+        if network.name.startswith("no kernel: "):
+            self.logger.log(ILogger.Severity.ERROR, network.name.partition(": ")[2])
+            return None
         return b"%d" % os.getpid()
