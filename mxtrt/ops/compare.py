@@ -56,12 +56,12 @@ def _finish(call: Call, truth: str) -> None:
 
 def _comparison(op_type: str, negated: bool, with_scalar: bool) -> Converter:
     def convert(call: Call) -> None:
-        operands = _operands(call, with_scalar)
+        call.require_numbers()
         if with_scalar and isnan(scalar_value(call, "scalar")):  # TensorRT 8.5 may call it true
             shape = call.emit("Shape", [call.input()])
             fill(call, shape, call.dtype().type(negated), call.output())
             return
-        truth = call.emit(op_type, operands)
+        truth = call.emit(op_type, _operands(call, with_scalar))
         _finish(call, call.emit("Not", [truth]) if negated else truth)
 
     other = "a scalar" if with_scalar else "a tensor, broadcast as in NumPy"

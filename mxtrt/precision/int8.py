@@ -151,14 +151,15 @@ def _part_shared_weights(model: WorkingModel) -> None:
 
 
 def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
-    """Leave what int8 layers alone need to them, which TensorRT 8.5 gets right.
+    """Work around what TensorRT 8.5 gets wrong next to quantized tensors.
 
-    What does not run in int8 reads the tensor as it was.  Of that TensorRT takes some into int8 all
-    the same, where ``Abs`` of -128 is -128, or reads it with a wrong scale.  A ``Clip`` becomes
-    ``Max`` and ``Min``: TensorRT moves it behind ``QuantizeLinear`` and keeps its bounds.
+    Only layers in int8, and what runs in int8 with them, read such a tensor; the rest reads it as
+    it was.  TensorRT would take some of that into int8 too, where ``Abs`` of -128 is -128, or read
+    it with a wrong scale.  A ``Clip`` in front becomes ``Max`` and ``Min``: TensorRT moves it
+    behind ``QuantizeLinear`` and keeps its bounds.
     """
     steps: list[Step] = []
-    before: dict[str, str] = {}  # quantization
+    before: dict[str, str] = {}  # what a quantized tensor was, by its names
     readers = model.readers()
     by_layers = {name for s in model.steps if s.node.op_type in LAYERS for name in s.node.output}
     for step in model.steps:
