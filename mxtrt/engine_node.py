@@ -16,7 +16,7 @@ from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
-from mxtrt.errors import EngineError, NodeError, Unsupported
+from mxtrt.errors import EngineError, NodeError, RefusedNodesError, Unsupported
 from mxtrt.graph import Graph, TensorType, with_shapes
 from mxtrt.node import library
 from mxtrt.node.library import Tensor
@@ -352,26 +352,53 @@ class EngineNode:
             self._make_room()
             inputs = _tensors(shapes, self._input_types)
             with library().range(f"build {self.report.name}"):
-                made = retyped(model, weights, inputs, self._engine, self._options)
-                session = self._engine.build(
-                    BuildRequest(
-                        made.segment,
-                        made.weights,
-                        inputs,
-                        _tensors(outputs, self._output_types),
-                        self._options,
-                        self.gpu,
-                        self._batches,
-                    )
+                session, notes = self._session(
+                    model, weights, inputs, _tensors(outputs, self._output_types)
                 )
             self._sessions[digest] = session
             count("builds")
-            notes = (*made.notes, *session.notes)
             self.report.notes += [note for note in notes if note not in self.report.notes]
             self.report.build_seconds += time.perf_counter() - begin
             self.report.built = True
             _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
         library().put_variant(self.key, [*shapes, *outputs], self._sessions[digest].handle)
+
+    def _session(
+        self,
+        model: OnnxSegment,
+        weights: Sequence[Weight],
+        inputs: Sequence[TensorType],
+        outputs: Sequence[TensorType],
+    ) -> tuple[Session, list[str]]:
+        """A session for these types, and notes on it.
+
+        Ranges for int8 are of whole segments, which the nodes that the engine refuses must not
+        leave: their layers leave int8.
+        """
+        refused: dict[str, str] = {}
+        while True:
+            made = retyped(model, weights, inputs, self._engine, self._options, refused)
+            try:
+                session = self._engine.build(
+                    BuildRequest(
+                        made.segment,
+                        made.weights,
+                        inputs,
+                        outputs,
+                        self._options,
+                        self.gpu,
+                        self._batches,
+                    )
+                )
+            except RefusedNodesError as error:
+                if self.precision != "int8":
+                    raise
+                if not made.quantized & error.reasons.keys():
+                    raise EngineError(str(error)) from error
+                _log.info("the engine refused layers in int8: %s", error)
+                refused |= error.reasons
+            else:
+                return session, [*made.notes, *session.notes]
 
     def _make_room(self) -> None:
         """Give up the oldest sessions beyond the limit that no executor is bound to."""

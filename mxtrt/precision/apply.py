@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,15 @@ from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
 from mxtrt.precision.int8 import quantize, require_quantizer
-from mxtrt.precision.ranges import as_mapping, chosen, layers_of, read_ranges
+from mxtrt.precision.ranges import (
+    KEPT,
+    Layer,
+    SegmentRanges,
+    as_mapping,
+    chosen,
+    layers_of,
+    read_ranges,
+)
 from mxtrt.precision.working import Array, WorkingModel
 
 __all__ = ["Retyped", "folded", "retyped"]
@@ -35,11 +44,13 @@ class Retyped(NamedTuple):
         segment: The model.
         weights: Weights that the model does not hold itself.
         notes: What a person should know of it.
+        quantized: MXNet nodes of the layers in int8.
     """
 
     segment: OnnxSegment
     weights: Sequence[Weight]
     notes: tuple[str, ...] = ()
+    quantized: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -56,6 +67,7 @@ def retyped(
     inputs: Sequence[TensorType],
     engine: Engine,
     options: Options,
+    refused: Mapping[str, str] | None = None,
 ) -> Retyped:
     """A segment at the precision that the options ask for.
 
@@ -65,9 +77,10 @@ def retyped(
         inputs: Types of its inputs.
         engine: What will run it.
         options: Options of the bind.
+        refused: MXNet nodes that are not to be int8, and why.
     """
     if options.precision == "int8":
-        return _in_int8(segment, weights, engine, options)
+        return _in_int8(segment, weights, engine, options, refused or {})
     native = any(t.dtype == _HALF for t in inputs) or any(w.type.dtype == _HALF for w in weights)
     if options.precision == "fp16" or (native and engine.computes_float16):
         if not engine.computes_float16 and not _said.slow:
@@ -91,7 +104,11 @@ def folded(segment: OnnxSegment, weights: Sequence[Weight]) -> WorkingModel:
 
 
 def _in_int8(
-    segment: OnnxSegment, weights: Sequence[Weight], engine: Engine, options: Options
+    segment: OnnxSegment,
+    weights: Sequence[Weight],
+    engine: Engine,
+    options: Options,
+    refused: Mapping[str, str],
 ) -> Retyped:
     model = folded(segment, weights)
     if not layers_of(model):
@@ -103,6 +120,8 @@ def _in_int8(
         )
     require_quantizer()
     found = read_ranges(options.ranges).find(model)
+    asked = {step.source for step, layer in chosen(found, model) if layer.precision == "int8"}
+    found = _without(found, model, asked & refused.keys())
     kept = [step for step, layer in chosen(found, model) if layer.precision == "fp16"]
     halves = {name for step in kept for name in step.node.output}
     sizes = {
@@ -110,10 +129,21 @@ def _in_int8(
     }
     quantized = quantize(model, found, symmetric=engine.computes_float16)
     notes = [f"{quantized} of {len(found.layers)} layers in int8"]
+    refusals = {name: reason for name, reason in refused.items() if name in asked}
+    notes += [f"{names} not in int8: {reason}" for reason, names in _by_reason(refusals)]
     if engine.computes_float16 and halves:
         reasons = retype(model, sizes, halves)
         notes += [f"{names} in float32: {reason}" for reason, names in _by_reason(reasons)]
-    return Retyped(*model.finish(), tuple(notes))
+    return Retyped(*model.finish(), tuple(notes), frozenset(asked - refused.keys()))
+
+
+def _without(found: SegmentRanges, model: WorkingModel, refused: Collection[str]) -> SegmentRanges:
+    """Ranges that keep the layers of some MXNet nodes out of int8."""
+    layers = [
+        Layer(layer.name, KEPT) if step.source in refused else layer
+        for step, layer in chosen(found, model)
+    ]
+    return dataclasses.replace(found, layers=layers)
 
 
 def _in_float16(

@@ -15,6 +15,8 @@ from segments import Segment, arrays_of
 import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
+from mxtrt.engines.onnxruntime import OnnxRuntime
+from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.precision.ranges import read_ranges
 
@@ -265,6 +267,36 @@ def test_kept_layers_are_float16_where_the_engine_computes_it(precision, tmp_pat
     path.write_text(path.read_text().replace(f'"dense": "{precision}"', '"dense": "fp8"'))
     with pytest.raises(mxtrt.EngineError, match="is 'fp8', expected int8, fp16 or fp32"):
         segment.retyped(precision="int8", ranges=path)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_layer_that_the_engine_refuses_leaves_int8(stubborn, tmp_path, monkeypatch):
+    """The others stay; an engine that refuses it in float32 too leaves the graph to MXNet."""
+    symbol, path = classifier(), tmp_path / "ranges.json"
+    arrays = arrays_of(symbol, **SHAPES)
+    calibrated(symbol, arrays, path, keep=[])
+    build, counts = OnnxRuntime.build, []
+
+    def refuse(self: OnnxRuntime, request: BuildRequest) -> Any:
+        nodes = onnx.load_model_from_string(request.segment.model).graph.node
+        counts.append(sum(node.op_type == "DequantizeLinear" for node in nodes))
+        (conv,) = (node for node in nodes if node.op_type == "Conv")
+        if stubborn or conv.input[1].endswith("_DequantizeLinear_Output"):
+            raise RefusedNodesError({"conv": "no kernel", "relu": "no kernel"})
+        return build(self, request)
+
+    monkeypatch.setattr(OnnxRuntime, "build", refuse)
+    expected = forward(symbol, arrays, pictures(), enabled=False)
+    if stubborn:
+        with pytest.warns(mxtrt.MxtrtWarning, match="conv: no kernel"):
+            seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+    else:
+        seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+        (segment,) = mxtrt.last_report().segments
+        assert segment.notes[:2] == ["1 of 2 layers in int8", "conv not in int8: no kernel"]
+    assert len(counts) == 2
+    assert counts[0] > counts[1] > 0
+    assert 0 <= np.abs(seen - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_what_is_not_int8_reads_no_quantized_tensor_in_tensorrt(tmp_path):

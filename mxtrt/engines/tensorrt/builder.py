@@ -329,11 +329,11 @@ def _refusal(api: Api, parser: Any, sources: Sequence[str]) -> EngineError:
 def _failure(said: str, blueprint: Blueprint) -> EngineError:
     """What the builder says, by MXNet node where it has no kernel for a layer.
 
-    Ranges for int8 are of the whole segment.  Without memory no kernel fits any layer.  Of what
-    TensorRT's compiler takes as a whole (a ``ForeignNode``) the error names the ends only.
+    Without memory no kernel fits any layer.  Of what TensorRT's compiler takes as a whole (a
+    ``ForeignNode``) the error names the ends only.
     """
     reason = f"TensorRT did not build the engine: {said}"
-    if blueprint.precision == "int8" or "ForeignNode" in said or "memory" in said.lower():
+    if "ForeignNode" in said or "memory" in said.lower():
         return EngineError(reason)
     nodes = onnx.load_model_from_string(blueprint.model).graph.node
     named = {name for layer in _NO_KERNEL.findall(said) for name in re.findall(r"[\w/.-]+", layer)}
