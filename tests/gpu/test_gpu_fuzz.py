@@ -22,8 +22,6 @@ IN_TENSORRT = {
     "where its sibling is an output, and a reduction of that too",
     "answer-value-mxtrt-broadcast_mul-float32-a89e16bf": "a softmax of what an embedding found is "
     "repeated along the axis that a product broadcasts",
-    "bind-left_to_mxnet-mxtrt-graph-float32-a742e9c6": "an int8 convolution of 12 channels with a "
-    "residual has no kernel",
 }
 
 
