@@ -8,15 +8,17 @@ from pathlib import Path
 import mxnet as mx
 import pytest
 
+import mxtrt
 from mxtrt_fuzz import campaign
-from mxtrt_fuzz.corpus import Reproducer, reproducers
-from mxtrt_fuzz.execute import Setup
+from mxtrt_fuzz.corpus import Reproducer, read, reproducers
+from mxtrt_fuzz.execute import Setup, observe
+from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.replay import replay
 
 EXAMPLES = 40
 CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 
-# What TensorRT 8.5.3.1 makes of the bare ONNX model too; ``verify=True`` finds the wrong answers.
+# Wrong answers of TensorRT 8.5.3.1, to the bare ONNX model too.
 IN_TENSORRT = {
     "answer-value-mxtrt-SliceChannel-float32-9126e3ef": "a slice that is an output is zero "
     "where its sibling is an output, and a reduction of that too",
@@ -65,3 +67,20 @@ def test_reproducers_fail_no_more_in_tensorrt(reproducer: Reproducer) -> None:
     """Also those that another engine found."""
     for failure in replay(reproducer, Setup("tensorrt")):
         raise failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_TENSORRT)
+def test_verify_leaves_to_mxnet_what_tensorrt_gets_wrong(name: str) -> None:
+    """One operator, and every answer is right."""
+    found = read(CORPUS / name)
+    with mxtrt.options(verify=True):
+        seen = observe(found.case, Setup("tensorrt", masks=("none",)), found.arrays)
+    (run,) = seen.runs
+    report = mxtrt.last_report()
+    assert report is not None
+    assert [node.reason.partition(":")[0] for node in report.left] == ["verify"]
+    limits = Oracle(lambda case: seen, found.arrays).limits(found.case, 64, coarse=True)
+    for heads, outputs in zip(limits, run.outputs, strict=True):
+        for limit, output in zip(heads, outputs, strict=True):
+            assert limit.error(output) <= 1
