@@ -391,7 +391,7 @@ class EngineNode:
                     )
                 )
             except RefusedNodesError as error:
-                if self.precision != "int8":
+                if made.quantized is None:
                     raise
                 if not made.quantized & error.reasons.keys():
                     raise EngineError(str(error)) from error

@@ -44,13 +44,13 @@ class Retyped(NamedTuple):
         segment: The model.
         weights: Weights that the model does not hold itself.
         notes: What a person should know of it.
-        quantized: MXNet nodes of the layers in int8.
+        quantized: MXNet nodes of the layers in int8; None where nobody asked for ranges.
     """
 
     segment: OnnxSegment
     weights: Sequence[Weight]
     notes: tuple[str, ...] = ()
-    quantized: frozenset[str] = frozenset()
+    quantized: frozenset[str] | None = None
 
 
 @dataclass
