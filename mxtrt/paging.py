@@ -50,6 +50,9 @@ SMALLEST = 64 * 1024
 # Whole pages that an array of that size has, wherever in a page it begins.
 _LEAST = SMALLEST - mmap.PAGESIZE
 
+# In MXNet's error where it finds oneDNN's layout instead of rows, and how often that may happen.
+_ONEDNN, _TRIES = "MKLDNN data", 100
+
 _PREFIX = "mxtrt-weights-"
 # Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
 # the page is present or swapped, and it is a page of a file.
@@ -151,10 +154,17 @@ def copy_from_gpu(array: Any, ordinal: int) -> np.ndarray[Any, Any]:
 
 
 def _address(array: Any) -> int:
-    from mxnet.base import _LIB, check_call
+    from mxnet.base import _LIB, MXNetError, check_call
 
     pointer = ctypes.c_void_p()
-    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    for left in reversed(range(_TRIES)):
+        try:
+            check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+            break
+        except MXNetError as error:
+            # Its operators in another thread had oneDNN's layout back before anyone looked.
+            if not left or _ONEDNN not in str(error):
+                raise
     return pointer.value or 0
 
 

@@ -188,6 +188,10 @@ class Reference:
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
+                        if spec.running:
+                            steps = np.where(np.isfinite(value), value, 0.0)
+                            steps = noise.perturb(steps, info, roundings) - steps
+                            value = value + spec.outputs(attrs, [steps])[output]
                         absolute = spec.absolute_error(attrs, self._coarse)
                         value = noise.perturb(value, info, roundings, absolute)
                     elif noise is not None and self._coarse and info is not None:

@@ -132,7 +132,7 @@ register(
     # Where nothing reads the mean, MXNet's variance is that around whatever is in its place.
     OpSpec("moments", _draw_moments, _moments, roundings=4, statistics=True, sums=True, whole=True),
     *(
-        OpSpec(name, _draw_cumsum, _cumsum, dtypes=ARITHMETIC, roundings=4)
+        OpSpec(name, _draw_cumsum, _cumsum, dtypes=ARITHMETIC, running=True)
         for name in ("_np_cumsum", "cumsum")
     ),
 )
