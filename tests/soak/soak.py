@@ -413,7 +413,12 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
 
 
 def main() -> int:
-    """Run and print; 0 if every reply was right and nothing is left over, 2 if replies stop."""
+    """Run and print.
+
+    Returns:
+        0 if every reply was right, no bind was left to MXNet and nothing is left over; 2 if replies
+        stop.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--threads", type=int, default=4)
@@ -434,7 +439,8 @@ def main() -> int:
         arguments.json.write_text(text + "\n")
     held = {name: found["after"][name] for name in ("plans", "nodes", "sessions")}
     stats = found["stats"]
-    failed = found["wrong"], found["errors"], stats["engine_failures"], *held.values(), len(left)
+    faults = stats["refusals"], stats["engine_failures"]
+    failed = found["wrong"], found["errors"], *faults, *held.values(), len(left)
     return 1 if any(failed) else 0
 
 

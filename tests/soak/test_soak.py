@@ -14,7 +14,7 @@ from test_autoload import ROOT
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_every_reply_under_mixed_load_is_right(tmp_path, seconds):
-    """And nothing is left over of what was bound, no engine failed, no reply stayed away."""
+    """Nothing is left over or left to MXNet, no engine failed, no reply stayed away."""
     file = tmp_path / "soak.json"
     script = Path(__file__).with_name("soak.py")
     command = [sys.executable, "-W", "ignore", str(script)]
