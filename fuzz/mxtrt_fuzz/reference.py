@@ -151,13 +151,17 @@ class Reference:
         return any(_jumps(step) for step in self._steps)
 
     def values(
-        self, noise: Noise | None = None, poison: Mapping[Entry, Array] | None = None
+        self,
+        noise: Noise | None = None,
+        poison: Mapping[Entry, Array] | None = None,
+        mark: float = np.nan,
     ) -> Values:
         """Every entry's value in float64 or int64, within the range of its dtype.
 
         Args:
             noise: Source of rounding errors; none for the exact values.
             poison: Elements that become NaN, which marks all that depends on them.
+            mark: What they become instead.
         """
         values: Values = dict(self._arrays)
         with np.errstate(all="ignore"):
@@ -188,6 +192,9 @@ class Reference:
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
                             roundings = max(roundings, np.sqrt(terms) / 2)
+                        if spec.terms is not None:
+                            terms = spec.terms(attrs, operands[0].shape)
+                            roundings = max(roundings, np.sqrt(terms) / 2)
                         if spec.running:
                             steps = np.where(np.isfinite(value), value, 0.0)
                             steps = noise.perturb(steps, info, roundings) - steps
@@ -202,7 +209,7 @@ class Reference:
                             marks = [np.where(np.isnan(x), np.nan, 0.0) for x in operands]
                             value = value + 0 * spec.spread(attrs, *marks)
                         if entry in poison:
-                            value = np.where(poison[entry], np.nan, value)
+                            value = np.where(poison[entry], mark, value)
                     dtype = node.outputs[output].dtype
                     if dtype in self._info:
                         value = _in_range(value.astype(np.float64, copy=False), self._info[dtype])

@@ -129,9 +129,10 @@ def _mark(
 ) -> None:
     """Mark some elements, and all that depends on them."""
     if poison:
-        poisoned = reference.values(poison=poison)
+        poisoned, tamed = (reference.values(poison=poison, mark=x) for x in (np.nan, 0.0))
         for entry, mask in masks.items():
-            mask |= np.isnan(poisoned[entry]) & ~np.isnan(exact[entry])
+            nan = np.isnan(exact[entry]) & np.isnan(tamed[entry])  # whatever the marked ones are
+            mask |= np.isnan(poisoned[entry]) & ~nan
 
 
 def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]) -> None:

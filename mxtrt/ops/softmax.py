@@ -6,6 +6,19 @@ from mxtrt.ops.registry import FLOATS, NUMBERS, Call, converter
 from mxtrt.ops.sequence import valid
 
 
+def _finish(call: Call, op_type: str, data: str, axis: int) -> None:
+    """Softmax into the node's output.
+
+    Of an axis of size one it is one, and NaN of what is not finite; ONNX Runtime's int8 kernel
+    (``QLinearSoftmax``) says zero.
+    """
+    if op_type == "Softmax" and call.shape()[axis] == 1:
+        zeros = call.emit("Sub", [data, data])
+        call.emit("Exp", [zeros], output=call.output())
+    else:
+        call.emit(op_type, [data], output=call.output(), axis=axis)
+
+
 def _softmax(call: Call, op_type: str, data: str) -> None:
     """Softmax of ``data / temperature`` along ``axis`` (``nn/softmax-inl.h``).
 
@@ -18,7 +31,7 @@ def _softmax(call: Call, op_type: str, data: str) -> None:
     if temperature != 1:
         data = call.emit("Div", [data, call.constant(temperature)])
     if not call.flag("use_length"):
-        call.emit(op_type, [data], output=call.output(), axis=axis)
+        _finish(call, op_type, data, axis)
         return
     call.require(len(call.inputs) == 2, f"{len(call.inputs)} inputs, not 2")
     mask = valid(call, 1, axis, [axis] if call.rank() > 1 else [])
@@ -58,7 +71,7 @@ def softmax_activation(call: Call) -> None:
     call.require(mode in ("instance", "channel"), f"mode={mode} is not known")
     call.require(mode == "instance" or rank >= 3, f"mode=channel on rank {rank}")
     axis = 1 if mode == "channel" else rank - 1
-    call.emit("Softmax", [call.input()], output=call.output(), axis=axis)
+    _finish(call, "Softmax", call.input(), axis)
 
 
 @converter("SoftmaxOutput", "Softmax", outputs=1)
@@ -80,7 +93,7 @@ def softmax_output(call: Call) -> None:
             "neither multi_output nor preserve_shape on more than two axes",
         )
         axis = rank - 1
-    call.emit("Softmax", [call.input()], output=call.output(), axis=axis)
+    _finish(call, "Softmax", call.input(), axis)
 
 
 @converter("LogisticRegressionOutput", outputs=1)

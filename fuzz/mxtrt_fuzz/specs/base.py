@@ -158,6 +158,8 @@ class OpSpec:
         coarse: The same of TensorRT's approximation, where that is the larger one.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
+        terms: Of how many terms the sum is that an output is divided by, given the attributes and
+            the shape of the first input.
         running: Every output is a sum of those before it and one more term: their errors add up.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
             a partial sum, and the answer depends on the order of the terms.
@@ -199,6 +201,7 @@ class OpSpec:
     absolute: float | Callable[[Attributes], float] = 0.0
     coarse: float | Callable[[Attributes], float] = 0.0
     sums: bool = False
+    terms: Callable[[Attributes, Shape], int] | None = None
     running: bool = False
     products: bool = False
     multiplies: bool = False

@@ -70,13 +70,21 @@ def _of_axis(attrs: Attributes, x: Array) -> tuple[Array, int]:
     return x / x.dtype.type(attrs.get("temperature", 1.0)), attrs.get("axis", -1)
 
 
+def _terms(attrs: Attributes, shape: Shape) -> int:
+    return shape[attrs.get("axis", -1)]
+
+
 def _draw_activation(draw: Draw, shape: Shape) -> Application:
     modes = ["instance", "channel"] if len(shape) >= 3 else ["instance"]
     return Application(maybe(draw, mode=st.sampled_from(modes)))
 
 
 def _softmax_activation(attrs: Attributes, x: Array) -> Array:
-    return _softmax(x, 1 if attrs.get("mode", "instance") == "channel" else -1)
+    return _softmax(x, _activation_axis(attrs))
+
+
+def _activation_axis(attrs: Attributes) -> int:
+    return 1 if attrs.get("mode", "instance") == "channel" else -1
 
 
 def _draw_output(draw: Draw, shape: Shape) -> Application:
@@ -89,7 +97,11 @@ def _draw_output(draw: Draw, shape: Shape) -> Application:
 
 
 def _softmax_output(attrs: Attributes, x: Array, label: Array) -> Array:
-    return _softmax(x, 1 if attrs.get("multi_output", False) else -1)
+    return _softmax(x, _output_axis(attrs))
+
+
+def _output_axis(attrs: Attributes) -> int:
+    return 1 if attrs.get("multi_output", False) else -1
 
 
 def _draw_regression(draw: Draw, shape: Shape) -> Application:
@@ -108,7 +120,9 @@ def _draw_sparse(draw: Draw, shape: Shape) -> Application:
 
 register(
     *(
-        OpSpec(name, _draw_masked_softmax, _masked_softmax, roundings=4, nan_blind=True)
+        OpSpec(
+            name, _draw_masked_softmax, _masked_softmax, roundings=4, terms=_terms, nan_blind=True
+        )
         for name in ("softmax", "_npx_softmax")
     ),
     *(
@@ -127,6 +141,7 @@ register(
         _draw_softmax,
         lambda a, x: _softmax(*_of_axis(a, -x)),
         roundings=4,
+        terms=_terms,
         nan_blind=True,
     ),
     OpSpec(
@@ -134,11 +149,20 @@ register(
         _draw_activation,
         _softmax_activation,
         roundings=4,
+        terms=lambda attrs, shape: shape[_activation_axis(attrs)],
         nan_blind=True,
         dtypes=WIDE_FLOATS,
     ),
     *(
-        OpSpec(name, _draw_output, _softmax_output, rank_at_least(2), roundings=4, nan_blind=True)
+        OpSpec(
+            name,
+            _draw_output,
+            _softmax_output,
+            rank_at_least(2),
+            roundings=4,
+            terms=lambda attrs, shape: shape[_output_axis(attrs)],
+            nan_blind=True,
+        )
         for name in ("SoftmaxOutput", "Softmax")
     ),
     OpSpec(
