@@ -232,6 +232,7 @@ def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBu
         [_value(graph, entry.node, entry.output) for entry in node.inputs],
         [producer.is_variable and producer.name in weights for producer in producers],
         builder,
+        bool(node.inputs) and graph.type_of(node.inputs[0]).dtype == _HALF,
     )
 
 

@@ -141,7 +141,7 @@ def _unary(op_type: str) -> Converter:
 
 
 def scalar_value(call: Call, key: str, default: float | None = None) -> float:
-    """A number as the input's dtype holds it: MXNet's are double, and cut to integers as in C."""
+    """A number as the input's dtype in MXNet holds it; integers are cut as in C."""
     value, dtype = call.number(key, default), call.dtype()
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
@@ -150,7 +150,8 @@ def scalar_value(call: Call, key: str, default: float | None = None) -> float:
         return int(value)
     fits = abs(value) <= _FLOAT_MAX or not isfinite(value)
     call.require(fits, f"{key}={value} is not a float32")
-    return value
+    with np.errstate(over="ignore"):
+        return float(np.float16(value)) if call.half else value
 
 
 def scalar(call: Call, key: str = "scalar", default: float | None = None) -> str:

@@ -57,6 +57,7 @@ class Call:
         node: The node; ``node.attrs`` holds its attributes as strings.
         inputs: Shape and dtype of every input, all known.
         outputs: Shape and dtype of every output that the converter produces, all known.
+        half: Whether the first input is float16 in MXNet.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Call:
         names: Sequence[str],
         constants: Sequence[bool],
         builder: OnnxBuilder,
+        half: bool,
     ) -> None:
         self.node = node
+        self.half = half
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._names = tuple(names)
@@ -330,6 +333,7 @@ def convert(
     names: Sequence[str],
     constants: Sequence[bool],
     builder: OnnxBuilder,
+    half: bool = False,
 ) -> None:
     """Convert one node into ``builder``.
 
@@ -340,6 +344,7 @@ def convert(
         constants: For every input, whether its value is known at build time.
         builder: Receives the ONNX nodes; the node's outputs get the names of
             :meth:`Call.output`.
+        half: Whether the first input is float16 in MXNet.
 
     Raises:
         Unsupported: The node has to stay in MXNet; the message says why.
@@ -358,4 +363,4 @@ def convert(
             raise Unsupported("a tensor of size zero")
     if not outputs:
         raise Unsupported("its shapes are not known at bind")
-    entry.convert(Call(node, inputs, outputs, names, constants, builder))
+    entry.convert(Call(node, inputs, outputs, names, constants, builder, half))

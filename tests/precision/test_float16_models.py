@@ -48,6 +48,22 @@ def test_a_network_cast_to_float16_runs(make, shape):
     assert np.abs(seen.asnumpy() - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(
+    ("op", "scalar"), [("_greater_scalar", 0.3), ("_div_scalar", 1e5), ("_rmod_scalar", -1e-9)]
+)
+def test_scalars_are_rounded_to_float16(op, scalar):
+    """As in MXNet: to 0.30005, infinity and zero."""
+    symbol = getattr(mx.sym._internal, op)(mx.sym.var("x", dtype="float16"), scalar=scalar)
+    x = mx.nd.array([0.3, 0.93, -1.5, 60000], dtype="float16")
+    answers = []
+    for enabled in (False, True):
+        with mxtrt.options(enabled=enabled, engine="onnxruntime", allow_ops="*"):
+            (answer,) = symbol.bind(mx.cpu(), {"x": x}, grad_req="null").forward()
+        answers.append(answer.asnumpy())
+    assert mxtrt.last_report().nodes_in_engine == 1
+    np.testing.assert_array_equal(*answers)
+
+
 def test_float16_between_segments():
     """What a segment hands to MXNet, and MXNet to the next one, is float16."""
     x = mx.sym.var("x", dtype="float16")

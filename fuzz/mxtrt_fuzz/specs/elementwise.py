@@ -200,7 +200,7 @@ for _names, _binary in _SCALAR:
         _numbers = st.sampled_from([2.0, 0.5, -1.5, 3.0, 1.0, 0.0, -1.0])
     elif _names.startswith("_div"):
         _numbers = _NUMBERS.filter(lambda value: abs(value) > 1e-3)
-    elif "od_scalar" in _names:  # none that is zero in float16: engines may compute in float32
+    elif "od_scalar" in _names:  # none that is zero in float16: here it is not rounded to that
         _numbers = _NUMBERS.filter(lambda value: not 0 < abs(value) < 1e-3)
     register(
         *(
