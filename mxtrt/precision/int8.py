@@ -93,6 +93,8 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         for step in model.steps
         if step.node.op_type in ("Clip", "Relu") and step.node.input[0] in model.outputs
     ]
+    # It takes a Clip away in front of a range, which always holds zero.
+    around += [step.node.name for step in model.steps if _excludes_zero(model, step.node)]
     constants = [step.node.name for step, _ in layers if not _quantizable(model, step.node)]
     sources = {step.node.name: step.source for step in model.steps}
     options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
@@ -186,6 +188,15 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
         else:
             steps.append(step)
     model.steps = steps
+
+
+def _excludes_zero(model: WorkingModel, node: NodeProto) -> bool:
+    """Whether a node is a ``Clip`` whose bounds are both positive or both negative."""
+    if node.op_type != "Clip":
+        return False
+    bounds = [model.value(name) for name in node.input[1:]]
+    signs = [np.sign(float(bound)) for bound in bounds if bound is not None]
+    return len(signs) == 2 and signs[0] == signs[1] != 0
 
 
 def _quantizable(model: WorkingModel, node: NodeProto) -> bool:
