@@ -376,8 +376,9 @@ class _Execution:
 
     def _unequal(self) -> list[str]:
         found = []
-        if not _equal(self._plain_again(), self.seen.plain):
-            found.append("toggle")
+        with mxtrt.options(enabled=False):
+            if not _equal(self._forwards(self._plainly()), self.seen.plain):
+                found.append("toggle")
         for run in self.seen.runs:
             if run.mask == "all" and not run.reason and not _equal(run.outputs, self.seen.plain):
                 found.append("denied")
@@ -393,10 +394,6 @@ class _Execution:
         if not _equal(self._run("none").outputs, first.outputs):
             found.append("saved")
         return found
-
-    def _plain_again(self) -> tuple[Outputs, ...]:
-        with mxtrt.options(enabled=False):
-            return self._forwards(self._plainly())
 
     def _repeats_itself(self) -> bool:
         """Whether plain MXNet's answers are the same to the bit, wherever its arrays lie."""

@@ -189,12 +189,12 @@ class Reference:
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
                         roundings = inward
+                        terms = 0.0
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
-                            roundings = max(roundings, np.sqrt(terms) / 2)
-                        if spec.terms is not None:
+                        elif spec.terms is not None:
                             terms = spec.terms(attrs, operands[0].shape)
-                            roundings = max(roundings, np.sqrt(terms) / 2)
+                        roundings = max(roundings, np.sqrt(terms) / 2)
                         if spec.running:
                             steps = np.where(np.isfinite(value), value, 0.0)
                             steps = noise.perturb(steps, info, roundings) - steps
