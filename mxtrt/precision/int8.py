@@ -36,6 +36,9 @@ _TENSORRT = {
 }
 # fmt: on
 
+#: Largest number of int8; a little less, since a scale is rounded to float32.
+_LARGEST = 127 * (1 - 1e-6)
+
 
 def require_quantizer() -> None:
     """See that ONNX Runtime's quantizer is there.
@@ -157,12 +160,10 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
 
     Only layers in int8, and what runs in int8 with them, read such a tensor; the rest reads it as
     it was.  TensorRT would take some of that into int8 too, where ``Abs`` of -128 is -128, or read
-    it with a wrong scale.  A ``Clip`` in front becomes ``Max`` and ``Min``: TensorRT moves it
-    behind ``QuantizeLinear`` and keeps its bounds.
+    it with a wrong scale.  A ``Clip`` in front becomes other operators: TensorRT moves it behind
+    ``QuantizeLinear`` and keeps its bounds.
     """
-    steps: list[Step] = []
     before: dict[str, str] = {}  # what a quantized tensor was, by its names
-    readers = model.readers()
     by_layers = {name for s in model.steps if s.node.op_type in LAYERS for name in s.node.output}
     for step in model.steps:
         node = step.node
@@ -176,18 +177,35 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
             or (node.op_type == "Add" and not by_layers.intersection(node.input))
         ):
             node.input[:] = [before.get(name, name) for name in node.input]
-        quantized = any(r.node.op_type == "QuantizeLinear" for r in readers.get(node.output[0], ()))
-        if node.op_type == "Clip" and quantized:
-            value, low, high = node.input
-            between = model.fresh(node.output[0])
-            for new in (
-                helper.make_node("Max", [value, low], [between], between),
-                helper.make_node("Min", [between, high], node.output, node.name),
-            ):
-                steps.append(Step(new, step.source))
-        else:
-            steps.append(step)
-    model.steps = steps
+    readers = model.readers()
+    model.steps = [
+        Step(node, step.source)
+        for step in model.steps
+        for node in _without_clip(model, step.node, readers.get(step.node.output[0], []))
+    ]
+
+
+def _without_clip(model: WorkingModel, node: NodeProto, readers: list[Step]) -> Iterator[NodeProto]:
+    """What stands for a ``Clip`` that is quantized, in a few nodes; any other node as it is.
+
+    Where the quantized range ends before the upper bound, the range does what the bound does:
+    ReLU6 is a ``Relu``, which TensorRT runs with the layer before it.
+    """
+    quantizing = [step.node for step in readers if step.node.op_type == "QuantizeLinear"]
+    if node.op_type != "Clip" or not quantizing:
+        yield node
+        return
+    value, low, high = node.input
+    lowest, largest = model.value(low), model.value(high)
+    scales = [model.value(reader.input[1]) for reader in quantizing]
+    ends = [_LARGEST * scale for scale in scales if scale is not None]
+    alone = len(ends) == len(readers) and node.output[0] not in model.outputs
+    if alone and largest is not None and lowest == 0 and all(end <= largest for end in ends):
+        yield helper.make_node("Relu", [value], node.output, node.name)
+        return
+    between = model.fresh(node.output[0])
+    yield helper.make_node("Max", [value, low], [between], between)
+    yield helper.make_node("Min", [between, high], node.output, node.name)
 
 
 def _excludes_zero(model: WorkingModel, node: NodeProto) -> bool:

@@ -333,6 +333,21 @@ def test_what_is_not_int8_reads_no_quantized_tensor_in_tensorrt(tmp_path):
     assert "Clip" not in made.values()
 
 
+@pytest.mark.parametrize(("low", "kinds"), [(0, {"Relu"}), (-0.5, {"Max", "Min"})])
+def test_the_range_of_a_relu6_is_its_bound_in_tensorrt(low, kinds, tmp_path):
+    """So it is a Relu, which runs with the layer before it."""
+    size = {"num_hidden": SHAPES["data"][-1], "flatten": False, "no_bias": True}
+    first = mx.sym.FullyConnected(mx.sym.var("data"), name="first", **size)
+    bounded = mx.sym.clip(first, a_min=low, a_max=0.75)
+    symbol = mx.sym.FullyConnected(bounded, name="second", **size)
+    path, shapes = tmp_path / "ranges.json", {"data": SHAPES["data"]}
+    arrays = arrays_of(symbol, **shapes)
+    calibrated(symbol, arrays, path)
+    model = Segment(symbol, arrays, **shapes).retyped(precision="int8", ranges=path).model
+    others = {"DequantizeLinear", "MatMul", "QuantizeLinear", "Transpose"}
+    assert {node.op_type for node in model.graph.node} - others == kinds
+
+
 @pytest.mark.parametrize("keep", [[], ["first"]])
 def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""
