@@ -403,9 +403,12 @@ class _Execution:
         return all(_equal(first, other) for other in others)
 
     def _save_and_load(self, folder: Path) -> None:
-        """Write symbol and parameters as MXNet does, and go on with what is read back."""
+        """Write symbol and parameters as MXNet does, and go on with what is read back.
+
+        By itself MXNet leaves the casts of amp out: another graph.
+        """
         nd, sym = self._mx.nd, self._mx.sym
-        self.symbol.save(str(folder / "case-symbol.json"))
+        self.symbol.save(str(folder / "case-symbol.json"), remove_amp_cast=False)
         self.symbol = sym.load(str(folder / "case-symbol.json"))
         if self.weights or self.aux:
             nd.save(str(folder / "case.params"), {**self.weights, **self.aux})

@@ -149,7 +149,7 @@ class Grower:
         self, spec: OpSpec, application: Application, inputs: Sequence[_Value]
     ) -> list[_Value]:
         attrs = tuple(sorted((key, str(value)) for key, value in application.attrs.items()))
-        read = Attributes(attrs)
+        read = Attributes(attrs, *(value.tensor.dtype for value in inputs[:1]))
         with np.errstate(all="ignore"):
             arrays = spec.outputs(read, [value.array for value in inputs])
         tensors = spec.typed(read, [value.tensor.dtype for value in inputs], arrays)

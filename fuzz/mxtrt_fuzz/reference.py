@@ -37,6 +37,9 @@ DEVIATIONS = 8.0
 # Roundings of a cast, as a standard deviation.
 _CAST = 0.5
 
+# States beyond this may show what a shut gate lets through.
+_SHUT = 64.0
+
 # Values beyond this may overflow in float16: mxtrt looks for them on other data.
 _LARGE = 4096.0
 
@@ -86,7 +89,7 @@ class Noise:
         return noisy
 
     def quantize(self, values: Array, step: float) -> Array:
-        """Values on a grid that lies anywhere; zero is always on it.
+        """Values on a grid that lies anywhere; zero is always on it, for all that is nearest.
 
         Args:
             values: float64 values.
@@ -97,7 +100,7 @@ class Noise:
         step *= self._random.uniform(0.5, 1)
         place = self._random.random()
         rounded: Array = (np.round(values / step + place) - place) * step
-        return np.where(values == 0, 0.0, rounded)
+        return np.where(np.abs(values) <= step / 2, 0.0, rounded)
 
     def anything(self, shape: tuple[int, ...]) -> Array:
         """Integers other than zero, for what is not defined."""
@@ -134,7 +137,7 @@ class Reference:
             if isinstance(node, Variable)
         }
         self._steps = [
-            _Step(specs()[node.op], Attributes(node.attrs), node, i)
+            _Step(specs()[node.op], Attributes(node.attrs, _first_dtype(case, node)), node, i)
             for i, node in enumerate(case.nodes)
             if isinstance(node, Operation)
         ]
@@ -298,13 +301,13 @@ class Reference:
         """
         spec, attrs, node, _ = step
         every = [exact, *samples]
-        scalar = attrs.get("scalar", None) if spec.compares else None
+        scalar = attrs.scalar() if spec.compares and attrs.given("scalar") else None
         for place, entry in enumerate(node.inputs):
             if not self._rounded(entry):
                 continue
             partners: list[list[Any]] = [[0.0] * len(every)]
             if scalar is not None:
-                partners.append([float(scalar)] * len(every))
+                partners.append([scalar] * len(every))
             if spec.compares and place:
                 partners.append([values[node.inputs[0]] for values in every])
             for partner in partners:
@@ -316,9 +319,13 @@ class Reference:
                     operands[place] = np.where(close, partner[0], operands[place])
                     yield spec.outputs(attrs, operands)
 
-    def overflowed(self, exact: Values) -> dict[Entry, Array]:
-        """Elements for which a sum of products, or of the squares of a variance, may overflow."""
-        found = {}
+    def undefined(self, exact: Values) -> dict[Entry, Array]:
+        """Elements that huge numbers leave to an implementation.
+
+        A sum of products, or of the squares of a variance, may overflow on the way; a compensated
+        sum loses its infinity; a gate that is shut lets something of a large state through.
+        """
+        found: dict[Entry, Array] = {}
         with np.errstate(all="ignore"):
             for spec, attrs, node, index in self._steps:
                 if spec.products:
@@ -326,15 +333,19 @@ class Reference:
                     sizes = [np.abs(exact[entry]) for entry in node.inputs]
                     operands = [np.where(np.isfinite(size), size, 0.0) for size in sizes]
                     (total,) = spec.outputs(attrs, operands)
-                    beyond = total > float(self._info[node.outputs[0].dtype].max)
-                    if beyond.any():
-                        found[Entry(index)] = beyond
+                    found[Entry(index)] = total > float(self._info[node.outputs[0].dtype].max)
+                if spec.compensated:
+                    found[Entry(index)] = np.isinf(exact[Entry(index)])
                 if spec.squares or spec.statistics:
-                    squares = np.square(exact[node.inputs[0]])
+                    squares = np.nansum(np.square(exact[node.inputs[0]]))
                     for place, output in enumerate(node.outputs):  # the variance may be the second
-                        if np.nansum(squares) > float(self._info[output.dtype].max):
-                            found[Entry(index, place)] = np.ones(output.shape, np.bool_)
-        return found
+                        beyond = squares > float(self._info[output.dtype].max)
+                        found[Entry(index, place)] = np.full(output.shape, beyond)
+                if spec.gates:
+                    large = any((np.abs(exact[entry]) > _SHUT).any() for entry in node.inputs[2:])
+                    for place, output in enumerate(node.outputs):
+                        found[Entry(index, place)] = np.full(output.shape, large)
+        return {entry: mask for entry, mask in found.items() if mask.any()}
 
     def nan_blind(self, exact: Values) -> tuple[set[Entry], set[Entry]]:
         """Entries behind an operator that met inputs for which its answer is not defined.
@@ -385,6 +396,10 @@ def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float
         entry: max(2 * float(np.abs(values[entry]).max()) / _LEVELS for values in turns)
         for entry in sorted(floats)
     }
+
+
+def _first_dtype(case: Case, node: Operation) -> str:
+    return case.tensor(node.inputs[0]).dtype if node.inputs else "float32"
 
 
 def _is_product(case: Case, entry: Entry) -> bool:

@@ -136,13 +136,13 @@ def _mark(
 
 
 def _mark_special(reference: Reference, exact: Values, found: dict[Entry, Limit]) -> None:
-    """Overflow inside an operator, and what becomes of a NaN where MXNet does not say."""
+    """What huge numbers, and a NaN where MXNet does not say, leave to an implementation."""
     if all(np.isfinite(value).all() for value in exact.values()) and (
         reference.case.lane in ("uniform", "grid")
     ):
         return
     masks = {entry: known.undetermined for entry, known in found.items()}
-    _mark(reference, exact, reference.overflowed(exact), masks)
+    _mark(reference, exact, reference.undefined(exact), masks)
     single = reference.single()
     blind, compared = reference.nan_blind(exact)
     for entry, known in found.items():

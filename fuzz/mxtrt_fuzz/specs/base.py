@@ -54,10 +54,16 @@ NUMBERS = (*FLOATS, *INTEGERS)
 
 
 class Attributes:
-    """An operator's attributes, read from the strings that MXNet stores."""
+    """An operator's attributes, read from the strings that MXNet stores.
 
-    def __init__(self, items: Sequence[tuple[str, str]]) -> None:
+    Args:
+        items: Names and texts.
+        dtype: That of the first input, as MXNet has it.
+    """
+
+    def __init__(self, items: Sequence[tuple[str, str]], dtype: str = "float32") -> None:
         self._items = dict(items)
+        self._dtype = dtype
         self._read: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
@@ -78,6 +84,11 @@ class Attributes:
     def given(self, key: str) -> str | None:
         """The text, None where there is none."""
         return self._items.get(key)
+
+    def scalar(self) -> float:
+        """The operand ``scalar`` as MXNet rounds it: to float16 where the tensor is float16."""
+        value = float(self["scalar"])  # text where it is infinite or NaN
+        return float(np.float16(value)) if self._dtype == "float16" else value
 
     def integers(self, key: str, default: Sequence[int] = ()) -> tuple[int, ...]:
         """A tuple; a single integer gives a tuple of one."""
@@ -161,6 +172,11 @@ class OpSpec:
         terms: Of how many terms the sum is that an output is divided by, given the attributes and
             the shape of the first input.
         running: Every output is a sum of those before it and one more term: their errors add up.
+        compensated: MXNet sums with Kahan's compensation, which makes NaN of an infinity unless it
+            is the last term (``mshadow_op::sum``).
+        gates: It multiplies its states, the inputs from the third on, by gates, of which an engine
+            knows no more than a roundoff of one: a large state times a gate that is shut is
+            anything.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
             a partial sum, and the answer depends on the order of the terms.
         multiplies: An engine makes a product of it (a matrix, a convolution), which int8 is for;
@@ -203,6 +219,8 @@ class OpSpec:
     sums: bool = False
     terms: Callable[[Attributes, Shape], int] | None = None
     running: bool = False
+    compensated: bool = False
+    gates: bool = False
     products: bool = False
     multiplies: bool = False
     folds: bool = False

@@ -127,6 +127,7 @@ register(
             roundings=8,  # an error of one step is carried through all that follow
             absolute=8,
             coarse=28,
+            gates=True,
             nan_blind=True,  # oneDNN's relu of a NaN is 0
         )
         for name in ("RNN", "_npx_rnn")

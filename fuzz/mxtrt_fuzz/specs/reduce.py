@@ -82,6 +82,7 @@ register(
             dtypes=ARITHMETIC if function in (np.sum, np.max, np.min) else FLOATS,
             roundings=2,
             sums=function in (np.sum, np.mean, np.nansum),
+            compensated=function is np.nansum,
             spread=_reference(_SPREADS[name]) if name in _SPREADS else None,
             nan_blind=name.startswith("m"),
         )
