@@ -89,7 +89,7 @@ class Noise:
         return noisy
 
     def quantize(self, values: Array, step: float) -> Array:
-        """Values on a grid that lies anywhere; zero is always on it, for all that is nearest.
+        """Values on a grid that lies anywhere; zero is always on it, for some of what is nearest.
 
         Args:
             values: float64 values.
@@ -98,9 +98,9 @@ class Noise:
         if not step:
             return values
         step *= self._random.uniform(0.5, 1)
-        place = self._random.random()
+        place, reach = self._random.random(2)
         rounded: Array = (np.round(values / step + place) - place) * step
-        return np.where(np.abs(values) <= step / 2, 0.0, rounded)
+        return np.where(np.abs(values) <= reach * step / 2, 0.0, rounded)
 
     def anything(self, shape: tuple[int, ...]) -> Array:
         """Integers other than zero, for what is not defined."""
@@ -192,12 +192,13 @@ class Reference:
                 for output, value in enumerate(spec.outputs(attrs, operands, **more)):
                     if noise is not None and noisy:
                         roundings = inward
-                        terms = 0.0
                         if spec.sums:
                             terms = operands[0].size / max(value.size, 1)
+                            roundings = max(roundings, np.sqrt(terms) / 2)
                         elif spec.terms is not None:
                             terms = spec.terms(attrs, operands[0].shape)
-                        roundings = max(roundings, np.sqrt(terms) / 2)
+                            # MXNet adds one after the other, and terms alike round alike.
+                            roundings = max(roundings, np.sqrt(terms) / 2, terms / (2 * DEVIATIONS))
                         if spec.running:
                             steps = np.where(np.isfinite(value), value, 0.0)
                             steps = noise.perturb(steps, info, roundings) - steps
