@@ -373,7 +373,7 @@ class EngineNode:
         """A session for these types, and notes on it.
 
         Ranges for int8 are of whole segments, which the nodes that the engine refuses must not
-        leave: their layers leave int8.
+        leave: their layers leave int8, or all where none of them is named.
         """
         refused: dict[str, str] = {}
         while True:
@@ -390,13 +390,16 @@ class EngineNode:
                         self._batches,
                     )
                 )
-            except RefusedNodesError as error:
+            except EngineError as error:
                 if made.quantized is None:
                     raise
-                if not made.quantized & error.reasons.keys():
+                if not made.quantized:
                     raise EngineError(str(error)) from error
                 _log.info("the engine refused layers in int8: %s", error)
-                refused |= error.reasons
+                named = error.reasons if isinstance(error, RefusedNodesError) else {}
+                if not made.quantized & named.keys():
+                    named = dict.fromkeys(sorted(made.quantized), str(error))
+                refused |= named
             else:
                 return session, [*made.notes, *session.notes]
 

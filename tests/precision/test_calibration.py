@@ -280,8 +280,9 @@ def test_kept_layers_are_float16_where_the_engine_computes_it(precision, tmp_pat
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_a_layer_that_the_engine_refuses_leaves_int8(stubborn, tmp_path, monkeypatch):
-    """The others stay; an engine that refuses it in float32 too leaves the graph to MXNet."""
+@pytest.mark.parametrize("named", [True, False])
+def test_a_layer_that_the_engine_refuses_leaves_int8(named, stubborn, tmp_path, monkeypatch):
+    """The others stay, where it is named; one refused in float32 too leaves the graph to MXNet."""
     symbol, path = classifier(), tmp_path / "ranges.json"
     arrays = arrays_of(symbol, **SHAPES)
     calibrated(symbol, arrays, path, keep=[])
@@ -292,20 +293,24 @@ def test_a_layer_that_the_engine_refuses_leaves_int8(stubborn, tmp_path, monkeyp
         counts.append(sum(node.op_type == "DequantizeLinear" for node in nodes))
         (conv,) = (node for node in nodes if node.op_type == "Conv")
         if stubborn or conv.input[1].endswith("_DequantizeLinear_Output"):
+            if not named:
+                raise mxtrt.EngineError("no kernel")
             raise RefusedNodesError({"conv": "no kernel", "relu": "no kernel"})
         return build(self, request)
 
     monkeypatch.setattr(OnnxRuntime, "build", refuse)
     expected = forward(symbol, arrays, pictures(), enabled=False)
     if stubborn:
-        with pytest.warns(mxtrt.MxtrtWarning, match="conv: no kernel"):
+        with pytest.warns(mxtrt.MxtrtWarning, match="no kernel"):
             seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
     else:
         seen = forward(symbol, arrays, pictures(), precision="int8", ranges=path)
         (segment,) = mxtrt.last_report().segments
-        assert segment.notes[:2] == ["1 of 2 layers in int8", "conv not in int8: no kernel"]
-    assert len(counts) == 2
-    assert counts[0] > counts[1] > 0
+        which = "conv" if named else "conv and 1 more"
+        assert segment.notes[0] == f"{int(named)} of 2 layers in int8"
+        assert segment.notes[1] == f"{which} not in int8: no kernel"
+    assert counts == sorted(set(counts), reverse=True)
+    assert (counts[-1] == 0) == (stubborn or not named)
     assert 0 <= np.abs(seen - expected).max() < 0.1 * np.abs(expected).max()
 
 
