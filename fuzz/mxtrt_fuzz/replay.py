@@ -9,6 +9,7 @@ from mxtrt_fuzz.corpus import Reproducer
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.oracle import Oracle
+from mxtrt_fuzz.profiles import PROFILES
 from mxtrt_fuzz.reduce import reduce_case
 from mxtrt_fuzz.signatures import Failure
 from mxtrt_fuzz.worker import Executor, Worker
@@ -19,11 +20,13 @@ __all__ = ["failures_of", "reduced", "replay"]
 def replay(reproducer: Reproducer, setup: Setup | None = None) -> list[Failure]:
     """What a reproducer fails with now, in a process of its own.
 
+    It may take as long as on a GPU, whatever engine builds.
+
     Args:
         reproducer: A folder of the corpus.
         setup: Engine, context and masks.
     """
-    with Worker(setup or Setup()) as worker:
+    with Worker(setup or Setup(), PROFILES["gpu"].timeout) as worker:
         worker.submit(reproducer.case, reproducer.arrays)
         try:
             seen = worker.result()

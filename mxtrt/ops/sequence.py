@@ -99,7 +99,11 @@ def sequence_last(call: Call) -> None:
 
 @converter("SequenceReverse", moves_data_only=True, outputs=1)
 def sequence_reverse(call: Call) -> None:
-    """``Slice`` with step -1, or ``ReverseSequence`` up to each sequence's length."""
+    """``Slice`` with step -1, or ``Gather`` of places counted from each sequence's length.
+
+    Not ``ReverseSequence``: TensorRT's parser slices by the lengths, which must not be data then
+    (``builtin_op_importers.cpp`` of onnx-tensorrt 8.5).
+    """
     _require_data(call)
     axis = call.integer("axis", 0)
     call.require(axis == 0, f"axis={axis} is not 0")
@@ -107,14 +111,17 @@ def sequence_reverse(call: Call) -> None:
         limits = [call.indices([place]) for place in (-1, -_END, 0, -1)]
         call.emit("Slice", [call.input(), *limits], output=call.output())
         return
-    lengths = _inside(call, _lengths(call, 1, np.int64), call.shape()[0])
-    call.emit(
-        "ReverseSequence",
-        [call.input(), lengths],
-        output=call.output(),
-        batch_axis=1,
-        time_axis=0,
-    )
+    steps, sequences, *rest = call.shape()
+    lengths = _inside(call, _lengths(call, 1, np.int64), steps)
+    places = call.constant(np.arange(steps).reshape(-1, 1), np.int64)
+    last = call.emit("Sub", [lengths, call.constant(1, np.int64)])
+    mirrored = call.emit("Sub", [last, places])
+    inside = call.emit("Less", [places, lengths])
+    before = call.emit("Where", [inside, mirrored, places])
+    first = call.emit("Mul", [before, call.constant(sequences, np.int64)])
+    rows = call.emit("Add", [first, call.constant(np.arange(sequences), np.int64)])
+    flat = call.emit("Reshape", [call.input(), call.indices([steps * sequences, *rest])])
+    call.emit("Gather", [flat, rows], output=call.output())
 
 
 @converter(
