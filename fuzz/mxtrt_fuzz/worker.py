@@ -19,7 +19,10 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.values import Arrays
 
-__all__ = ["Executor", "InProcess", "Worker"]
+__all__ = ["Executor", "InProcess", "Worker", "last_words"]
+
+# Lines of a report of a crash, before Python's own and from there on.
+_BEFORE, _AFTER = 3, 12
 
 
 class Executor(Protocol):
@@ -170,12 +173,24 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(5)
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        idle = ("MXNET_SUBGRAPH_BACKEND", "Extension modules:")
-        told = [line.strip() for line in lines if line and not any(text in line for text in idle)]
-        fatal = [place for place, line in enumerate(told) if line.startswith("Fatal Python error")]
-        told = told[fatal[-1] :] if fatal else told
-        return f"{name}; {' | '.join(told[:12])}"  # the reason, then the innermost calls
+        log = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return f"{name}; {last_words(log)}"
+
+
+def last_words(log: str) -> str:
+    """Of what a process that died wrote: what it died of, then the innermost calls.
+
+    What a library says before it aborts stands in front of Python's own report.
+    """
+    idle = ("MXNET_SUBGRAPH_BACKEND", "Extension modules:")
+    told = [
+        line.strip()
+        for line in log.splitlines()
+        if line.strip() and not any(text in line for text in idle)
+    ]
+    fatal = [place for place, line in enumerate(told) if line.startswith("Fatal Python error")]
+    start = max(fatal[-1] - _BEFORE, 0) if fatal else 0
+    return " | ".join(told[start : start + _BEFORE + _AFTER])
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ from mxtrt_fuzz.graphs import BINDS, Case
 from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.signatures import Failure
-from mxtrt_fuzz.worker import InProcess, Worker
+from mxtrt_fuzz.worker import InProcess, Worker, last_words
 
 
 @pytest.mark.parametrize("bind", BINDS)
@@ -62,6 +62,24 @@ def test_given_values_take_the_place_of_the_seeds(
     given = {"data0@0": np.full((2, 3), 7, "f"), "data0@1": np.zeros((2, 3), "f")}
     worker.submit(case, given)
     assert np.array_equal(worker.result().plain[0][0], np.full((2, 3), -7, "f"))
+
+
+def test_what_a_library_says_before_it_aborts_is_told() -> None:
+    """It stands in front of Python's report, whose thread may be another one."""
+    log = """[12:00:00] MXNET_SUBGRAPH_BACKEND=NONE is detected
+terminate called after throwing an instance of 'dmlc::Error'
+  what():  no kernel image is available
+
+Fatal Python error: Aborted
+
+Thread 0x00007fae5cff96c0 (most recent call first):
+  File "threading.py", line 324 in wait
+"""
+    assert last_words(log).startswith(
+        "terminate called after throwing an instance of 'dmlc::Error' | "
+        "what():  no kernel image is available | Fatal Python error: Aborted | Thread"
+    )
+    assert last_words("Killed\n") == "Killed"
 
 
 def test_a_crash_is_a_failure_and_the_next_case_runs(make_chain: Callable[..., Case]) -> None:
