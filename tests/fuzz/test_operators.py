@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import mxnet as mx
+import onnx
 import pytest
 from hypothesis import given, settings
 
 import mxtrt.ops
+from mxtrt.inspection import segments_of
 from mxtrt.models import own_name
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import operator_cases
@@ -50,5 +53,56 @@ def test_operator_agrees_with_mxnet_and_the_reference(name: str, worker: Worker)
         assert not verdict.invalid, verdict.invalid
         for failure in verdict.failures:
             raise failure
+
+    lane()
+
+
+#: Inputs of ONNX operators that say what shape something has, by their places.
+_SHAPES = {
+    "ConstantOfShape": [0],
+    "Expand": [1],
+    "OneHot": [1],
+    "Pad": [1],
+    "Range": [0, 1, 2],
+    "Reshape": [1],
+    "Resize": [2, 3],
+    "ReverseSequence": [1],
+    "Slice": [1, 2, 3, 4],
+    "Split": [1],
+    "Tile": [1],
+    "TopK": [1],
+}
+
+
+def _shapes_of_data(model: onnx.ModelProto) -> set[str]:
+    """Operators of a model that make a shape of an input's values; TensorRT has none for them."""
+    data = {value.name for value in model.graph.input}
+    found = set()
+    for node in model.graph.node:
+        read = data.intersection(node.input)
+        if read and node.op_type != "Shape":
+            data.update(node.output)
+        if any(
+            node.input[place] in read
+            for place in _SHAPES.get(node.op_type, [])
+            if place < len(node.input)
+        ):
+            found.add(node.op_type)
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(mxtrt.ops.registry()) if own_name(n) == n])
+def test_no_operator_makes_a_shape_of_its_data(name: str) -> None:
+    """TensorRT's parser takes some of them, and then the builder wants a profile of the values."""
+
+    @settings(derandomize=True, max_examples=_EXAMPLES, deadline=None, database=None)
+    @given(operator_cases(name))
+    def lane(case: Case) -> None:
+        data = {v.name: v.tensor for v in case.variables if v.role == "data"}
+        shapes = {name: tensor.shape for name, tensor in data.items()}
+        types = {v.name: v.tensor.dtype for v in case.variables}
+        symbol = mx.sym.load_json(case.symbol_json())
+        for segment in segments_of(symbol, shapes, types, allow_ops="*"):
+            assert not _shapes_of_data(onnx.load_model_from_string(segment.model))
 
     lane()
