@@ -221,9 +221,13 @@ def _quantizable(model: WorkingModel, node: NodeProto) -> bool:
     """Whether the quantizer gets a layer right, whose weights it quantizes by output channel.
 
     It takes axis 1 of a transposed convolution's weight for all its channels, which are those of
-    one group, and axis 1 of every constant of a ``MatMul`` for the columns of the second operand.
+    one group, axis 1 of every constant of a ``MatMul`` for the columns of the second operand, and a
+    bias for a number a channel, where that of a ``Gemm`` may be a matrix.
     """
     values = [model.value(name) for name in node.input[:2]]
+    bias = model.value(node.input[2]) if len(node.input) > 2 else None
+    if bias is not None and bias.ndim != 1:
+        return False
     if node.op_type == "MatMul":
         return values[0] is None and (values[1] is None or values[1].ndim == 2)
     if node.op_type == "ConvTranspose" and any(

@@ -279,6 +279,25 @@ def test_kept_layers_are_float16_where_the_engine_computes_it(precision, tmp_pat
         segment.retyped(precision="int8", ranges=path)
 
 
+@pytest.mark.parametrize("float16", [True, False])
+@pytest.mark.parametrize("added", [(4, 5), (5,)])
+def test_a_product_with_a_matrix_added_stays_float32(added, float16, tmp_path):
+    """The quantizer takes a bias for a number a channel."""
+    random, path = np.random.default_rng(0), tmp_path / "ranges.json"
+    shapes = {"weight": (5, 6), "added": added}
+    data, weight, bias = (
+        mx.sym.var(name, shape=shape) for name, shape in {"data": (4, 6), **shapes}.items()
+    )
+    symbol = mx.sym.FullyConnected(data, weight, bias, num_hidden=5)
+    if len(added) == 2:
+        symbol = mx.sym.linalg_gemm(data, weight, bias, transpose_b=True)
+    arrays = {n: mx.nd.array(random.normal(size=shape)) for n, shape in shapes.items()}
+    mxtrt.calibrate(symbol, [mx.nd.array(random.normal(size=(4, 6)))], params=arrays, out=path)
+    segment = Segment(symbol, arrays, data=(4, 6))
+    found = segment.retyped(precision="int8", ranges=path, float16=float16)
+    assert found.notes[0] == f"{int(len(added) == 1)} of 1 layers in int8"
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 @pytest.mark.parametrize("named", [True, False])
 def test_a_layer_that_the_engine_refuses_leaves_int8(named, stubborn, tmp_path, monkeypatch):
