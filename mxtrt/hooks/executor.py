@@ -8,6 +8,7 @@ monitor, and weights that changed a moment ago run MXNet's.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,9 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     _mxtrt: _Binding | None
     _has_no_engine: bool = False  # for its shapes, though the executor that it was made of has
     _retired: list[Any]
+    _relatives: weakref.WeakSet[Executor] | None = (
+        None  # itself, and who shares its outputs' memory
+    )
 
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
         """Compute the outputs, as :meth:`mxnet.executor.Executor.forward` does.
@@ -115,6 +119,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         an earlier forward shows the latest result, as it does with MXNet's executor.
         """
         heads, binding = self.outputs, self._mxtrt
+        computed_in_place = False
         if (
             binding is None
             or is_train
@@ -123,14 +128,20 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             or (binding := self._ready(binding)) is None
         ):
             outputs: list[Any] = self._run_plain(is_train, kwargs)
+            computed_in_place = True
         else:
             outputs = self._run_inline(binding, kwargs) or []
             if not outputs and binding.symbol.plan.failures:
                 outputs = Executor.forward(self, is_train, **kwargs)
+                computed_in_place = True
                 count("fallbacks")
             outputs = outputs or self._run(binding, kwargs)
-        for head, new in zip(heads, outputs, strict=True):
-            head.handle, new.handle = new.handle, head.handle
+        if self._relatives is not None and len(self._relatives) > 1 and not computed_in_place:
+            for head, new in zip(heads, outputs, strict=True):
+                new.copyto(head)  # where the others see it
+        else:
+            for head, new in zip(heads, outputs, strict=True):
+                head.handle, new.handle = new.handle, head.handle
         # The old arrays go at the next forward: another thread may be reading one.
         self._retired = outputs
         self.outputs = heads
@@ -174,16 +185,33 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def reshape(
         self, partial_shaping: bool = False, allow_up_sizing: bool = False, **kwargs: Any
     ) -> Executor:
-        """A new executor for other input shapes, as MXNet's; the engines are shared."""
+        """A new executor for other input shapes, as MXNet's; the engines are shared.
+
+        While both live each computes into the memory of the other's outputs, as with MXNet's, and
+        the new one has the monitor of the old one.
+        """
         binding = self._mxtrt
         executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
+        executor._monitor_callback = self._monitor_callback
+        executor._monitor_all = self._monitor_all
         if binding is not None:
             done = decision.attempt(
                 lambda: _attach(executor, binding.on(executor)), binding.source.options
             )
             if done is None:
                 _attach(executor, None)._has_no_engine = True
+        self._return_outputs()
+        if self._relatives is None:
+            self._relatives = weakref.WeakSet([self])
+        self._relatives.add(executor)
+        executor._relatives = self._relatives
         return executor
+
+    def _return_outputs(self) -> None:
+        """Have the output arrays be those of MXNet's executor again, with the present values."""
+        for head, own in zip(self.outputs, self._get_outputs(), strict=True):
+            head.copyto(own)
+            head.handle, own.handle = own.handle, head.handle
 
     def __del__(self) -> None:
         if sys is None or sys.is_finalizing():  # modules are being taken apart

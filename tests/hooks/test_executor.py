@@ -162,6 +162,50 @@ def test_reshape_shares_the_engine():
     assert mxtrt.last_report().build_seconds == built
 
 
+@pytest.mark.parametrize("inline", [0, 10**6])
+def test_a_reshaped_executor_computes_into_the_outputs_of_the_old_one(inline):
+    """As with MXNet's, whose executors share the memory; a head stays the same array."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    executor = bound(symbol, inline_below=inline)
+    executor.copy_params_from(args, aux)
+    for seed in range(2, 6):
+        executor.forward(data=images(seed=seed))
+    kept, one = executor.outputs[0], images(1)
+    latest = kept.asnumpy()
+    other = executor.reshape(data=one.shape, softmax_label=(1,), partial_shaping=True)
+    assert np.array_equal(kept.asnumpy(), latest)
+    runs = mxtrt.stats().engine_runs
+    for seed in range(2, 6):
+        x = images(1, seed)
+        expected = plain(symbol, args, aux, data=x)[0]
+        assert_close(other.forward(data=x)[0], expected)
+        assert_close(kept[:1], expected)
+        expected = plain(symbol, args, aux, data=X)[0]
+        assert_close(executor.forward(data=X)[0], expected)
+        assert_close(other.outputs[0], expected[:1])
+    assert executor.outputs[0] is kept
+    assert mxtrt.stats().engine_runs == runs + 8
+
+
+def test_a_reshaped_executor_has_the_monitor_of_the_old_one():
+    """Also the one that Module makes of it at another batch size, and the next."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    module = mx.mod.Module(symbol, label_names=["softmax_label"])
+    seen: list[str] = []
+    with mxtrt.options():
+        module.bind([("data", X.shape)], [("softmax_label", (2,))], for_training=False)
+        module.set_params(args, aux)
+        (executor,) = module._exec_group.execs
+        executor.set_monitor_callback(lambda name, _: seen.append(mx.base.py_str(name)))
+        for batch in (2, 1, 2):
+            seen.clear()
+            module.forward(mx.io.DataBatch([images(batch)], [mx.nd.zeros((batch,))]))
+            module.get_outputs()[0].wait_to_read()
+            assert "conv_output" in seen
+
+
 def test_heads_keep_their_names_and_order():
     """outputs, output_dict and list_outputs are those of the user's symbol."""
     internals = classifier().get_internals()
