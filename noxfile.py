@@ -59,6 +59,18 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def mxnet_suite(session: nox.Session) -> None:
+    """MXNet's own unit tests, plain and on: ``nox -s mxnet_suite -- --mxnet-source DIR``.
+
+    ``DIR`` is a checkout of Apache MXNet 1.9.1; names of files such as ``test_gluon`` after it run
+    those alone, and ``--jobs 4`` four at a time.  Fails for a test that passes in plain MXNet only.
+    """
+    # pynose is nose, which the tests import, for today's Python.
+    session.install(".[cpu,test]", "pynose", "requests", "scipy")
+    session.run("python", "tests/mxnet_suite/suite.py", *session.posargs)
+
+
+@nox.session
 def zoo(session: nox.Session) -> None:
     """All 34 networks of the model zoo, and others, against plain MXNet, as tables (minutes)."""
     session.install(".[dev]")
