@@ -88,13 +88,16 @@ class Support:
     known: frozenset[int]
 
 
-def support(graph: Graph, weights: Collection[str], deny_ops: Collection[str] = ()) -> Support:
+def support(
+    graph: Graph, weights: Collection[str], deny_ops: Collection[str] = (), gpu: bool = False
+) -> Support:
     """Find out which nodes can be converted.
 
     Args:
         graph: The symbol with shapes and dtypes.
         weights: Variables whose values are known when the engine is built.
         deny_ops: Operators that stay in MXNet whatever the converters say.
+        gpu: Whether its arrays are on a GPU, where MXNet has kernels of its own.
     """
     reasons: dict[int, str] = {}
     cheap: set[int] = set()
@@ -115,7 +118,7 @@ def support(graph: Graph, weights: Collection[str], deny_ops: Collection[str] = 
             reasons[index] = f"output {highest[index]} of {node.op} is read"
             continue
         try:
-            _convert(graph, node, weights, builder := OnnxBuilder())
+            _convert(graph, node, weights, builder := OnnxBuilder(), gpu)
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue
@@ -221,7 +224,9 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
     )
 
 
-def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder) -> None:
+def _convert(
+    graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder, gpu: bool = False
+) -> None:
     known = registry().get(node.op)
     if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
         raise Unsupported(known.not_in_half)
@@ -233,6 +238,7 @@ def _convert(graph: Graph, node: Node, weights: Collection[str], builder: OnnxBu
         [producer.is_variable and producer.name in weights for producer in producers],
         builder,
         bool(node.inputs) and graph.type_of(node.inputs[0]).dtype == _HALF,
+        gpu,
     )
 
 

@@ -101,6 +101,7 @@ def analyse(
     options: Options,
     refused: Mapping[str, str] | None = None,
     engine: Engine | None = None,
+    gpu: bool = False,
 ) -> Partition:
     """Partition a symbol with shapes and dtypes; nothing is built.
 
@@ -110,9 +111,10 @@ def analyse(
         options: The options of the bind.
         refused: Reasons why further nodes stay in MXNet, by name.
         engine: The engine that is to run the segments; None for no one in particular.
+        gpu: Whether the graph's arrays are on a GPU.
     """
     denied = {own_name(name) for name in options.deny_ops}
-    can = support(graph, weights, denied)
+    can = support(graph, weights, denied, gpu)
     reasons = can.reasons
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
@@ -167,7 +169,14 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     begin = time.perf_counter()
     graph = Graph.from_mxnet(text)
     engine = select(request.options)
-    found = analyse(graph, request.weights, request.options, request.refused, engine)
+    found = analyse(
+        graph,
+        request.weights,
+        request.options,
+        request.refused,
+        engine,
+        gpu=request.gpu is not None,
+    )
     report = describe(graph, found, f"{engine.name} {engine.version}")
     nodes, segments = [], []
     for segment in found.segments:

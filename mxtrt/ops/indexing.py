@@ -13,12 +13,15 @@ import numpy as np
 
 from mxtrt.onnx_builder import tensor_type
 from mxtrt.ops.creation import fill, number
-from mxtrt.ops.registry import NUMBERS, Call, Converter, converter
+from mxtrt.ops.registry import FLOATS, NUMBERS, Call, Converter, converter
 
 #: Dtypes that ONNX Runtime does not sort.
 _NARROW = frozenset(np.dtype(kind) for kind in (np.int8, np.uint8))
 #: Dtypes whose largest element it finds.
 _SEARCHED = frozenset(np.dtype(kind) for kind in (np.float32, np.int32, np.int8, np.uint8))
+_LARGEST = float(np.finfo(np.float32).max)
+#: Most elements that libstdc++'s ``std::sort`` sorts by insertion.
+_INSERTED = 16
 
 
 def cast(call: Call, value: str, dtype: Any, output: str | None = None) -> str:
@@ -177,14 +180,22 @@ def where(call: Call) -> None:
 # -- by order --------------------------------------------------------------------------------
 
 
-def _search(op_type: str) -> Converter:
+def _search(op_type: str, nearer: str, limit: float) -> Converter:
     def convert(call: Call) -> None:
-        """``ArgMax`` or ``ArgMin``, the first of equal elements; all axes give shape (1,)."""
+        """``ArgMax`` or ``ArgMin``, the first of equal elements; all axes give shape (1,).
+
+        The first NaN comes before them all in MXNet: it stands in for an infinity here, and the
+        largest finite number for that.
+        """
         call.require_dtype(call.inputs[0], _SEARCHED)
         call.require_dtype(call.outputs[0], NUMBERS)
         channel = call.node.op == "argmax_channel"
         given = channel or call.given("axis")
         data, keep = call.input(), not channel and call.flag("keepdims")
+        if call.dtype() in FLOATS:
+            absent = call.emit("IsNaN", [data])
+            finite = call.emit(nearer, [data, call.constant(limit)])
+            data = call.emit("Where", [absent, call.constant(np.copysign(np.inf, limit)), finite])
         if given and call.rank() > 1:
             axis = 1 if channel else call.axis("axis")
             place = call.emit(op_type, [data], axis=axis, keepdims=int(keep))
@@ -198,15 +209,22 @@ def _search(op_type: str) -> Converter:
     return convert
 
 
-converter("argmax", "argmax_channel", outputs=1)(_search("ArgMax"))
-converter("argmin", outputs=1)(_search("ArgMin"))
+converter("argmax", "argmax_channel", outputs=1)(_search("ArgMax", "Min", _LARGEST))
+converter("argmin", outputs=1)(_search("ArgMin", "Max", -_LARGEST))
 
 
-def _sorted(call: Call, count: int = 0, *, ascending: bool) -> tuple[str, str, int]:
+def _sorted(call: Call, count: int = 0, *, ascending: bool, places: bool) -> tuple[str, str, int]:
     """``TopK`` of so many elements, 0 for all, along ``axis``: values, indices and the axis.
 
-    Of equal elements the first is first.  In MXNet their order is that of ``std::sort``, which
-    keeps it in rows of up to sixteen elements and is not defined beyond.
+    Of equal elements the first is first.  MXNet keeps their order on a CPU where ``std::sort`` is
+    an insertion sort, of up to sixteen elements, and where ``std::partial_sort``, which it takes
+    for an eighth of them or less, looks for one (``ordering_op-inl.h``).
+
+    Args:
+        call: A node that sorts.
+        count: How many elements of a row it gives.
+        ascending: Whether the least of them is first.
+        places: Whether it tells where they are.
     """
     call.require_dtype(call.inputs[0], NUMBERS)
     data, size = call.input(), prod(call.shape())
@@ -217,6 +235,11 @@ def _sorted(call: Call, count: int = 0, *, ascending: bool) -> tuple[str, str, i
     else:
         axis = call.axis("axis", -1)
         size = call.shape()[axis]
+    if places:
+        wanted = count or size
+        kept = wanted == 1 or (size <= _INSERTED and 8 * wanted > size)
+        call.require(kept, "the order that MXNet's sort leaves equal elements in")
+        call.require(not call.gpu, "the order that MXNet's sort leaves equal elements in on a GPU")
     values, indices = call.fresh("values"), call.fresh("indices")
     # TensorRT wants to know the number when it builds, so it is not read from the shape.
     call.emit_many(
@@ -240,7 +263,7 @@ def _give_values(call: Call, values: str) -> None:
 @converter("sort", "_npi_sort", outputs=1)
 def sort(call: Call) -> None:
     """The values of a ``TopK`` of all elements."""
-    values, _, _ = _sorted(call, ascending=call.flag("is_ascend", True))
+    values, _, _ = _sorted(call, ascending=call.flag("is_ascend", True), places=False)
     _give_values(call, values)
 
 
@@ -248,7 +271,7 @@ def sort(call: Call) -> None:
 def argsort(call: Call) -> None:
     """The indices of a ``TopK`` of all elements."""
     call.require_dtype(call.outputs[0], NUMBERS)
-    _, indices, _ = _sorted(call, ascending=call.flag("is_ascend", True))
+    _, indices, _ = _sorted(call, ascending=call.flag("is_ascend", True), places=True)
     cast(call, indices, call.outputs[0].dtype, call.output())
 
 
@@ -257,7 +280,8 @@ def topk(call: Call) -> None:
     """``TopK``: indices by default, values, both, or a mask with ones at the indices."""
     kind = call.text("ret_typ", "indices")
     count = max(call.integer("k", 1), 0)
-    values, indices, axis = _sorted(call, count, ascending=call.flag("is_ascend"))
+    ascending = call.flag("is_ascend")
+    values, indices, axis = _sorted(call, count, ascending=ascending, places=kind != "value")
     if kind == "mask":
         _mask(call, indices, axis)
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mxtrt.ops.registry import Call, converter
+from mxtrt.ops.registry import FLOATS, Call, converter
 
 _REDUCTIONS = {
     "mean": "ReduceMean",
@@ -18,6 +18,9 @@ _REDUCTIONS = {
     "min_axis": "ReduceMin",
     "prod": "ReduceProd",
 }
+
+#: Reductions that choose an element.
+_CHOOSING = ("ReduceMax", "ReduceMin")
 
 #: Reductions that leave NaN out: the ONNX operator, and what takes the place of a NaN.
 _WITHOUT_NAN = {"nansum": ("ReduceSum", 0), "nanprod": ("ReduceProd", 1)}
@@ -39,10 +42,26 @@ def _axes(call: Call, key: str = "axis") -> list[int]:
 def reduce_along(
     call: Call, op_type: str, data: str, axes: Sequence[int], keep: bool, output: str
 ) -> None:
-    """Reduce; all axes give shape (1,) where ONNX gives ()."""
+    """Reduce; all axes give shape (1,) where ONNX gives ().
+
+    The largest and the smallest are NaN in MXNet where an element is; ONNX Runtime's and TensorRT's
+    are not, so that the sum of the absolute values tells.
+    """
     if not axes:
         call.emit("Identity", [data], output=output)
         return
+    if op_type in _CHOOSING and call.dtype() in FLOATS:
+        chosen, total = call.fresh("chosen"), call.fresh("total")
+        _reduce(call, op_type, data, axes, keep, chosen)
+        _reduce(call, "ReduceSum", call.emit("Abs", [data]), axes, keep, total)
+        call.emit("Where", [call.emit("IsNaN", [total]), total, chosen], output=output)
+    else:
+        _reduce(call, op_type, data, axes, keep, output)
+
+
+def _reduce(
+    call: Call, op_type: str, data: str, axes: Sequence[int], keep: bool, output: str
+) -> None:
     whole = len(axes) == call.rank() and not keep
     total = None if whole else output
     if op_type == "ReduceSum":

@@ -58,6 +58,7 @@ class Call:
         inputs: Shape and dtype of every input, all known.
         outputs: Shape and dtype of every output that the converter produces, all known.
         half: Whether the first input is float16 in MXNet.
+        gpu: Whether it is MXNet's kernels for GPUs that it stands in for.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Call:
         constants: Sequence[bool],
         builder: OnnxBuilder,
         half: bool,
+        gpu: bool,
     ) -> None:
         self.node = node
         self.half = half
+        self.gpu = gpu
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._names = tuple(names)
@@ -334,6 +337,7 @@ def convert(
     constants: Sequence[bool],
     builder: OnnxBuilder,
     half: bool = False,
+    gpu: bool = False,
 ) -> None:
     """Convert one node into ``builder``.
 
@@ -345,6 +349,7 @@ def convert(
         builder: Receives the ONNX nodes; the node's outputs get the names of
             :meth:`Call.output`.
         half: Whether the first input is float16 in MXNet.
+        gpu: Whether it is MXNet's kernels for GPUs that it stands in for.
 
     Raises:
         Unsupported: The node has to stay in MXNet; the message says why.
@@ -363,4 +368,4 @@ def convert(
             raise Unsupported("a tensor of size zero")
     if not outputs:
         raise Unsupported("its shapes are not known at bind")
-    entry.convert(Call(node, inputs, outputs, names, constants, builder, half))
+    entry.convert(Call(node, inputs, outputs, names, constants, builder, half, gpu))

@@ -166,25 +166,30 @@ def _sample(call: Call, grid: str) -> None:
 def roi_align(call: Call) -> None:
     """``RoiAlign`` with the mean; the first number of a region is the index of its picture.
 
-    A negative index, for which MXNet leaves the output as it was in memory, counts as 0.
+    A region of a negative index is padding and gives zeros, as MXNet documents it: its kernel for
+    CPUs leaves the output as it was in memory.
     """
     call.require_floats()
     call.require(not call.flag("position_sensitive"), "position_sensitive=True")
     height, width = call.integers("pooled_size")
     index, boxes = call.fresh("index"), call.fresh("boxes")
     call.emit_many("Split", [call.input(1), call.indices([1, 4])], [index, boxes], axis=1)
-    picture = call.emit("Squeeze", [call.emit("Relu", [index]), call.indices([1])])
+    index = call.emit("Cast", [index], to=tensor_type(np.dtype(np.int64)))
+    zero = call.constant(0, np.int64)
+    picture = call.emit("Squeeze", [call.emit("Max", [index, zero]), call.indices([1])])
     aligned = call.flag("aligned")
-    call.emit(
+    pooled = call.emit(
         "RoiAlign",
-        [call.input(), boxes, call.emit("Cast", [picture], to=tensor_type(np.dtype(np.int64)))],
-        output=call.output(),
+        [call.input(), boxes, picture],
         coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
         output_height=height,
         output_width=width,
         sampling_ratio=max(call.integer("sample_ratio", -1), 0),
         spatial_scale=call.number("spatial_scale"),
     )
+    padding = call.emit("Less", [index, zero])
+    padding = call.emit("Unsqueeze", [padding, call.indices([2, 3])])
+    call.emit("Where", [padding, call.constant(0), pooled], output=call.output())
 
 
 @converter("_contrib_box_decode", outputs=1)

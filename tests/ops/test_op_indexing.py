@@ -104,12 +104,29 @@ def test_where_agrees(dtype: str) -> None:
 def test_search_agrees(op: str, attrs: dict[str, Any]) -> None:
     """The first of equal elements, as float32; over all axes the place in memory."""
     chosen(op, np.round(data(0, 3, 7, 5)), **attrs)
+    chosen(op, np.int32(data(0, 3, 7, 5)), **attrs)
     chosen(op, np.float32([2, 5, 5, 2]), **(attrs and {"axis": 0}))
+
+
+@pytest.mark.parametrize("op", ["argmax", "argmin"])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_a_nan_is_found_by_a_search(op: str, axis: int | None) -> None:
+    """The first one, beside infinities too, wherever it is in a row of any length."""
+    for size in (1, 2, 9, 33):
+        for place in {0, size // 2, size - 1}:
+            x = np.round(data(size, 4, size))
+            x[0, place] = x[2, place] = x[2, -1] = NAN
+            x[1, 0] = -np.inf
+            x[1, -1] = np.inf
+            chosen(op, x, axis=axis)
 
 
 def test_argmax_channel_agrees() -> None:
     """Along the second axis."""
-    chosen("argmax_channel", np.round(data(0, 3, 7, 5)))
+    x = np.round(data(0, 3, 7, 5))
+    chosen("argmax_channel", x)
+    x[1, 3] = NAN
+    chosen("argmax_channel", x)
 
 
 @pytest.mark.parametrize("axis", [None, 0, -1])
@@ -125,12 +142,37 @@ def test_order_agrees(axis: int | None, ascending: bool) -> None:
     chosen("topk", x, k=0, ret_typ="both", dtype="uint8", **attrs)
 
 
-def test_ties_beyond_sixteen_elements_take_the_first() -> None:
-    """MXNet's sort is not stable there, so only the values are compared."""
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 8, 16])
+def test_every_order_of_equal_elements_that_is_accepted_is_that_of_mxnet(
+    size: int, ascending: bool
+) -> None:
+    """For every k, with equal elements among which the limit falls: MXNet's sort moves some."""
+    for seed in range(8):
+        x = np.random.default_rng(seed).integers(0, 3, (5, size)).astype(np.float32)
+        for k in range(1, size + 1):
+            if (size, k) != (16, 2):
+                chosen("topk", x, k=k, ret_typ="both", is_ascend=ascending)
+
+
+@pytest.mark.parametrize("kind", ["indices", "both", "mask"])
+def test_places_that_mxnets_sort_leaves_equal_elements_in_are_refused(kind: str) -> None:
+    """Of more than sixteen, and of sixteen where it looks for two; one is the first of all."""
+    for size, k in ((17, 0), (17, 3), (17, 17), (400, 2), (16, 2)):
+        assert "equal elements" in refusal("topk", (2, size), k=k, ret_typ=kind)
+    x = np.round(data(0, 3, 400))
+    chosen("topk", x, ret_typ=kind)
+    chosen("topk", x, ret_typ=kind, is_ascend=True)
+
+
+def test_places_of_many_equal_elements_stay_in_mxnet() -> None:
+    """Its order is not the first first, which is that of engines; the values are the same."""
+    assert "equal elements" in refusal("argsort", (2, 40))
     x = np.zeros((2, 40), np.float32)
     (places,) = run_mxnet(symbol("argsort", mx.sym.var("x")), {"x": x})
     assert not np.array_equal(places, np.tile(np.arange(40), (2, 1)))
     chosen("topk", x, k=5, ret_typ="value")
+    chosen("sort", np.round(data(0, 3, 40)))
 
 
 @pytest.mark.parametrize("k", [0, 2, -1])

@@ -94,6 +94,23 @@ def test_nan_is_left_out(op: str) -> None:
     check(symbol(op, mx.sym.var("x"), axis=1), {"x": x})
 
 
+@pytest.mark.parametrize("op", ["max", "min", "max_axis", "min_axis", "_np_max", "_np_amin"])
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)])
+def test_the_largest_and_the_smallest_are_nan_where_an_element_is(op: str, axis: Any) -> None:
+    """Wherever it is, beside infinities too; rows without one are what they were."""
+    for size in (1, 2, 9, 33):
+        for place in {0, size // 2, size - 1}:
+            x = data(size, 4, size, 2)
+            x[0, place, 1] = np.nan
+            x[1, 0] = -np.inf
+            x[1, -1] = np.inf
+            x[2] = -np.inf
+            sym = symbol(
+                op, mx.sym.var("x"), keepdims=True, **({} if axis is None else {"axis": axis})
+            )
+            check(sym, {"x": x}, tolerance=0)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("axis", [None, 1, -1, (0, 2), ()])
 def test_norms_agree(order: int, axis: Any) -> None:

@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import check, check_op, data, mx, refusal, symbol
+from harness import (
+    assert_close,
+    check,
+    check_op,
+    data,
+    mx,
+    refusal,
+    run_mxnet,
+    run_onnx,
+    symbol,
+    to_onnx,
+)
 
 RESIZE = "_contrib_BilinearResize2D"
 ADAPTIVE = "_contrib_AdaptiveAvgPooling2D"
@@ -130,6 +141,21 @@ def test_roi_align_may_put_pixels_at_their_centres() -> None:
     attrs = {"pooled_size": (2, 2), "spatial_scale": 0.5, "aligned": True}
     sym = symbol("_contrib_ROIAlign", mx.sym.var("x"), mx.sym.var("rois"), **attrs)
     check(sym, {"x": data(0, 2, 3, 8, 10), "rois": _regions()[:3]}, ("x", "rois"))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_region_of_a_negative_index_is_padding(aligned: bool) -> None:
+    """Zeros, as MXNet documents it, whose own CPU kernel leaves the row unwritten; -0.9 is 0."""
+    attrs = {"pooled_size": (3, 2), "spatial_scale": 0.5, "aligned": aligned}
+    sym = symbol("_contrib_ROIAlign", mx.sym.var("x"), mx.sym.var("rois"), **attrs)
+    regions = _regions()[[0, 1, 0, 1]]
+    regions[:, 0] = [-1, 1, -0.9, -3]
+    x = data(0, 2, 3, 8, 10)
+    x[0, 0] = np.inf  # not to be multiplied by zero
+    (ours,) = run_onnx(to_onnx(sym, {"x": x, "rois": regions}, ("x", "rois")))
+    assert not ours[[0, 3]].any()
+    (theirs,) = run_mxnet(sym, {"x": x, "rois": regions})
+    assert_close(ours[[1, 2]], theirs[[1, 2]])
 
 
 @pytest.mark.parametrize("kind", ["corner", "center"])

@@ -1,8 +1,8 @@
 """Operators that choose elements: by index, by condition, by order.
 
 Where what is chosen is not defined (an index that is NaN or fits into no integer, the order of a
-row with a NaN, that of equal elements beyond what MXNet's sort happens to keep), the references
-say NaN.
+row with a NaN, that of equal elements beyond what MXNet's sort happens to keep, which no engine
+may be asked for), the references say NaN.
 """
 
 from __future__ import annotations
@@ -193,15 +193,19 @@ def _search(function: Callable[..., Array]) -> Callable[..., Array]:
     def reference(attrs: Attributes, x: Array) -> Array:
         axis = attrs.get("axis", None)
         keep = bool(attrs.get("keepdims", False))
-        places = function(x, axis, keepdims=keep)
-        unordered = np.isnan(x).any(axis, keepdims=keep)
-        return np.where(unordered, np.nan, places).reshape(places.shape or (1,))
+        places = np.asarray(function(x, axis, keepdims=keep))
+        return places.reshape(places.shape or (1,))
 
     return reference
 
 
 def _channel(attrs: Attributes, x: Array) -> Array:
-    return np.where(np.isnan(x).any(1), np.nan, x.argmax(1))
+    return x.argmax(1)
+
+
+def _rows(draw: Draw) -> Shape:
+    """Rows of more and of less than the sixteen elements that MXNet sorts by insertion."""
+    return (draw(st.integers(1, 3)), draw(st.integers(1, 20)))
 
 
 def _draw_sort(draw: Draw, shape: Shape) -> Application:
@@ -335,17 +339,18 @@ register(
     ),
     *_choosers("where", _draw_where, _where, follows=1),
     *_choosers("_npi_where", _draw_np_where, _where, follows=1),
-    *_choosers("argmax", _draw_search, _search(np.argmax)),
-    *_choosers("argmin", _draw_search, _search(np.argmin)),
-    *_choosers("argmax_channel", like, _channel, rank_at_least(2), hybrid=False),
-    *movers("sort _npi_sort", _draw_sort, _sort, nan_blind=True, dtypes=_SORTED),
+    *movers("argmax", _draw_search, _search(np.argmax), jumps=True),
+    *movers("argmin", _draw_search, _search(np.argmin), jumps=True),
+    *movers("argmax_channel", like, _channel, rank_at_least(2), hybrid=False, jumps=True),
+    *movers("sort _npi_sort", _draw_sort, _sort, first=_rows, nan_blind=True, dtypes=_SORTED),
     *_choosers(
         "argsort _npi_argsort",
         _draw_argsort,
         _argsort,
+        first=_rows,
         dtypes=_SORTED,
         result=lambda attrs, _: attrs.get("dtype", "float32"),
     ),
-    *_choosers("topk _npx_topk", _draw_topk, _topk, result=_topk_dtypes),
+    *_choosers("topk _npx_topk", _draw_topk, _topk, first=_rows, result=_topk_dtypes),
     *movers("diag", _draw_diag, _diag),
 )

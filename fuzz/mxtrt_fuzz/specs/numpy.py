@@ -145,7 +145,6 @@ register(
             roundings=2,
             sums=function in (np.sum, np.mean),
             compensated=function in (np.sum, np.mean),
-            nan_blind=function in (np.max, np.min),
         )
         for name, function in _REDUCTIONS.items()
     )

@@ -84,7 +84,6 @@ register(
             sums=function in (np.sum, np.mean, np.nansum),
             compensated=function is np.nansum,
             spread=_reference(_SPREADS[name]) if name in _SPREADS else None,
-            nan_blind=name.startswith("m"),
         )
         for name, function in _REDUCTIONS.items()
     )
