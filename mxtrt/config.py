@@ -55,6 +55,10 @@ def _flag(value: Any) -> bool:
     raise ValueError("0 or 1")
 
 
+def _flag_or_auto(value: Any) -> bool | None:
+    return None if value is None or value == "auto" else _flag(value)
+
+
 def _count(value: Any) -> int:
     number = int(str(value).strip()) if not isinstance(value, bool) else -1
     if number < 0:
@@ -203,17 +207,20 @@ OPTIONS: Mapping[str, Option] = {
             0,
             ("MXTRT_THREADS",),
             "a number of threads, 0 for one per core",
-            "Threads of the CPU engine; read once per process, when the first engine is built.",
+            "Threads of the CPU engine; 0 for as many physical cores as the process may use, "
+            "by its affinity, its control groups' quotas, OMP_NUM_THREADS, OMP_THREAD_LIMIT and "
+            "MXNET_OMP_MAX_THREADS. Read once per process, when the first engine is built.",
             _count,
         ),
         Option(
             "spin",
-            True,
+            None,
             ("MXTRT_SPIN",),
-            "0 or 1",
+            "0, 1 or auto",
             "Whether the CPU engine's threads spin for a moment before they sleep (lower latency, "
-            "more CPU time); read once per process.",
-            _flag,
+            "more CPU time); auto, where plain MXNet's threads would: it has several, neither "
+            "OMP_WAIT_POLICY nor GOMP_SPINCOUNT stops them, and no quota. Read once per process.",
+            _flag_or_auto,
         ),
         Option(
             "min_nodes",
@@ -328,7 +335,7 @@ class Options:
     cache_dir: str = ""
     cache_size: int = 4 << 30
     threads: int = 0
-    spin: bool = True
+    spin: bool | None = None
     min_nodes: int = 1
     verify: bool = False
     prefer: str = "engine"

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from mxtrt.config import Options
+from mxtrt.engines import cores
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
@@ -64,6 +65,10 @@ def shared_library() -> Path:
 class OnnxRuntime:
     """ONNX Runtime through the C API of its shared library.
 
+    Args:
+        threads: How many threads compute, the calling one among them; 0 for as many as suit.
+        spin: Whether they spin before they sleep; None for what suits.
+
     Raises:
         EngineError: ONNX Runtime is missing, too old or does not load.
     """
@@ -74,8 +79,10 @@ class OnnxRuntime:
     computes_float16 = False
     static_shapes = False
 
-    def __init__(self, threads: int, spin: bool) -> None:
+    def __init__(self, threads: int, spin: bool | None) -> None:
         path = shared_library()
+        threads = threads or cores.threads()
+        spin = cores.spins() if spin is None else spin
         try:
             self.version = library().open_onnxruntime(path, threads, spin)
         except NodeError as error:
@@ -126,7 +133,7 @@ def _has_vnni() -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _engine(threads: int, spin: bool) -> OnnxRuntime:
+def _engine(threads: int, spin: bool | None) -> OnnxRuntime:
     return OnnxRuntime(threads, spin)
 
 

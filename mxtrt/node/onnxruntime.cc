@@ -258,8 +258,8 @@ void open_library(const char* path, int threads, int spin) {
 
 using namespace mxtrt;
 
-// Loads ONNX Runtime once per process; `threads` 0 means one per core.  Returns its version,
-// or null after setting the error.
+// Loads ONNX Runtime once per process, with so many threads.  Returns its version, or null
+// after setting the error.
 MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin) {
   std::lock_guard<std::mutex> lock(g_open_mutex);
   const int opened = guarded([&] {
