@@ -13,6 +13,7 @@ import json
 import os
 import random
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     """A file that can not be collected counts as a test that failed."""
     if report.failed:
         _tell(begun=report.nodeid)
-        _tell(test=report.nodeid, outcome="failed", text=_text(report.longrepr), seconds=0, did={})
+        _tell(test=report.nodeid, outcome="failed", text=_text(report.longrepr))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -131,3 +132,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what setup, call and teardown came to."""
     _outcomes[report.nodeid].add(report)
+
+
+def pytest_warning_recorded(warning_message: warnings.WarningMessage, nodeid: str) -> None:
+    """Keep what the integration warned of."""
+    if issubclass(warning_message.category, mxtrt.MxtrtWarning) and nodeid in _outcomes:
+        _tell(test=nodeid, warned=str(warning_message.message))

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,12 +51,14 @@ class Result:
         text: What it said, where it did not pass.
         seconds: How long it took.
         did: What the integration did meanwhile, in the names of :class:`mxtrt.Stats`.
+        warned: What it warned of, each sentence once in a process.
     """
 
     outcome: str
     text: str = ""
     seconds: float = 0.0
     did: Mapping[str, int] = field(default_factory=dict)
+    warned: Sequence[str] = ()
 
     @property
     def line(self) -> str:
@@ -204,11 +207,13 @@ def _read(log: Path, found: dict[str, Result]) -> tuple[str | None, bool]:
     begun, collected = None, set[str]()
     for line in log.read_text().splitlines() if log.exists() else []:
         event = json.loads(line)
-        begun = event.get("begun")
+        begun, test = event.get("begun"), event.pop("test", None)
         collected |= {*event.get("collected", ())}
         if "outcome" in event:
-            names = (entry.name for entry in dataclasses.fields(Result))
-            found[event["test"]] = Result(**{name: event[name] for name in names})
+            found[test] = Result(**event)
+        elif "warned" in event and test in found:
+            warned = [*found[test].warned, event["warned"]]
+            found[test] = dataclasses.replace(found[test], warned=warned)
     return begun, bool(collected - found.keys() - {begun})
 
 
@@ -367,6 +372,9 @@ def table(plain: Results, on: Results, verdict: Verdict) -> str:
     rows = [row(file, plain[file], on[file], verdict) for file in plain if file in on]
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (HEADS, *rows)]
+    warnings = Counter(
+        re.sub(r"\d+", "N", line) for r in on.values() for x in r.values() for line in x.warned
+    )
     lines.insert(1, "|---" + "|---:" * (len(HEADS) - 1) + "|")
     for heading, entries in (
         ("passes in plain MXNet only", [f"{t}\n    {x}" for t, x in verdict.differences.items()]),
@@ -377,6 +385,10 @@ def table(plain: Results, on: Results, verdict: Verdict) -> str:
                 f"{t}: passed {r.plain} plain, {r.on} on, of {r.of}"
                 for t, r in verdict.flaky.items()
             ],
+        ),
+        (
+            "warnings of the integration",
+            [f"{line} (x{n})" for line, n in warnings.most_common()],
         ),
         ("known.json has it, and it is not so any more", verdict.untrue),
     ):

@@ -28,6 +28,10 @@ def test_binds():
     y = mx.sym.FullyConnected(mx.sym.relu(x) + 1, num_hidden=2)
     executor = y.simple_bind(mx.cpu(), grad_req="null", x=(2, 3))
     assert executor.forward()[0].shape == (2, 2)
+    if ON:
+        import mxtrt
+        with mxtrt.options(ranges="none.json", precision="int8"):
+            y.simple_bind(mx.cpu(), grad_req="null", x=(2, 3)).forward()
 
 
 def test_has_an_old_name_of_numpy_and_its_seed():
@@ -116,6 +120,8 @@ def test_what_passes_plain_only_fails_and_a_crash_stops_nothing(checkout, tmp_pa
         "is_skipped": ["skipped", "skipped"],
     }
     assert content["on"][FILE][id_of("binds")]["did"]["engine_runs"] == 1
+    assert "the graph runs as plain MXNet: " in content["on"][FILE][id_of("binds")]["warned"][0]
+    assert "the graph runs as plain MXNet: " in done.stdout.partition("warnings")[2]
     assert content["on"][FILE][id_of("crashes_with_engines")]["text"] == "SIGABRT"
     repeats = content["repeats"][id_of("crashes_with_engines")]
     assert repeats == {"plain": 0, "on": 0, "of": 0, "in_place": True}
