@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mxtrt.errors import RefusedNodesError
+from mxtrt.indices import IndicesError
 from mxtrt.models import mxnet_reason
 from mxtrt.perf.paired import MOST_NOISE, Duet, Paired
-from mxtrt.trial import bind, context_of, engine_graph, run_engine, values_for
+from mxtrt.trial import bind, context_of, engine_graph, operators, run_engine, values_for
 
 if TYPE_CHECKING:
     from mxtrt.engine_node import EngineNode
@@ -45,16 +46,18 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> N
     """
     from mxnet.base import MXNetError
 
-    values = values_for(node, arrays)
-    run_engine(node, values)  # whether it does
-    plain, _ = bind(node.graph, node.graph.heads, values, node.gpu)
     try:
-        _wait(plain.forward(is_train=False))
+        values = values_for(node, arrays)
+        run_engine(node, values)  # whether it does
+        plain = _mxnet(node, values)
     except MXNetError as error:  # a GPU that MXNet has no kernels for
         node.report.notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
         return
+    except IndicesError as error:
+        node.report.notes.append(f"not timed: {error}")
+        return
     ours = _Engine(node, values, inline_below)
-    found, forwards = _timed(lambda: _wait(ours()), lambda: _wait(plain.forward(is_train=False)))
+    found, forwards = _timed(lambda: _wait(ours()), plain)
     if node.failures:
         raise RefusedNodesError(node.failures)
     engine, mxnet = (f"{ms / forwards:.3g} ms" for ms in (found.mxtrt_ms, found.plain_ms))
@@ -62,6 +65,24 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> N
         reason = f"prefer=fastest: its segment takes {engine} in the engine and {mxnet} in MXNet"
         raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
     node.report.notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
+
+
+def _mxnet(node: EngineNode, values: Mapping[str, Any]) -> Callable[[], None]:
+    """A forward in MXNet: an executor's, or of one operator after the other where that fails.
+
+    Raises:
+        MXNetError: It does not run either way.
+    """
+    from mxnet.base import MXNetError
+
+    try:
+        executor, _ = bind(node.graph, node.graph.heads, values, node.gpu)
+        _wait(executor.forward(is_train=False))
+    except MXNetError:  # oneDNN's subgraphs do not fit every graph
+        compute, _ = operators(node.graph, node.graph.heads, values, node.gpu)
+        _wait(compute())
+        return lambda: _wait(compute())
+    return lambda: _wait(executor.forward(is_train=False))
 
 
 def _timed(ours: Callable[[], object], plain: Callable[[], object]) -> tuple[Paired, int]:

@@ -1,19 +1,20 @@
 """One segment on its own, in its engine and in MXNet, for comparing the two at bind.
 
-The data are those of the bind where there are any, and random numbers otherwise.  MXNet's
-operators run on copies of the segment's weights.
+The data are those of the bind where there are any, and random numbers otherwise, in range where
+they are lengths or indices.  MXNet's operators run on copies of the segment's weights.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import Entry, Graph, Node
+from mxtrt.indices import keep_in_range
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.rewrite import node_attributes
@@ -21,7 +22,15 @@ from mxtrt.rewrite import node_attributes
 if TYPE_CHECKING:
     from mxtrt.engine_node import EngineNode
 
-__all__ = ["Array", "bind", "context_of", "engine_graph", "run_engine", "values_for"]
+__all__ = [
+    "Array",
+    "bind",
+    "context_of",
+    "engine_graph",
+    "operators",
+    "run_engine",
+    "values_for",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +43,9 @@ def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
     Args:
         node: Its engine node.
         arrays: NDArrays of the segment's weights, and of its data where these are known.
+
+    Raises:
+        IndicesError: No values are known with which its lengths and indices are in range.
     """
     random = np.random.default_rng(0)
     values: dict[str, Array] = {}
@@ -54,7 +66,20 @@ def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
             values[name] = random.standard_normal(shape).astype(dtype)
         else:
             values[name] = random.integers(0, 2, shape).astype(dtype)
-    return values
+    fixed = values.keys() - set(node.inputs)
+    return keep_in_range(
+        node.graph, values, fixed, lambda entry, tried: _value(node.graph, entry, tried)
+    )
+
+
+def _value(graph: Graph, entry: Entry, values: Mapping[str, Array]) -> Array:
+    """What MXNet computes for an entry, on the CPU."""
+    variable = graph.nodes[entry.node]
+    if variable.is_variable:
+        return values[variable.name]
+    forward, _ = operators(graph, [entry], values, None)
+    value: Array = forward()[0].asnumpy()
+    return value
 
 
 def context_of(gpu: int | None) -> Any:
@@ -67,7 +92,7 @@ def context_of(gpu: int | None) -> Any:
 def bind(
     graph: Graph, entries: Sequence[Entry], values: Mapping[str, Array], gpu: int | None
 ) -> tuple[Any, dict[str, Any]]:
-    """MXNet's own executor of a graph.
+    """MXNet's own executor of a graph, as a program has it that binds symbols.
 
     Args:
         graph: A segment.
@@ -94,6 +119,39 @@ def bind(
         {name: arrays[name] for name in symbol.list_auxiliary_states()},
     )
     return executor, arrays
+
+
+def operators(
+    graph: Graph, entries: Sequence[Entry], values: Mapping[str, Array], gpu: int | None
+) -> tuple[Callable[[], list[Any]], dict[str, Any]]:
+    """MXNet's own operators, one by one.
+
+    An executor would take oneDNN's subgraphs for some of them, which fail or answer wrongly for a
+    sum with what a convolution further back reads (``src/operator/subgraph/mkldnn``).
+
+    Args:
+        graph: A segment.
+        entries: What it is to compute.
+        values: Values of at least the variables that this depends on.
+        gpu: Where to run.
+
+    Returns:
+        A function that computes them, and the NDArrays that it reads by name.
+    """
+    import mxnet as mx
+
+    context = context_of(gpu)
+    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
+    names = symbol.list_inputs()
+    arrays = {n: mx.nd.array(values[n], dtype=values[n].dtype, ctx=context) for n in names}
+    compute = mx.nd.CachedOp(symbol)
+
+    def forward() -> list[Any]:
+        with mx.autograd.pause(train_mode=False), context:
+            outputs = compute(*[arrays[name] for name in names])
+        return outputs if isinstance(outputs, list) else [outputs]
+
+    return forward, arrays
 
 
 def engine_graph(node: EngineNode) -> Graph:

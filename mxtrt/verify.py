@@ -17,8 +17,9 @@ import numpy as np
 
 from mxtrt.errors import RefusedNodesError, Unsupported
 from mxtrt.graph import Entry, Graph
+from mxtrt.indices import IndicesError, places, reached
 from mxtrt.models import mxnet_reason
-from mxtrt.trial import Array, bind, run_engine, values_for
+from mxtrt.trial import Array, operators, run_engine, values_for
 
 if TYPE_CHECKING:
     from mxtrt.engine_node import EngineNode
@@ -57,11 +58,14 @@ def verify(node: EngineNode, arrays: Mapping[str, Any], part: Part) -> None:
         return
     from mxnet.base import MXNetError
 
-    values = values_for(node, arrays)
     try:
+        values = values_for(node, arrays)
         expected = _Expected(node.graph, node.graph.heads, values, unit, node.gpu)
     except MXNetError as error:  # a GPU that MXNet has no kernels for
         node.report.notes.append(f"not verified: MXNet does not run it: {mxnet_reason(error)}")
+        return
+    except IndicesError as error:
+        node.report.notes.append(f"not verified: {error}")
         return
     distance = expected.distance(node.graph.heads, run_engine(node, values))
     if distance <= 1:
@@ -95,10 +99,11 @@ class _Expected:
     ) -> None:
         import mxnet as mx
 
-        executor, arrays = bind(graph, entries, values, gpu)
+        compute, arrays = operators(graph, entries, values, gpu)
+        still = reached(graph, places(graph)).keys()  # lengths and indices: nobody rounds them
 
         def forward() -> list[Array]:
-            return [output.asnumpy() for output in executor.forward(is_train=False)]
+            return [output.asnumpy() for output in compute()]
 
         self._unit = unit
         self._entries = {entry: place for place, entry in reversed(list(enumerate(entries)))}
@@ -106,9 +111,9 @@ class _Expected:
         self._squares = [np.zeros(head.shape) for head in self._right]
         random = np.random.default_rng(1)
         for _ in range(_SAMPLES):
-            for name, array in values.items():
-                if array.dtype.kind == "f":
-                    old = arrays[name]
+            for name, old in arrays.items():
+                array = values[name]
+                if array.dtype.kind == "f" and name not in still:
                     noise = random.standard_normal(array.shape) * (unit * _ROUNDINGS)
                     moved = mx.nd.array(array * (1 + noise), dtype=array.dtype, ctx=old.context)
                     moved.copyto(old)  # also where oneDNN has a layout of its own

@@ -173,3 +173,53 @@ def test_each_segment_is_verified():
     notes = [note for segment in mxtrt.last_report().segments for note in segment.notes]
     assert len(notes) == 2
     assert all(note.startswith("verified: ") for note in notes)
+
+
+@pytest.fixture
+def onednn_subgraphs(monkeypatch):
+    """MXNet as it is without our settings: oneDNN's subgraphs are on."""
+    monkeypatch.setenv("MXNET_SUBGRAPH_BACKEND", "MKLDNN")
+
+
+def residual() -> tuple[mx.sym.Symbol, dict]:
+    """A pre-activation residual unit, which oneDNN's subgraph pass gets wrong."""
+
+    def conv(x: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+        return mx.sym.Convolution(x, num_filter=4, kernel=(3, 3), pad=(1, 1), name=name)
+
+    start = conv(mx.sym.var("data"), "first")
+    inner = conv(mx.sym.Activation(start, act_type="relu"), "second")
+    body = conv(mx.sym.Activation(inner, act_type="relu"), "third")
+    symbol = mx.sym.elemwise_add(start, body)
+    return symbol, parameters(symbol, data=X.shape)[0]
+
+
+@pytest.mark.parametrize("way", ["bind", "simple_bind", "gluon"])
+def test_engines_are_compared_with_mxnets_operators_and_not_with_its_subgraphs(
+    onednn_subgraphs, monkeypatch, way
+):
+    """Those fail, or are wrong: the engine is verified, and its answer is the right one."""
+    symbol, args = residual()
+    with monkeypatch.context() as without:
+        without.setenv("MXNET_SUBGRAPH_BACKEND", "NONE")
+        expected = plain(symbol, args, {}, data=X)[0]
+    if way == "gluon":
+        symbol = mx.sym.Group([symbol, mx.sym.var("softmax_label") * 1])
+    with mxtrt.options(verify=True, allow_ops="*"):
+        answer, report = bound(symbol, way, args, {})
+    answer = answer[0] if isinstance(answer, list) else answer
+    assert_close(answer, expected)
+    assert not report.reason
+    assert report.left == []
+    assert [note.split(":")[0] for note in report.segments[0].notes] == ["verified"]
+
+
+def test_where_mxnets_subgraphs_fail_its_operators_are_timed(onednn_subgraphs):
+    """With prefer="fastest" too, the graph is not left to MXNet for that."""
+    symbol, args = residual()
+    with mxtrt.options(prefer="fastest", allow_ops="*"):
+        symbol.bind(mx.cpu(), {"data": X, **args}, grad_req="null")
+    report = mxtrt.last_report()
+    assert not report.reason
+    told = [n for s in report.segments for n in s.notes] + [node.reason for node in report.left]
+    assert any(" ms in " in text for text in told)

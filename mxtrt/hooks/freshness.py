@@ -56,8 +56,11 @@ class Freshness:
             self._patience = 0
         return True
 
-    def settle(self) -> bool:
+    def settle(self, data: Mapping[str, Any] | None = None) -> bool:
         """Whether the engines may answer, after building them when it is time to.
+
+        Args:
+            data: Arrays of the call that asks, by name, for comparing engines with MXNet.
 
         Raises:
             RefusedNodesError: An engine failed at run time, or refused nodes.
@@ -66,13 +69,13 @@ class Freshness:
         if in_forked_child():
             return False
         with self._lock:
-            return self._settle()
+            return self._settle(data or {})
 
-    def _settle(self) -> bool:
+    def _settle(self, data: Mapping[str, Any]) -> bool:
         if self._plan.failures:
             raise RefusedNodesError(self._plan.failures)
         if not self._plan.built:
-            self._plan.build(self._arrays)
+            self._plan.build({**data, **self._arrays})
         elif self._plan.changed() and not self._plan.holds_the_same():
             self._pending = True
             # Engines that never answered follow at once, however often weights are set.

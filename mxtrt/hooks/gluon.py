@@ -216,7 +216,10 @@ class _BlockBinding:
                 self._bound = self._bind(args, arrays, context)
                 self._failed = self._bound is None
             self._epoch = epoch
-        return self._bound is not None and self._bound.freshness.settle()
+        if self._bound is None:
+            return False
+        names = (variable.name for variable in self._data)
+        return self._bound.freshness.settle(dict(zip(names, _inputs(args), strict=False)))
 
     def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> _Bound | None:
         """Bind to these arrays; None when no segment is worth an engine."""

@@ -34,6 +34,7 @@ def _softmax(call: Call, op_type: str, data: str) -> None:
         _finish(call, op_type, data, axis)
         return
     call.require(len(call.inputs) == 2, f"{len(call.inputs)} inputs, not 2")
+    call.require(call.dtype(1) not in FLOATS, f"lengths of dtype {call.dtype(1)}")
     mask = valid(call, 1, axis, [axis] if call.rank() > 1 else [])
     masked = call.emit("Where", [mask, data, call.constant(float("-inf"))])
     shares = call.emit(op_type, [masked], axis=axis)

@@ -111,3 +111,8 @@ def test_regression_output_ignores_its_label(op: str) -> None:
 def test_a_loss_is_its_data(op: str) -> None:
     """The gradient matters in training only."""
     assert check_op(op, (2, 3)).ops == ["Identity"]
+
+
+def test_lengths_that_are_no_integers_are_refused() -> None:
+    """MXNet raises an error at the forward, which the caller is to see."""
+    assert refusal("softmax", (2, 3), (2,), use_length=True) == "lengths of dtype float32"
