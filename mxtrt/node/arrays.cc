@@ -54,26 +54,51 @@ struct PageOut {
   size_t size;
   int file;
   off_t offset;
-  std::string error;
+  int error = 0;            // of the system; ENOMEM when it has no room for another mapping
 };
+
+// Reads or writes a part of a file; returns the system's error, 0 if there is none.
+template <typename Call>
+int whole(Call call, char* data, size_t size, int file, off_t offset) {
+  for (size_t done = 0; done < size;) {
+    const ssize_t count =
+        call(file, data + done, size - done, offset + static_cast<off_t>(done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return count ? errno : ENOSPC;
+    done += static_cast<size_t>(count);
+  }
+  return 0;
+}
+
+bool is_mapped(char* data, size_t size) {
+  std::vector<unsigned char> resident(size / static_cast<size_t>(getpagesize()));
+  return !mincore(data, size, resident.data());
+}
 
 // Runs inside MXNet's engine with exclusive access to the array.
 void page_out(void*, void* parameter) {
   auto* task = static_cast<PageOut*>(parameter);
   // Pages that lie wholly inside the array; file and memory offsets agree modulo a page.
-  for (size_t done = 0; done < task->size;) {
-    ssize_t count = pwrite(task->file, task->data + done, task->size - done,
-                           task->offset + static_cast<off_t>(done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) {
-      task->error = std::strerror(count ? errno : ENOSPC);
-      return;
-    }
-    done += static_cast<size_t>(count);
+  task->error = whole(pwrite, task->data, task->size, task->file, task->offset);
+  if (task->error) return;
+  // Mapped at another place first: what can fail fails before the array's own pages go.
+  constexpr int kAccess = PROT_READ | PROT_WRITE;
+  void* mapped = mmap(nullptr, task->size, kAccess, MAP_PRIVATE, task->file, task->offset);
+  if (mapped == MAP_FAILED) {
+    task->error = errno;
+    return;
   }
-  void* mapped = mmap(task->data, task->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
-                      task->file, task->offset);
-  if (mapped == MAP_FAILED) task->error = std::strerror(errno);
+  if (mremap(mapped, task->size, task->size, MREMAP_MAYMOVE | MREMAP_FIXED, task->data) !=
+      MAP_FAILED) {
+    return;
+  }
+  task->error = errno;
+  munmap(mapped, task->size);
+  if (is_mapped(task->data, task->size)) return;
+  // The pages went, and nothing came in their place.
+  void* restored = mmap(task->data, task->size, kAccess,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (restored == task->data) whole(pread, task->data, task->size, task->file, task->offset);
 }
 
 constexpr int kIsManaged = 8;                 // CU_POINTER_ATTRIBUTE_IS_MANAGED
@@ -135,13 +160,14 @@ MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
 // Watches arrays for writes, from now on; null when a pending write failed (the error is MXNet's).
 // The watch has handles of its own: it works whatever becomes of the caller's.
 MXTRT_EXPORT Watch* mxtrt_watch(void* const* arrays, int count) {
-  auto watch = std::make_unique<Watch>();
-  for (int i = 0; i < count; ++i) {
-    void* copy;
-    if (g_mxnet.shallow_copy(arrays[i], &copy)) return nullptr;
-    watch->arrays.push_back(copy);
-  }
-  return watch->remember() ? watch.release() : nullptr;
+  Watch* made = nullptr;
+  guarded([&] {
+    auto watch = std::make_unique<Watch>();
+    watch->arrays.reserve(count);
+    for (int i = 0; i < count; ++i) watch->arrays.push_back(another_handle(arrays[i]));
+    if (watch->remember()) made = watch.release();
+  });
+  return made;
 }
 
 // Whether any array was written to by writes that are done by now: waits for nothing.
@@ -188,23 +214,15 @@ MXTRT_EXPORT void mxtrt_watch_free(Watch* watch) {
 // Writes the pages from `data` (page-aligned, `size` a multiple of the page size, inside the
 // array's own memory) to `file` at `offset`, then backs them by the file: they keep address
 // and contents, can be written to (privately), and need no memory until they are touched.
-// `watch` may be null.
+// `watch` may be null.  Returns 0, the system's error, or -1 when MXNet's engine refused.
 MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, int64_t offset,
                                 Watch* watch) {
-  PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset), {}};
+  PageOut task{static_cast<char*>(data), size, file, static_cast<off_t>(offset)};
   Context cpu{kCpu, 0};
   const bool refused = g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1,
                                          nullptr, 0, "mxtrt_page_out");
   if (!refused && watch) watch->expect(array);
-  if (refused || g_mxnet.wait_to_read(array)) {
-    set_error("MXNet's engine refused to page out an array");
-    return 0;
-  }
-  if (!task.error.empty()) {
-    set_error(task.error);
-    return 0;
-  }
-  return 1;
+  return refused || g_mxnet.wait_to_read(array) ? -1 : task.error;
 }
 
 // What mxnet::NDArray's chunk says of its memory: 1 not from MXNet's storage, 2 not allocated yet.

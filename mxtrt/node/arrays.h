@@ -20,11 +20,11 @@ using Create = int (*)(const int64_t* shape, int ndim, int device_type, int devi
 using Free = int (*)(void* array);
 using ShallowCopy = int (*)(void* array, void** copy);
 
+// The parameter is MXNet's from the call on, which deletes it whatever becomes of the operation.
 using PushAsync = int (*)(void (*function)(void* context, void* completion, void* parameter),
                           void* parameter, void (*deleter)(void*), void* context,
-                          void** const_arrays, int num_const, void** mutable_arrays,
-                          int num_mutable, void* property, int priority, const char* name,
-                          bool wait);
+                          void* const_vars, int num_const, void* mutable_vars, int num_mutable,
+                          void* property, int priority, const char* name, bool wait);
 
 struct MXNet {
   WaitToRead wait_to_read;
@@ -88,6 +88,13 @@ inline void* another_handle(void* array) {
   void* copy;
   if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
   return copy;
+}
+
+// The address of an array's first byte.
+inline void* data_of(void* array) {
+  void* data;
+  if (g_mxnet.get_data(array, &data)) throw std::runtime_error("MXNet gave no address of an array");
+  return data;
 }
 
 }  // namespace mxtrt

@@ -109,7 +109,10 @@ class CudaSession : public Session {
     }
   }
 
-  const std::string& unrecordable() const { return unrecordable_; }
+  std::string unrecordable() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return unrecordable_;
+  }
   Device* device() override { return on_device_ ? &device_ : nullptr; }
   std::unique_ptr<Bindings> bindings() override { return nullptr; }
 

@@ -63,11 +63,11 @@ void Device::reserve(size_t bytes) {
   reserved_.insert(bytes);
 }
 
-void Device::give_back(size_t bytes) {
+void Device::give_back(size_t bytes) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   reserved_.erase(reserved_.find(bytes));
   if (!reserved_.empty() || !scratch_) return;
-  make_current();
+  try_current();
   g_cuda.free(scratch_);
   scratch_ = size_ = 0;
   ++generation_;

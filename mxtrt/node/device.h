@@ -19,7 +19,8 @@ class Device {
   // The GPU with this ordinal, opened at the first call; throws std::runtime_error.
   static Device& get(int ordinal);
 
-  void make_current() const { check(g_cuda.set_context(context_)); }
+  void make_current() const { check(try_current()); }
+  int try_current() const { return g_cuda.set_context(context_); }
   int handle() const { return handle_; }
   // For runs that no MXNet stream is given to, and for recording CUDA graphs.
   void* stream() const { return stream_; }
@@ -27,7 +28,7 @@ class Device {
 
   // Makes the scratch memory at least this large as long as it is not given back.
   void reserve(size_t bytes);
-  void give_back(size_t bytes);
+  void give_back(size_t bytes) noexcept;  // of a GPU in error too
   size_t scratch_bytes();
 
   // Waits for the engine that ran last.

@@ -11,11 +11,14 @@ namespace mxtrt {
 
 Driver g_cuda;
 
-void check(int code) {
-  if (!code) return;
+std::string words_of(int code) {
   const char* text = nullptr;
   g_cuda.get_error(code, &text);
-  throw std::runtime_error(std::string("CUDA: ") + (text ? text : "unknown error"));
+  return std::string("CUDA: ") + (text ? text : "unknown error");
+}
+
+void check(int code) {
+  if (code) throw std::runtime_error(words_of(code));
 }
 
 void open_driver() {

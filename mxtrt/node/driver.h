@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace mxtrt {
 
@@ -48,6 +49,9 @@ extern Driver g_cuda;
 
 // Loads the driver and initializes it, once; throws std::runtime_error.
 void open_driver();
+
+// What the driver says of a code that is not CUDA_SUCCESS.
+std::string words_of(int code);
 
 // Throws std::runtime_error with the driver's words when a code is not CUDA_SUCCESS.
 void check(int code);

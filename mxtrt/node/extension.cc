@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -20,6 +22,8 @@ constexpr int kLibraryVersion = 11;
 constexpr int kFirstMXNet = 10900, kLastMXNet = 10999;
 constexpr const char* kOperator = "_mxtrt_engine";
 constexpr const char* kPass = "TensorRT";
+constexpr const char* kExtraInputs = "__ext_extra_inputs__";  // MX_STR_EXTRA_INPUTS
+constexpr int64_t kMostTensors = 1 << 20;  // inputs or outputs of an engine
 
 std::mutex g_mutex;
 std::unordered_map<int64_t, std::shared_ptr<Node>> g_nodes;
@@ -45,6 +49,50 @@ PassCallback g_pass = nullptr;
 ShapeCallback g_shape = nullptr;
 FailureCallback g_failure = nullptr;
 
+const char* look_up(const char* const* keys, const char* const* values, int num,
+                    const char* key) {
+  for (int i = 0; i < num; ++i) {
+    if (!std::strcmp(keys[i], key)) return values[i];
+  }
+  return nullptr;
+}
+
+const char* attribute(const char* const* keys, const char* const* values, int num,
+                      const char* key) {
+  if (const char* value = look_up(keys, values, num, key)) return value;
+  throw std::runtime_error(std::string("the engine node has no attribute ") + key);
+}
+
+// The number that an attribute of an engine node is.
+int64_t number(const char* const* keys, const char* const* values, int num, const char* key) {
+  const std::string text = attribute(keys, values, num, key);
+  int64_t value = -1;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  if (parsed.ec != std::errc() || parsed.ptr != end || value < 0) {
+    throw std::runtime_error(std::string("the attribute ") + key + " of an engine node is \"" +
+                             text + "\", which is no number of this kind");
+  }
+  return value;
+}
+
+// The node that attributes name; JSON that somebody changed may say anything.
+std::shared_ptr<Node> node_of(const char* const* keys, const char* const* values, int num) {
+  // Other processes have an engine of this number too.
+  const bool own = g_token == attribute(keys, values, num, "process");
+  auto node = own ? find_node(number(keys, values, num, "engine")) : nullptr;
+  if (!node) {
+    throw std::runtime_error(
+        std::string("engine ") + attribute(keys, values, num, "engine") +
+        " does not exist in this process (the symbol is JSON of another process, or outlived its "
+        "engine); partition the original symbol again, or keep the partitioned one with "
+        "Symbol.save or pickle");
+  }
+  node->check_counts(number(keys, values, num, "num_inputs"),
+                     number(keys, values, num, "num_outputs"));
+  return node;
+}
+
 // Begins like mxnet::ext::CustomStatefulOp, which MXNet reads `created` from.
 struct State {
   State(std::shared_ptr<Node> of, std::vector<Shape> inputs)
@@ -62,29 +110,6 @@ struct State {
   std::vector<Tensor> inputs, outputs;
 };
 
-const char* attribute(const char* const* keys, const char* const* values, int num,
-                      const char* key) {
-  for (int i = 0; i < num; ++i) {
-    if (!std::strcmp(keys[i], key)) return values[i];
-  }
-  throw std::runtime_error(std::string("the engine node has no attribute ") + key);
-}
-
-std::shared_ptr<Node> node_of(const char* const* keys, const char* const* values, int num) {
-  const char* key = attribute(keys, values, num, "engine");
-  // Other processes have an engine of this number too.
-  const bool own = g_token == attribute(keys, values, num, "process");
-  auto node = own ? find_node(std::strtoll(key, nullptr, 10)) : nullptr;
-  if (!node) {
-    throw std::runtime_error(
-        std::string("engine ") + key +
-        " does not exist in this process (the symbol is JSON of another process, or outlived its "
-        "engine); partition the original symbol again, or keep the partitioned one with "
-        "Symbol.save or pickle");
-  }
-  return node;
-}
-
 template <typename T>
 T* allocate(size_t count) {
   auto* memory = static_cast<T*>(std::malloc(std::max<size_t>(count, 1) * sizeof(T)));
@@ -101,6 +126,23 @@ void give_shapes(const std::vector<Shape>& shapes, unsigned*** dims, int** ndims
     (*dims)[i] = allocate<unsigned>(shapes[i].size());
     std::copy(shapes[i].begin(), shapes[i].end(), (*dims)[i]);
   }
+}
+
+// The shapes that MXNet hands over, -1 for a size that it does not know.
+std::vector<Shape> taken_shapes(const unsigned* const* dims, const int* ndims, int count) {
+  std::vector<Shape> shapes;
+  for (int i = 0; i < count; ++i) {
+    bool known = ndims[i] >= 0;
+    for (int axis = 0; axis < ndims[i]; ++axis) known = known && dims[i][axis] != ~0u;
+    if (!known) throw std::runtime_error("an input shape of the engine is unknown");
+    shapes.emplace_back(dims[i], dims[i] + ndims[i]);
+  }
+  return shapes;
+}
+
+bool same_types(const std::vector<int>& types, const std::vector<Tensor>& tensors) {
+  return std::equal(types.begin(), types.end(), tensors.begin(), tensors.end(),
+                    [](int type, const Tensor& tensor) { return type == tensor.type; });
 }
 
 bool same_shapes(const std::vector<Shape>& shapes, const std::vector<Tensor>& tensors) {
@@ -127,6 +169,11 @@ void forward(State* state, void* stream) {
         "this engine was built before the process forked and its threads are gone; "
         "bind the symbol again in the child process");
   }
+  state->node->check_counts(state->inputs.size(), state->outputs.size());
+  if (!same_types(state->node->input_types, state->inputs) ||
+      !same_types(state->node->output_types, state->outputs)) {
+    throw std::runtime_error("the tensors of a forward have other types than those of the engine");
+  }
   const uint64_t generation = state->node->generation();
   if (generation != state->generation || !same_shapes(state->variant->inputs, state->inputs)) {
     std::vector<Shape> shapes;
@@ -145,6 +192,9 @@ void forward(State* state, void* stream) {
       return;
     }
     state->generation = generation;
+  }
+  if (!same_shapes(state->variant->outputs, state->outputs)) {
+    throw std::runtime_error("the outputs of a forward have other shapes than those of the engine");
   }
   std::string message = "the engine was retired";
   if (!state->node->retired) {
@@ -188,9 +238,26 @@ void report_failure(int64_t key, const std::string& message) {
 
 size_t bytes(const Tensor& tensor) {
   static constexpr size_t kSize[] = {4, 8, 2, 1, 4, 1, 8, 1};
+  if (tensor.type < 0 || static_cast<size_t>(tensor.type) >= std::size(kSize)) {
+    throw std::runtime_error("a tensor of type " + std::to_string(tensor.type));
+  }
   size_t size = kSize[tensor.type];
-  for (int i = 0; i < tensor.ndim; ++i) size *= static_cast<size_t>(tensor.shape[i]);
+  for (int i = 0; i < tensor.ndim; ++i) {
+    if (tensor.shape[i] < 0 || __builtin_mul_overflow(size, tensor.shape[i], &size)) {
+      throw std::runtime_error("a tensor that is larger than memory");
+    }
+  }
   return size;
+}
+
+void Node::check_counts(int64_t inputs, int64_t outputs) const {
+  const auto mine_in = static_cast<int64_t>(input_types.size());
+  const auto mine_out = static_cast<int64_t>(output_types.size());
+  if (inputs == mine_in && outputs == mine_out) return;
+  throw std::runtime_error("an engine node has " + std::to_string(inputs) + " inputs and " +
+                           std::to_string(outputs) + " outputs in the symbol, its engine has " +
+                           std::to_string(mine_in) + " and " + std::to_string(mine_out) +
+                           "; partition the original symbol again");
 }
 
 std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
@@ -228,8 +295,9 @@ void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
 void Node::put(std::shared_ptr<const Variant> added) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    variants_[added->inputs] = added;
+    variants_[added->inputs].swap(added);
   }
+  // What was replaced is destroyed without the lock.
   generation_.fetch_add(1, std::memory_order_release);
 }
 
@@ -287,17 +355,22 @@ MXTRT_EXPORT const char* mxtrt_take_error() {
 // What the `process` attribute of nodes says.
 MXTRT_EXPORT void mxtrt_set_token(const char* token) { g_token = token; }
 
-// A node with these types; `gpu` is the GPU that its tensors are on, -1 for host memory.
+// A node with these types; `gpu` is the GPU that its tensors are on, -1 for host memory.  Returns
+// its key, or 0 after setting the error.
 MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, int num_outputs,
                                        const int* output_types, int gpu) {
-  auto node =
-      std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
-                             std::vector<int>(output_types, output_types + num_outputs), gpu);
-  std::lock_guard<std::mutex> lock(g_mutex);
-  node->key = g_next;
-  node->name = "mxtrt" + std::to_string(node->key);
-  g_nodes[g_next] = std::move(node);
-  return g_next++;
+  int64_t key = 0;
+  guarded([&] {
+    auto node =
+        std::make_shared<Node>(std::vector<int>(input_types, input_types + num_inputs),
+                               std::vector<int>(output_types, output_types + num_outputs), gpu);
+    std::lock_guard<std::mutex> lock(g_mutex);
+    node->key = g_next;
+    node->name = "mxtrt" + std::to_string(node->key);
+    g_nodes[g_next] = std::move(node);
+    key = g_next++;
+  });
+  return key;
 }
 
 // Has a node run its engines no more.
@@ -327,14 +400,18 @@ MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndi
 
 // How many operator states were made for these input shapes of a node.
 MXTRT_EXPORT int mxtrt_node_users(int64_t key, const int64_t* dims, const int* ndims) {
-  auto node = find_node(key);
-  if (!node) return 0;
-  std::vector<Shape> inputs;
-  for (size_t i = 0; i < node->input_types.size(); ++i) {
-    inputs.emplace_back(dims, dims + ndims[i]);
-    dims += ndims[i];
-  }
-  return node->users(inputs);
+  int users = 0;
+  guarded([&] {
+    auto node = find_node(key);
+    if (!node) return;
+    std::vector<Shape> inputs;
+    for (size_t i = 0; i < node->input_types.size(); ++i) {
+      inputs.emplace_back(dims, dims + ndims[i]);
+      dims += ndims[i];
+    }
+    users = node->users(inputs);
+  });
+  return users;
 }
 
 // Forgets a node or a session; what is running keeps its own reference.
@@ -412,28 +489,32 @@ MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const c
 MXTRT_EXPORT int _opCallParseAttrs(void*, const char* const* keys, const char* const* values,
                                    int num, int* num_inputs, int* num_outputs) {
   return guarded([&] {
-    *num_inputs = std::atoi(attribute(keys, values, num, "num_inputs"));
-    *num_outputs = std::atoi(attribute(keys, values, num, "num_outputs"));
+    const int64_t inputs = number(keys, values, num, "num_inputs");
+    const int64_t outputs = number(keys, values, num, "num_outputs");
+    if (look_up(keys, values, num, kExtraInputs)) {
+      throw std::runtime_error("an engine node has no inputs beyond those of its engine");
+    }
+    if (inputs > kMostTensors || outputs > kMostTensors) {
+      throw std::runtime_error("an engine node has more tensors than any engine takes");
+    }
+    *num_inputs = static_cast<int>(inputs);
+    *num_outputs = static_cast<int>(outputs);
   });
 }
 
 MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* const* values,
                                    int num, unsigned** in_dims, int* in_ndims, int num_inputs,
                                    unsigned*** mod_in_dims, int** mod_in_ndims,
-                                   unsigned*** out_dims, int** out_ndims, int) {
+                                   unsigned*** out_dims, int** out_ndims, int num_outputs) {
   return guarded([&] {
     auto node = node_of(keys, values, num);
-    std::vector<Shape> inputs;
+    node->check_counts(num_inputs, num_outputs);
+    const auto inputs = taken_shapes(in_dims, in_ndims, num_inputs);
     std::vector<int64_t> flat;
-    for (int i = 0; i < num_inputs; ++i) {
-      if (in_ndims[i] < 0) throw std::runtime_error("an input shape of the engine is unknown");
-      inputs.emplace_back(in_dims[i], in_dims[i] + in_ndims[i]);
-      flat.insert(flat.end(), inputs.back().begin(), inputs.back().end());
-    }
+    for (const auto& shape : inputs) flat.insert(flat.end(), shape.begin(), shape.end());
     auto variant = node->find(inputs);
     if (!variant || !variant->session) {
-      const int64_t key = std::strtoll(attribute(keys, values, num, "engine"), nullptr, 10);
-      if (!g_shape || !g_shape(key, flat.data(), in_ndims, num_inputs)) {
+      if (!g_shape || !g_shape(node->key, flat.data(), in_ndims, num_inputs)) {
         throw std::runtime_error(take_error("the engine refused these shapes"));
       }
       variant = node->find(inputs);
@@ -449,6 +530,7 @@ MXTRT_EXPORT int _opCallInferType(void*, const char* const* keys, const char* co
                                   int num_outputs) {
   return guarded([&] {
     auto node = node_of(keys, values, num);
+    node->check_counts(num_inputs, num_outputs);
     std::copy_n(node->input_types.begin(), num_inputs, in_types);
     std::copy_n(node->output_types.begin(), num_outputs, out_types);
   });
@@ -484,9 +566,8 @@ MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char
           " and is bound on " + context + "(" + std::to_string(ordinal) +
           "); partition the original symbol for that context");
     }
-    std::vector<Shape> inputs;
-    for (int i = 0; i < num_inputs; ++i) inputs.emplace_back(in_dims[i], in_dims[i] + in_ndims[i]);
-    *state = new State(std::move(node), std::move(inputs));
+    node->check_counts(num_inputs, static_cast<int64_t>(node->output_types.size()));
+    *state = new State(std::move(node), taken_shapes(in_dims, in_ndims, num_inputs));
   });
 }
 

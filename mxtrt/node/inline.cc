@@ -77,9 +77,10 @@ class Flights {
     if (found == flights_.end()) return;
     const Flight flight = *found;
     lock.unlock();
-    flight.device->make_current();
     ++g_tally.waits;
-    complete(flight.number, g_cuda.event_wait(flight.event));
+    int code = flight.device->try_current();
+    if (!code) code = g_cuda.event_wait(flight.event);
+    complete(flight.number, code);
   }
 
  private:
@@ -107,13 +108,13 @@ class Flights {
       count_.store(flights_.size(), std::memory_order_release);
     }
     for (const auto& flight : done) {
-      try {
-        check(code);
+      if (!code) {
         flight.completion();
-      } catch (const std::runtime_error& error) {
-        report_failure(flight.node, error.what());
-        flight.completion(&error);
+        continue;
       }
+      const std::runtime_error error(words_of(code));
+      report_failure(flight.node, error.what());
+      flight.completion(&error);
     }
   }
 
@@ -123,9 +124,11 @@ class Flights {
       wake_.wait(lock, [&] { return !flights_.empty(); });
       const Flight flight = flights_.front();
       lock.unlock();
-      flight.device->make_current();
-      int code;
-      while ((code = g_cuda.event_query(flight.event)) == kNotReady) usleep(kLookEvery);
+      int code = flight.device->try_current();
+      while (!code && (code = g_cuda.event_query(flight.event)) == kNotReady) {
+        code = 0;
+        usleep(kLookEvery);
+      }
       complete(flight.number, code);
     }
   }
@@ -162,7 +165,7 @@ void launch(void*, void* completion, void* parameter) {
   Device* device = session.device();
   auto bindings = session.bindings();
   for (size_t i = 0; i < task->inputs.size(); ++i) {
-    g_mxnet.get_data(task->arrays[i], &task->inputs[i].data);
+    task->inputs[i].data = data_of(task->arrays[i]);
   }
   const auto& done = *static_cast<Completion*>(completion);
   try {
@@ -218,6 +221,7 @@ namespace {
 
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
 void output_arrays(const Node& node, const Variant& variant, std::vector<void*>* arrays) {
+  arrays->reserve(variant.outputs.size());
   if (variant.spares.take(arrays)) return;
   for (size_t i = 0; i < variant.outputs.size(); ++i) {
     const auto& shape = variant.outputs[i];
@@ -233,26 +237,25 @@ void output_arrays(const Node& node, const Variant& variant, std::vector<void*>*
 }
 
 // Hands a run to MXNet's engine, which starts it at once if its inputs are there.
-void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs, std::vector<void*>* made) {
-  std::vector<void*> read;  // each array once
+void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs,
+           const std::vector<void*>& made) {
+  std::vector<const Var*> read, written;  // each once
+  task->arrays.reserve(task->inputs.size());
   for (size_t i = 0; i < task->inputs.size(); ++i) {
-    void* copy = another_handle(inputs[i]);
-    task->arrays.push_back(copy);
-    const bool again = std::any_of(read.begin(), read.end(), [&](void* array) {
-      return chunk(array).var == chunk(copy).var;
-    });
-    if (!again) read.push_back(copy);
+    task->arrays.push_back(another_handle(inputs[i]));
+    const Var* var = chunk(inputs[i]).var;
+    if (std::find(read.begin(), read.end(), var) == read.end()) read.push_back(var);
   }
-  for (void* array : *made) task->written.push_back(chunk(array).var);
+  for (void* array : made) written.push_back(chunk(array).var);
+  task->written = written;
   Context context{gpu < 0 ? kCpu : kGpu, std::max(gpu, 0)};
   int property = kAsync;
-  if (g_mxnet.push_async(launch, task.get(),
+  if (g_mxnet.push_async(launch, task.release(),
                          [](void* given) { delete static_cast<Launch*>(given); }, &context,
-                         read.data(), static_cast<int>(read.size()), made->data(),
-                         static_cast<int>(made->size()), &property, 0, "mxtrt_run", false)) {
+                         read.data(), static_cast<int>(read.size()), written.data(),
+                         static_cast<int>(written.size()), &property, 0, "mxtrt_run", false)) {
     throw std::runtime_error("MXNet's engine refused a run");
   }
-  task.release();  // MXNet's now
 }
 
 }  // namespace
@@ -266,14 +269,17 @@ using namespace mxtrt;
 // nanoseconds.
 MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
                            int num_outputs, int64_t limit) {
-  auto node = find_node(key);
-  if (!node || node->retired || forked() ||
-      node->input_types.size() != static_cast<size_t>(num_inputs) ||
-      node->output_types.size() != static_cast<size_t>(num_outputs)) {
-    return -1;
-  }
   std::vector<void*> made;
+  const auto free_made = [&] {
+    for (void* array : made) g_mxnet.free(array);
+  };
   try {
+    auto node = find_node(key);
+    if (!node || node->retired || forked() ||
+        node->input_types.size() != static_cast<size_t>(num_inputs) ||
+        node->output_types.size() != static_cast<size_t>(num_outputs)) {
+      return -1;
+    }
     std::vector<Shape> shapes(num_inputs);
     for (int i = 0; i < num_inputs; ++i) {
       int type, ndim;
@@ -304,7 +310,10 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
     for (int i = 0; i < num_outputs; ++i) {
       const auto& shape = variant->outputs[i];
       out[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->output_types[i]};
-      g_mxnet.get_data(made[i], &out[i].data);
+      if (g_mxnet.get_data(made[i], &out[i].data)) {
+        free_made();
+        return -1;
+      }
     }
     if (!later) {
       Range range(node->name.c_str());
@@ -316,12 +325,12 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);
-      start(std::move(task), node->gpu, inputs, &made);
+      start(std::move(task), node->gpu, inputs, made);
     }
     std::copy(made.begin(), made.end(), outputs);
     return 1;
   } catch (const std::exception& error) {
-    for (void* array : made) g_mxnet.free(array);
+    free_made();
     set_error(error.what());
     return 0;
   }

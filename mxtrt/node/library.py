@@ -183,7 +183,7 @@ class Library:
             _LIB.MXNDArrayCreateEx64,
             _LIB.MXNDArrayFree,
             _LIB.MXShallowCopyNDArray,
-            _LIB.MXEnginePushAsyncND,
+            _LIB.MXEnginePushAsync,
         )
         self._lib.mxtrt_arrays_init(
             (ctypes.c_void_p * len(functions))(
@@ -294,6 +294,7 @@ class Library:
             _array(ctypes.c_int, outs),
             -1 if gpu is None else gpu,
         )
+        self.checked(key)
         self._types[key] = [np.dtype(dtype) for dtype in (*inputs, *outputs)]
         return key
 
@@ -446,10 +447,13 @@ class Library:
         Raises:
             OSError: The file could not be written or mapped; the array is as it was.
         """
-        if not self._lib.mxtrt_page_out(
+        code: int = self._lib.mxtrt_page_out(
             array.handle, address, size, file, offset, watch and watch.handle
-        ):
-            raise OSError(self.take_error())
+        )
+        if code < 0:
+            raise OSError("MXNet's engine refused to page out an array")
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def evict(self, array: Any, ordinal: int, watch: Watch | None = None) -> int:
         """Move an array on a GPU to host memory, whence it comes back when it is used there.

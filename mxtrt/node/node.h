@@ -34,6 +34,7 @@ struct Tensor {
   int type;  // MXType
 };
 
+// Throws std::runtime_error for a type or size that MXNet does not have.
 size_t bytes(const Tensor& tensor);
 
 class Device;
@@ -106,6 +107,9 @@ class Node {
  public:
   Node(std::vector<int> input_types, std::vector<int> output_types, int gpu)
       : input_types(std::move(input_types)), output_types(std::move(output_types)), gpu(gpu) {}
+
+  // Throws std::runtime_error when MXNet sees another operator in a node than Python made.
+  void check_counts(int64_t inputs, int64_t outputs) const;
 
   const std::vector<int> input_types, output_types;
   const int gpu;  // the GPU that its tensors are on, -1 for host memory

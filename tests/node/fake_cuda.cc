@@ -24,9 +24,9 @@ struct Stream {
 static std::mutex g_mutex;
 static std::map<Pointer, size_t> g_memory;
 static std::set<Pointer> g_managed;
-static long g_counts[10];
+static long g_counts[12];
 enum { kCaptures, kLaunches, kGraphs, kBytes, kPrefetches, kFailCapture, kQueries, kWaits };
-enum { kLate = kWaits + 1, kFailCopy };
+enum { kLate = kWaits + 1, kFailCopy, kInError, kHold };
 
 EXPORT long fake_count(int which) { return g_counts[which]; }
 EXPORT void fake_set(int which, long value) { g_counts[which] = value; }
@@ -77,7 +77,7 @@ EXPORT int cuDeviceGetName(char* name, int size, int) {
 EXPORT int cuDeviceGetAttribute(int* value, int, int) { return *value = 9, 0; }
 EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t{1} << 30, 0; }
 EXPORT int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &g_mutex, 0; }
-EXPORT int cuCtxSetCurrent(void*) { return 0; }
+EXPORT int cuCtxSetCurrent(void*) { return g_counts[kInError] ? 700 : 0; }
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = size_t{1} << 30;
   *free = *total - static_cast<size_t>(g_counts[kBytes]);
@@ -136,7 +136,9 @@ EXPORT int cuStreamSynchronize(void* stream) {
 }
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
 EXPORT int cuEventCreate(void** event, unsigned) { return *event = &g_memory, 0; }
-EXPORT int cuEventQuery(void*) { return ++g_counts[kQueries] % 3 ? 600 : 0; }
+EXPORT int cuEventQuery(void*) {
+  return ++g_counts[kQueries] % 3 || g_counts[kHold] ? 600 : 0;
+}
 EXPORT int cuEventSynchronize(void*) { return ++g_counts[kWaits], 0; }
 EXPORT int cuEventRecord(void*, void*) { return 0; }
 EXPORT int cuStreamBeginCapture_v2(void* stream, int) {

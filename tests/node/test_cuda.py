@@ -22,7 +22,8 @@ SETUP = """
     fake.fake_count.restype = ctypes.c_long
     fake.fake_copies.restype = ctypes.c_long
     fake.fake_copies.argtypes = [ctypes.c_void_p]
-    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS, LATE, FAIL_COPY = range(10)
+    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS = range(8)
+    LATE, FAIL_COPY, IN_ERROR, HOLD = range(8, 12)
     lib = library()
 
     class Doubler:
@@ -62,10 +63,10 @@ SETUP = """
         mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
         return pointer.value
 
-    def settle():  # MXNet forgets a run some time after it is done
+    def settle(busy=lambda: count(GRAPHS)):  # MXNet forgets a run some time after it is done
         mx.nd.waitall()
         end = time.monotonic() + 10
-        while count(GRAPHS) and time.monotonic() < end:
+        while busy() and time.monotonic() < end:
             time.sleep(0.01)
 
     def wait(array):
@@ -317,12 +318,120 @@ def test_runs_on_the_gpu_work_on_the_naive_engine(driver):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_that_the_engine_of_mxnet_refuses_is_an_error_and_leaves_nothing(driver):
+    """NaiveEngine raises where it is handed the run; what was prepared for it is freed once."""
+    script = """
+    node, x = Node(4, on_device=True), mx.nd.full((4,), 3)
+    x.wait_to_read()
+    fake.fake_set(FAIL, 1)  # nothing new is recorded: the engine is asked itself
+    real, Doubler.enqueue = Doubler.enqueue, lambda *_: 1 / 0
+    for _ in range(20):
+        try:
+            node(x)
+        except RuntimeError as error:
+            assert str(error).startswith("0 MXNet's engine refused a run"), error
+        else:
+            raise AssertionError("no error")
+    assert lib._lib.mxtrt_owners(x.handle) == 1
+    Doubler.enqueue = real
+    assert node(x).asnumpy().tolist() == [6] * 4
+    node.close()
+    gc.collect()
+    assert lib.cuda._engines == {} and count(GRAPHS) == 0
+    print("ok")
+    """
+    done = run(SETUP + script, LD_LIBRARY_PATH=str(driver), MXNET_ENGINE_TYPE="NaiveEngine")
+    assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("failing", [1, 2])  # the input's or the output's
+def test_no_engine_is_given_an_address_that_mxnet_does_not_give(check, on_device, failing):
+    """The run goes through MXNet; where it is under way already, reading its output raises."""
+    check(f"""
+    from mxnet.base import _LIB
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    asked = []
+
+    @kind
+    def get_data(array, data):
+        asked.append(array)
+        return -1 if len(asked) == failing else _LIB.MXNDArrayGetData(
+            ctypes.c_void_p(array), ctypes.c_void_p(data)
+        )
+
+    names = (
+        "MXNDArrayWaitToRead MXEnginePushSyncND MXNDArrayGetShapeEx64 MXNDArrayGetDType "
+        "MXNDArrayGetData MXNDArrayCreateEx64 MXNDArrayFree MXShallowCopyNDArray MXEnginePushAsync"
+    ).split()
+    functions = [ctypes.cast(getattr(_LIB, name), ctypes.c_void_p).value for name in names]
+    functions[4] = ctypes.cast(get_data, ctypes.c_void_p).value
+    node, x = Node(4, on_device={on_device}), mx.nd.full((4,), 3)
+    x.wait_to_read()
+    for failing in ({failing}, 0):
+        asked.clear()
+        lib._lib.mxtrt_arrays_init((ctypes.c_void_p * len(names))(*functions))
+        try:
+            seen = node(x).asnumpy().tolist()
+        except RuntimeError as error:
+            seen = str(error)
+        if failing and {on_device} and failing == 2:
+            assert "MXNet gave no address of an array" in seen, seen
+        elif failing:
+            assert seen.startswith("-1"), seen
+        else:
+            assert seen == [6] * 4, seen
+    settle(lambda: lib._lib.mxtrt_owners(x.handle) > 1)
+    assert lib._lib.mxtrt_owners(x.handle) == 1
+    print("ok")
+    """)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_session_is_dropped_while_the_gpu_is_in_error(check, on_device):
+    """Its scratch memory is given back; a process that is to serve on the CPU goes on."""
+    check(f"""
+    node = Node(4, on_device={on_device}, scratch=64)
+    assert node(mx.nd.full((4,), 3)).asnumpy().tolist() == [6] * 4
+    fake.fake_set(IN_ERROR, 1)
+    node.close()
+    settle()
+    assert lib.cuda._engines == {{}} and count(BYTES) == 0 and count(GRAPHS) == 0
+    fake.fake_set(IN_ERROR, 0)
+    assert lib.cuda.memory().scratch == 0
+    assert Node(4, on_device={on_device})(mx.nd.ones((4,))).asnumpy().tolist() == [2] * 4
+    print("ok")
+    """)
+
+
+@pytest.mark.parametrize("waiting", ["lib.finish(late.handle)", "None"])
+def test_runs_under_way_end_with_an_error_when_the_gpu_does(check, waiting):
+    """Whoever notices, a thread that waits or the one that looks, tells MXNet."""
+    check(f"""
+    node, x = Node(4, on_device=True), mx.nd.full((4,), 3)
+    fake.fake_set(HOLD, 1)
+    early, late = node(x), node(x)
+    fake.fake_set(IN_ERROR, 1)
+    {waiting}
+    fake.fake_set(HOLD, 0)
+    try:
+        late.wait_to_read()
+    except mx.MXNetError as error:
+        assert "an illegal memory access" in str(error), error
+    else:
+        raise AssertionError("no error")
+    print("ok")
+    """)
+
+
 # A symbol of optimize_for on GPU 0, and its engine node as MXNet's operator calls it there.  What
 # doubles its input is a dense layer, so that a wrong weight is a wrong answer.
 SYMBOL = """
     from mxtrt import pipeline
     from mxtrt.engines import Session
     from mxtrt.errors import EngineError
+    from mxtrt.rewrite import node_attributes
 
     class Engine:
         name, version, contexts = "stand-in", "1", ("cpu", "gpu")
@@ -356,13 +465,14 @@ SYMBOL = """
         node, c = engines.plan.nodes[0], lib._lib
         there = [lib.cuda.allocate(x.nbytes) for _ in range(2)]
         ctypes.memmove(there[0], x.ctypes.data, x.nbytes)
-        keys = (ctypes.c_char_p * 2)(b"engine", b"process")
-        values = (ctypes.c_char_p * 2)(str(node.key).encode(), lib.token.encode())
+        attrs = node_attributes(node.key, lib.token, 1, 1)
+        keys = (ctypes.c_char_p * len(attrs))(*(name.encode() for name in attrs))
+        values = (ctypes.c_char_p * len(attrs))(*(value.encode() for value in attrs.values()))
         sizes = (ctypes.c_uint * 2)(*x.shape)
         dims = (ctypes.POINTER(ctypes.c_uint) * 1)(sizes)
         ndims, types, state = (ctypes.c_int * 1)(2), (ctypes.c_int * 1)(0), ctypes.c_void_p()
         lib.checked(c._opCallCreateOpState(
-            None, keys, values, 2, b"gpu", 0, dims, ndims, 1, None, ctypes.byref(state)
+            None, keys, values, len(attrs), b"gpu", 0, dims, ndims, 1, None, ctypes.byref(state)
         ))
         long = (ctypes.c_int64 * 2)(*x.shape)
         shapes = (ctypes.POINTER(ctypes.c_int64) * 1)(long)

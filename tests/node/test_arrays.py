@@ -1,0 +1,97 @@
+"""Paging out where the kernel, or MXNet, refuses a step of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_autoload import run
+
+# mmap and mremap as in a kernel that fails after it has removed what was at the place, which both
+# may (vm_enough_memory of a private mapping, a vm_area_struct that is not to be had).
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+static int fails(const char* call) {
+  const char* name = getenv("FAILING");
+  return name && name[1] == call[1];
+}
+
+void* mmap(void* at, size_t size, int access, int flags, int file, off_t offset) {
+  static void* (*real)(void*, size_t, int, int, int, off_t);
+  if (!real) real = dlsym(RTLD_NEXT, "mmap");
+  if (fails("mmap") && file >= 0 && access & PROT_WRITE && flags & MAP_PRIVATE) {
+    if (flags & MAP_FIXED) munmap(at, size);
+    errno = ENOMEM;
+    return MAP_FAILED;
+  }
+  return real(at, size, access, flags, file, offset);
+}
+
+void* mremap(void* old, size_t before, size_t after, int flags, ...) {
+  static void* (*real)(void*, size_t, size_t, int, ...);
+  if (!real) real = dlsym(RTLD_NEXT, "mremap");
+  va_list more;
+  va_start(more, flags);
+  void* to = flags & MREMAP_FIXED ? va_arg(more, void*) : 0;
+  va_end(more);
+  if (fails("mremap") && flags & MREMAP_FIXED) {
+    munmap(to, after);
+    errno = ENOMEM;
+    return MAP_FAILED;
+  }
+  return real(old, before, after, flags, to);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes mmap or mremap fail half-way."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the failing mmap needs a C compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.c").write_text(SHIM)
+    library = folder / "shim.so"
+    command = [compiler, "-x", "c", "-fPIC", "-shared", "-o", library, folder / "shim.c"]
+    subprocess.run([*command, "-ldl"], check=True)
+    return library
+
+
+@pytest.mark.parametrize("call", ["mmap", "mremap"])
+def test_an_array_is_whole_when_the_kernel_gives_no_mapping(shim, call, tmp_path):
+    """Whichever step fails: same address, same values, and it can be written to."""
+    done = run(
+        f"""
+        import os, errno, mxtrt, mxnet as mx, numpy as np
+        from pathlib import Path
+        from mxtrt import paging
+        array = mx.nd.random.uniform(shape=(300, 1000))
+        values, address = array.asnumpy(), paging.address_of(array)
+        paging.page_out([mx.nd.ones((300, 1000))], Path({str(tmp_path)!r}))
+        libc = __import__("ctypes").CDLL(None)
+        libc.setenv(b"FAILING", {call.encode()!r}, 1)
+        try:
+            print(paging.page_out([array], Path({str(tmp_path)!r})))
+        except OSError as error:
+            print(error.errno == errno.ENOMEM)
+        libc.unsetenv(b"FAILING")
+        print(paging.address_of(array) == address, (array.asnumpy() == values).all())
+        array[:] = 2 * array
+        print((array.asnumpy() == 2 * values).all())
+        del array
+        mx.nd.waitall()
+        print(paging.page_out([mx.nd.ones((300, 1000))], Path({str(tmp_path)!r})) > 0)
+        """,
+        LD_PRELOAD=str(shim),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"] * 5, done.stdout
