@@ -23,6 +23,7 @@ class Stats:
         segments: Segments of these graphs.
         refusals: Graphs left to plain MXNet as a whole, for a reason that was warned of.
         builds: Engines built, those that came from the cache included.
+        shared: Engines found in this process instead, with the same contents.
         rebuilds: Times that a graph's engines were built again because its weights changed.
         engine_runs: Runs of engines that succeeded (on a GPU: that were started).
         engine_failures: Engines retired because they failed at run time.
@@ -35,6 +36,7 @@ class Stats:
     segments: int = 0
     refusals: int = 0
     builds: int = 0
+    shared: int = 0
     rebuilds: int = 0
     engine_runs: int = 0
     engine_failures: int = 0

@@ -16,6 +16,7 @@ from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError, RefusedNodesError, Unsupported
 from mxtrt.graph import Graph, TensorType, with_shapes
 from mxtrt.node import library
@@ -58,6 +59,8 @@ class EngineNode:
         report: What a person is told of it.
         failures: Why its MXNet nodes go back to MXNet, by name; shared with its plan.
         written: Reference to its plan's answer whether weights were written since the build.
+        borrowed: Sessions that read other arrays than its weights, of the same contents; shared
+            with its plan, which follows writes to them.
         stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
@@ -88,6 +91,8 @@ class EngineNode:
         self._retired = False
         self.failures: dict[str, str] = {}
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
+        self.borrowed: list[Session] = []
+        self._shares = False
         self.stands_alone = False
 
         model = to_onnx(graph, weights)
@@ -106,28 +111,34 @@ class EngineNode:
         self._add(tuple(self._known[name] for name in self.inputs), graph, model)
         self.report = describe_segment(f"mxtrt{self.key}", graph, model)
 
-    def build(self, arrays: Mapping[str, Any]) -> None:
+    def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
         """Build the engines for the input shapes known so far.
 
         Args:
             arrays: At least this segment's weights, by name; kept for later shapes.
+            shares: Whether to share sessions of the same contents with others, see
+                :attr:`borrowed`.
 
         Raises:
             EngineError: The engine refused the segment.
         """
         with self._lock:
             self._arrays = {name: arrays[name] for name in self.weights}
+            self._shares = (
+                shares and self._engine.shares_sessions and not self._engine.static_shapes
+            )
             # The old sessions go when the new ones have taken their place: other threads run.
             old = dict(self._sessions)
             self._sessions.clear()
             self._unbuilt.clear()
-            try:
-                for shapes, (_, digest) in list(self._variants.items()):
-                    if digest in old or not old or library().users(self.key, shapes):
-                        self._build(shapes)
-            finally:
-                for session in old.values():
-                    library().release(session.handle)
+            for session in old.values():
+                if session in self.borrowed:
+                    self.borrowed.remove(session)
+                else:  # its weights were written to
+                    shared_sessions().forget(session)
+            for shapes, (_, digest) in list(self._variants.items()):
+                if digest in old or not old or library().users(self.key, shapes):
+                    self._build(shapes)
 
     def calibrated(self, arrays: Mapping[str, Any]) -> tuple[OnnxSegment, list[Weight]]:
         """Its model at the first input shapes, with its weights, for a calibrator to run.
@@ -150,6 +161,8 @@ class EngineNode:
             return
         self._retired = True
         library().retire(self.key)
+        for session in list(self._sessions.values()):
+            session.failed = True
         reason = f"its engine failed at run time: {message}"
         self.failures.update(dict.fromkeys(self.report.nodes, reason))
         self.report.notes.append(f"the engine failed at run time and was retired: {message}")
@@ -356,7 +369,6 @@ class EngineNode:
                     model, weights, inputs, _tensors(outputs, self._output_types)
                 )
             self._sessions[digest] = session
-            count("builds")
             self.report.notes += [note for note in notes if note not in self.report.notes]
             self.report.build_seconds += time.perf_counter() - begin
             self.report.built = True
@@ -378,18 +390,17 @@ class EngineNode:
         refused: dict[str, str] = {}
         while True:
             made = retyped(model, weights, inputs, self._engine, self._options, refused)
+            request = BuildRequest(
+                made.segment,
+                made.weights,
+                inputs,
+                outputs,
+                self._options,
+                self.gpu,
+                self._batches,
+            )
             try:
-                session = self._engine.build(
-                    BuildRequest(
-                        made.segment,
-                        made.weights,
-                        inputs,
-                        outputs,
-                        self._options,
-                        self.gpu,
-                        self._batches,
-                    )
-                )
+                session = self._found_or_built(request)
             except EngineError as error:
                 if made.quantized is None:
                     raise
@@ -402,6 +413,22 @@ class EngineNode:
                 refused |= named
             else:
                 return session, [*made.notes, *session.notes]
+
+    def _found_or_built(self, request: BuildRequest) -> Session:
+        def build() -> Session:
+            session = self._engine.build(request)
+            count("builds")
+            return session
+
+        if not self._shares:
+            return build()
+        session, found = shared_sessions().find_or_build(request, build)
+        if found:
+            count("shared")
+            own = {weight.address for weight in request.weights}
+            if any(weight.address not in own for weight in session.weights):
+                self.borrowed.append(session)
+        return session
 
     def _make_room(self) -> None:
         """Give up the oldest sessions beyond the limit that no executor is bound to."""
@@ -420,13 +447,13 @@ class EngineNode:
         for shapes, (outputs, other) in list(self._variants.items()):
             if other == digest:
                 library().put_variant(self.key, [*shapes, *outputs])
-        library().release(self._sessions.pop(digest).handle)
+        session = self._sessions.pop(digest)
+        if session in self.borrowed:
+            self.borrowed.remove(session)
 
 
 def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:
     lib.release(key)
-    for session in sessions.values():
-        lib.release(session.handle)
     sessions.clear()
 
 

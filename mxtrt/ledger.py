@@ -21,7 +21,8 @@ class Holding:
     """Bytes that somebody holds.
 
     Attributes:
-        owner: Name of a segment, ``"MXNet"`` or ``"all engines"``.
+        owner: Name of a segment, ``"all engines"``, or ``"idle engines"`` for what is kept for the
+            next bind of the same contents.
         what: What the bytes are.
         place: ``"host"``, ``"gpu 0"``, ``"gpu 1"``, ..., or ``"file"`` for weights that were
             paged out.
@@ -93,22 +94,29 @@ def memory() -> Ledger:
 
         now = library().cuda.memory(gpu)
         used[f"gpu {gpu}"] = now.total - now.free, now.total
-    return Ledger(tuple(holdings_of(plans)), resident_bytes(), used)
+    return Ledger((*holdings_of(plans), *_idle(plans)), resident_bytes(), used)
 
 
 def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
-    """Who owns what of some plans; the scratch memory that all engines share included."""
+    """Who owns what of some plans; the scratch memory that all engines share included.
+
+    An engine that several binds share is the first one's.
+    """
     plans = list(plans)
     holdings: list[Holding] = []
     tallies: dict[int, tuple[str, str, int]] = {}
+    seen: set[int] = set()
     for plan in plans:
         for node in plan.nodes:
             name = node.report.name
             holdings += _weights(name, node.weight_arrays())
             for session in node.sessions():
+                if id(session) in seen:
+                    continue
+                seen.add(id(session))
                 holdings += _buffers(name, session)
                 if session.gpu_memory is None:
-                    holdings.append(Holding(name, "engine", "host", node.report.weight_bytes))
+                    holdings.append(Holding(name, "engine", "host", session.weight_bytes))
                 else:
                     place = f"gpu {session.gpu}"
                     tallies[id(session.gpu_memory)] = name, place, session.gpu_memory.bytes
@@ -119,6 +127,17 @@ def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
         scratch = library().cuda.memory(gpu).scratch
         holdings.append(Holding("all engines", "scratch", f"gpu {gpu}", scratch))
     return holdings
+
+
+def _idle(plans: Iterable[Plan]) -> list[Holding]:
+    """What is kept of engines that none of all plans uses."""
+    from mxtrt.engines.shared import shared_sessions
+
+    used = {id(session) for plan in plans for session in plan.sessions()}
+    idle = [session for session in shared_sessions().kept() if id(session) not in used]
+    holdings = [h for session in idle for h in _weights("idle engines", session.arrays())]
+    size = sum(session.weight_bytes for session in idle)
+    return [*holdings, Holding("idle engines", "engine", "host", size)] if idle else holdings
 
 
 def _gpus(plans: Iterable[Plan]) -> list[int]:

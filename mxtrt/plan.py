@@ -9,7 +9,7 @@ from typing import Any
 
 from mxtrt import paging
 from mxtrt.config import Options
-from mxtrt.contents import Contents
+from mxtrt.contents import Baseline, Contents
 from mxtrt.engine_node import EngineNode
 from mxtrt.engines import Session
 from mxtrt.errors import RefusedNodesError
@@ -67,18 +67,19 @@ class Plan:
         self.before: Plan | None = None
         self._tried = False  # against MXNet
         self.failures: dict[str, str] = {}
+        self._borrowed: list[Session] = []  # their weights are others' arrays
         for node in self.nodes:
             node.failures = self.failures
             node.written = weakref.WeakMethod(self._written)
+            node.borrowed = self._borrowed
         self._lib = library()
         _plans.add(self)
-        self._watch: Watch | None = None  # of the weights, since the engines were built
-        self._contents: Contents | None = None  # of the weights, as the engines were built
+        self._baseline: Baseline | None = None  # of the weights, as the engines were built
 
     @property
     def built(self) -> bool:
         """Whether the engines exist."""
-        return self._watch is not None
+        return self._baseline is not None
 
     def sessions(self) -> list[Session]:
         """The sessions of all engines."""
@@ -91,23 +92,25 @@ class Plan:
             arrays.update(zip(node.weights, node.weight_arrays(), strict=False))
         return arrays
 
-    def build(self, arrays: Mapping[str, Any]) -> None:
+    def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
         """Build every engine from the weights' present values, then release the weights.
 
         Args:
             arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
+            shares: Whether engines of the same contents may be shared with others, because
+                whoever runs them asks :meth:`changed` first.
 
         Raises:
             RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet;
                 with ``prefer="fastest"``: MXNet is faster.
             EngineError: An engine refused its segment; nothing is released then.
         """
-        self._watch = self._contents = None
+        self._baseline = None
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write
         for node in self.nodes:
-            node.build(arrays)
+            node.build(arrays, shares=shares)
             if self.options.verify and not self._tried:
                 node.verify(arrays)
         if self.options.prefer == "fastest" and not self._tried:
@@ -116,13 +119,19 @@ class Plan:
         if self.options.release_weights:
             self._release(owned, watch)
         self._lib.trim()
+        contents = None
+        again = self._lib.watch(owned)  # by which others who share an engine see a write
         try:
             contents = Contents(owned)
         except OSError as error:
             _log.debug("the weights cannot be compared: %s", error)
+        if contents is not None and not watch.changed():
+            for session in self.sessions():
+                if session not in self._borrowed:
+                    session.baseline = Baseline(again, contents)
         else:
-            self._contents = None if watch.changed() else contents
-        self._watch = watch
+            contents = None
+        self._baseline = Baseline(watch, contents)
 
     def _compare(self, arrays: Mapping[str, Any]) -> None:
         slower: dict[str, str] = {}
@@ -155,32 +164,29 @@ class Plan:
 
     def changed(self) -> bool:
         """Whether a weight was written to since the engines were built (or they are not)."""
-        return (watch := self._watch) is None or watch.changed()
+        if (baseline := self._baseline) is None or baseline.changed():
+            return True
+        return bool(self._borrowed) and any(session.changed() for session in self._borrowed)
 
     def holds_the_same(self) -> bool:
         """Whether the weights hold what the engines were built from, whatever was written.
 
         If so, :meth:`changed` compares with this moment.
         """
-        watch, contents = self._watch, self._contents
-        if watch is None or contents is None:
-            return False
-        counts = watch.counts()  # first: a write while the contents are read is one to come
-        try:
-            same = contents.same()
-        except OSError:
-            return False
-        if same:
-            watch.since(counts)
-        return same
+        baseline = self._baseline
+        return (
+            baseline is not None
+            and baseline.same()
+            and all(session.holds_its_weights() for session in self._borrowed)
+        )
 
     def _written(self) -> bool:
-        return (watch := self._watch) is None or watch.written()
+        return (baseline := self._baseline) is None or baseline.watch.written()
 
     def remember(self) -> None:
         """Take the weights as they are now for those that :meth:`changed` compares with."""
-        if self._watch is not None:
-            self._watch.remember()
+        if self._baseline is not None:
+            self._baseline.watch.remember()
 
 
 def _is_one_node(graph: Graph) -> bool:

@@ -24,6 +24,7 @@ with warnings.catch_warnings():
 import pytest
 
 from mxtrt import config
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.hooks import decision
 
 
@@ -72,6 +73,7 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     config._process.clear()
     decision._warned.clear()
     mx.random.seed(7, ctx=mx.cpu())
+    shared_sessions().forget()  # no engine of an earlier test
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()

@@ -88,7 +88,7 @@ def test_stats_read_well_and_load_nothing():
     done = run("import mxtrt, sys; print(mxtrt.stats()); assert 'mxnet' not in sys.modules")
     assert done.returncode == 0, done.stderr
     assert "engine runs                0\n" in done.stdout
-    assert str(Stats(engine_runs=1234567)).splitlines()[5].split() == [
+    assert str(Stats(engine_runs=1234567)).splitlines()[6].split() == [
         "engine",
         "runs",
         "1,234,567",

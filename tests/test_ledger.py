@@ -11,6 +11,7 @@ import pytest
 from networks import classifier, images, parameters
 
 import mxtrt
+from mxtrt.engines.shared import shared_sessions
 
 X = images()
 
@@ -79,11 +80,13 @@ def test_weights_that_stay_are_counted_in_both():
 
 
 def test_what_is_dropped_leaves_the_ledger():
-    """A bind's holdings go with it."""
+    """A bind's holdings go with it, but for the engines that are kept for the next bind."""
     executor = bind(classifier())
     assert {h.owner for h in mxtrt.memory().holdings} == {mxtrt.last_report().segments[0].name}
     del executor
     gc.collect()
+    assert {h.owner for h in mxtrt.memory().holdings} == {"idle engines"}
+    shared_sessions().forget()
     assert mxtrt.memory().holdings == ()
 
 

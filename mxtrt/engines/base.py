@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, WeightType
 from mxtrt.graph import TensorType
+from mxtrt.node import library
 from mxtrt.paging import in_host_memory
+
+if TYPE_CHECKING:
+    from mxtrt.contents import Baseline
 
 __all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight"]
 
@@ -82,21 +87,53 @@ class MemoryTally:
         self.bytes = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Session:
-    """A built session.
+    """A built session; it goes with the last reference to it.
 
-    Attributes:
+    Args:
         handle: Its handle in the engine node's library.
         gpu_memory: What its engine holds on a GPU; None for an engine in host memory.
         gpu: That GPU.
         notes: What a person should know of it.
+        weights: Weights that it reads where they are.
+
+    Attributes:
+        baseline: Of the NDArrays among these weights, since it was built.
+        failed: Whether it failed at run time.
     """
 
-    handle: int
-    gpu_memory: MemoryTally | None = None
-    gpu: int = 0
-    notes: tuple[str, ...] = ()
+    def __init__(
+        self,
+        handle: int,
+        gpu_memory: MemoryTally | None = None,
+        gpu: int = 0,
+        notes: tuple[str, ...] = (),
+        weights: Sequence[Weight] = (),
+    ) -> None:
+        self.handle = handle
+        self.gpu_memory = gpu_memory
+        self.gpu = gpu
+        self.notes = notes
+        self.weights = tuple(weights)
+        self.weight_bytes = sum(weight.type.nbytes for weight in weights)
+        self.baseline: Baseline | None = None
+        self.failed = False
+        weakref.finalize(self, library().release, handle).atexit = False
+
+    def arrays(self) -> list[Any]:
+        """The NDArrays among the weights that it reads where they are."""
+        from mxnet.ndarray import NDArray
+
+        return [w.array for w in self.weights if isinstance(w.array, NDArray)]
+
+    def changed(self) -> bool:
+        """Whether MXNet counted a write to its weights since it was built."""
+        return self.baseline is None or self.baseline.changed()
+
+    def holds_its_weights(self) -> bool:
+        """Whether its weights hold what it was built from."""
+        baseline = self.baseline
+        return baseline is not None and (not baseline.changed() or baseline.same())
 
 
 class Engine(Protocol):
@@ -125,6 +162,10 @@ class Engine(Protocol):
     @property
     def static_shapes(self) -> bool:
         """Whether a session serves one set of input shapes only."""
+
+    @property
+    def shares_sessions(self) -> bool:
+        """Whether a session may serve several engine nodes."""
 
     def build(self, request: BuildRequest) -> Session:
         """Build a session.

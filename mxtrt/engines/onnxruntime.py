@@ -78,6 +78,7 @@ class OnnxRuntime:
     dtypes = EDGES
     computes_float16 = False
     static_shapes = False
+    shares_sessions = True
 
     def __init__(self, threads: int, spin: bool | None) -> None:
         path = shared_library()
@@ -101,7 +102,7 @@ class OnnxRuntime:
             )
         except NodeError as error:
             raise EngineError(str(error)) from error
-        return Session(handle)
+        return Session(handle, weights=request.weights)
 
 
 def session_config(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ class _Source:
         if not partitioned.plan.nodes:
             return
         if build:
-            partitioned.plan.build(arrays)
+            partitioned.plan.build(arrays, shares=True)
         freshness = Freshness(partitioned.plan, arrays)
         _attach(executor, _Binding(executor, partitioned, freshness, self, refused))
 

@@ -75,7 +75,7 @@ class Freshness:
         if self._plan.failures:
             raise RefusedNodesError(self._plan.failures)
         if not self._plan.built:
-            self._plan.build({**data, **self._arrays})
+            self._plan.build({**data, **self._arrays}, shares=True)
         elif self._plan.changed() and not self._plan.holds_the_same():
             self._pending = True
             # Engines that never answered follow at once, however often weights are set.
@@ -88,7 +88,7 @@ class Freshness:
             if self._waiting:
                 self._waiting -= 1
                 return False
-            self._plan.build(self._arrays)
+            self._plan.build(self._arrays, shares=True)
             count("rebuilds")
             self._pending = False
         if self._plan.changed() and not self._plan.holds_the_same():

@@ -27,6 +27,7 @@ from faults.cached import cached
 from faults.conditions import full_disk, little_memory, read_only
 from mxtrt.cache import EngineCache
 from mxtrt.engines.onnxruntime import OnnxRuntime
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.files import TEMPORARY
 
@@ -64,7 +65,8 @@ class Scene:
         self.patch.setattr(OnnxRuntime, "build", build)
 
     def request(self, way: str, **options: Any) -> None:
-        """Serve the model, with the right answers."""
+        """Serve the model, with the right answers, as if it were the first bind of a process."""
+        shared_sessions().forget()
         given = {
             "inline_below": 10**6,
             "cache_dir": str(self.cache.parent),

@@ -17,6 +17,7 @@ from test_autoload import run
 import mxtrt
 from mxtrt import engines
 from mxtrt.engines import onnxruntime as engine_module
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node.library import Library, library
 
@@ -277,4 +278,5 @@ def test_executors_in_garbage_cycles_are_collected(monkeypatch):
         cycle.append(cycle)
         del executor, arrays, cycle
     gc.collect()
+    shared_sessions().forget()
     assert mxtrt.memory().holdings == ()

@@ -16,6 +16,7 @@ import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
 from mxtrt.engines.onnxruntime import OnnxRuntime
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.precision.ranges import read_ranges
@@ -256,6 +257,7 @@ def test_a_segment_without_layers_needs_no_ranges(monkeypatch):
         return build(self, request)
 
     monkeypatch.setattr(OnnxRuntime, "build", refuse)
+    shared_sessions().forget()
     forward(symbol, {}, pictures(), precision="int8", allow_ops="*")
     assert mxtrt.last_report().nodes_in_engine == 1
 

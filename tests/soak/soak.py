@@ -37,6 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import classifier, images, mixed, parameters, plain
 
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.measure import resident_bytes
 from mxtrt.node import library
 from mxtrt.plan import live_plans
@@ -332,7 +333,8 @@ def slope(samples: list[tuple[float, int]]) -> tuple[float, float]:
 
 
 def state() -> dict[str, int]:
-    """What the process holds."""
+    """What the process holds, but for engines that are kept for the next bind."""
+    shared_sessions().forget()
     nodes, sessions = library().counts()
     maps = Path("/proc/self/maps").read_text()
     return {

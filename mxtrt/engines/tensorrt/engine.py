@@ -41,6 +41,7 @@ class TensorRT:
     contexts = ("cpu", "gpu")
     computes_float16 = True
     static_shapes = True
+    shares_sessions = False  # a context belongs to what was recorded with it
 
     def __init__(self, api: Api) -> None:
         self._api = api
