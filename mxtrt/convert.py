@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mxtrt.errors import Unsupported
-from mxtrt.graph import Graph, Node, TensorType
+from mxtrt.graph import Entry, Graph, Node, TensorType
 from mxtrt.onnx_builder import OnnxBuilder, tensor_type
 from mxtrt.ops import convert, registry
 from mxtrt.report import SegmentReport
@@ -149,7 +148,7 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     """
     named = [node.name for node in graph.nodes]
     graph = _unique_names(graph)
-    builder = OnnxBuilder()
+    builder = OnnxBuilder(graph.variables)
     sources: list[str] = []
     for name, node in zip(named, graph.nodes, strict=True):
         if not node.is_variable:
@@ -188,7 +187,7 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
         if tensor.shape is None or tensor.dtype is None:
             raise Unsupported(f"the type of {name} is not known")
         if tensor.dtype == _HALF:
-            name, wide = f"{name}__float16", name
+            name, wide = builder.free(f"{name}__float16"), name
             builder.node("Cast", [wide], [name], to=tensor_type(_HALF))
             sources.append(named[head.node])
         outputs.append((name, _symbols(name, len(tensor.shape)), tensor.dtype))
@@ -231,6 +230,8 @@ def _convert(
     if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
         raise Unsupported(known.not_in_half)
     producers = [graph.nodes[entry.node] for entry in node.inputs]
+    if any(not producer.name for producer in producers if producer.is_variable):
+        raise Unsupported("it reads a variable without a name")
     convert(
         dataclasses.replace(node, types=tuple(map(_widened, node.types))),
         [_widened(graph.type_of(entry)) for entry in node.inputs],
@@ -244,11 +245,14 @@ def _convert(
 
 def _value(graph: Graph, index: int, output: int) -> str:
     """ONNX name of an entry where converters read it, the one that ``Call.output`` gives it."""
+    name = graph.value_name(Entry(index, output))
     node = graph.nodes[index]
-    if not node.is_variable:
-        return f"{node.name}_output{output}"
-    (tensor,) = node.types
-    return f"{node.name}__float32" if tensor.dtype == _HALF else node.name
+    if not node.is_variable or node.types[0].dtype != _HALF:
+        return name
+    name += "__float32"
+    while name in graph.variables:
+        name += "_"
+    return name
 
 
 def _widened(tensor: TensorType) -> TensorType:
@@ -261,14 +265,9 @@ def _symbols(name: str, rank: int) -> list[str]:
 
 
 def _unique_names(graph: Graph) -> Graph:
-    """MXNet lets operator nodes share a name; ONNX does not."""
-    counts = Counter(node.name for node in graph.nodes)
-    if max(counts.values(), default=1) == 1:
+    """Operators called by their labels: MXNet lets them share a name, ONNX does not."""
+    if all(node.name == label for node, label in zip(graph.nodes, graph.labels, strict=True)):
         return graph
-    nodes = [
-        node
-        if counts[node.name] == 1 or node.is_variable
-        else Node(node.op, f"{node.name}__{i}", node.attrs, node.inputs, node.types, node.raw)
-        for i, node in enumerate(graph.nodes)
-    ]
+    labelled = zip(graph.nodes, graph.labels, strict=True)
+    nodes = [dataclasses.replace(node, name=label) for node, label in labelled]
     return Graph(nodes, graph.heads, graph.attrs)

@@ -148,7 +148,7 @@ def _name_outputs(model: ModelProto, graph: Graph, names: Sequence[str]) -> None
     outputs, renamed = [], {}
     for head, wanted in zip(graph.heads, names, strict=True):
         producer = graph.nodes[head.node]
-        inside = producer.name if producer.is_variable else f"{producer.name}_output{head.output}"
+        inside = graph.value_name(head)
         if inside == wanted and not producer.is_variable and inside not in renamed:
             name = renamed[inside] = wanted
         else:

@@ -8,9 +8,12 @@ attributes ``__ext_shape__`` and ``__ext_dtype__`` (lists, one item per output).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -19,7 +22,18 @@ import numpy as np
 
 from mxtrt.errors import EngineError, GraphError
 
-__all__ = ["DTYPES", "Entry", "Graph", "Node", "TensorType", "check_json", "with_shapes"]
+__all__ = [
+    "DTYPES",
+    "Entry",
+    "Graph",
+    "Node",
+    "TensorType",
+    "check_json",
+    "decoding",
+    "read_json",
+    "with_shapes",
+    "write_json",
+]
 
 #: Symbols beyond these are no networks: MXNet reads nested JSON recursively, and an operator's
 #: number of inputs or outputs is memory that somebody allocates.
@@ -142,7 +156,7 @@ class Graph:
             GraphError: The text is not a symbol.
         """
         try:
-            data = json.loads(text)
+            data = read_json(text)
             if len(data["nodes"]) > MOST_NODES or len(data["heads"]) > MOST_ENTRIES:
                 raise GraphError(
                     f"the symbol has {len(data['nodes'])} nodes and {len(data['heads'])} heads, "
@@ -169,8 +183,14 @@ class Graph:
 
     @classmethod
     def of(cls, symbol: Any) -> Graph:
-        """Read a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out."""
-        return cls.from_mxnet(symbol.tojson(remove_amp_cast=False))
+        """Read a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out.
+
+        Raises:
+            GraphError: A name or an attribute in it is no text.
+        """
+        with decoding():
+            text = symbol.tojson(remove_amp_cast=False)
+        return cls.from_mxnet(text)
 
     def to_json(self) -> str:
         """Write MXNet's symbol JSON; inferred shapes and dtypes are left out."""
@@ -184,7 +204,7 @@ class Graph:
             if node.raw.get("subgraphs"):
                 item["subgraphs"] = node.raw["subgraphs"]
             items.append(item)
-        return json.dumps(
+        return write_json(
             {
                 "nodes": items,
                 "arg_nodes": [i for i, node in enumerate(self.nodes) if node.is_variable],
@@ -192,6 +212,43 @@ class Graph:
                 "attrs": self.attrs,
             }
         )
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names of the variables."""
+        return frozenset(node.name for node in self.nodes if node.is_variable)
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """A name for every node under which its outputs have a name of their own.
+
+        It is the node's, but for operators that share theirs, or whose output is called like a
+        variable: MXNet allows both.
+        """
+        counts = Counter(node.name for node in self.nodes if not node.is_variable)
+        outputs = {name.rpartition("_output")[0] for name in self.variables}
+        taken = {*counts, *outputs}
+        labels = []
+        for index, node in enumerate(self.nodes):
+            label = node.name
+            if not node.is_variable and (counts[label] > 1 or label in outputs):
+                label = f"{label}__{index}"
+                while label in taken:
+                    label += "_"
+                taken.add(label)
+            labels.append(label)
+        return tuple(labels)
+
+    def value_name(self, entry: Entry) -> str:
+        """A name for an entry that no other has."""
+        label = self.labels[entry.node]
+        return label if self.nodes[entry.node].is_variable else f"{label}_output{entry.output}"
+
+    def entry_called(self, name: str) -> Entry:
+        """The output of an operator that :meth:`value_name` gives this name."""
+        label, _, output = name.rpartition("_output")
+        places = (i for i, node in enumerate(self.nodes) if not node.is_variable)
+        return Entry(next(i for i in places if self.labels[i] == label), int(output))
 
     def type_of(self, entry: Entry) -> TensorType:
         """Shape and dtype of an entry, unknown where MXNet inferred none."""
@@ -214,8 +271,8 @@ class Graph:
     def subgraph(self, members: Iterable[int], heads: Sequence[Entry]) -> tuple[Graph, list[Entry]]:
         """Cut out some nodes as a graph of their own.
 
-        Every entry that the members read from outside becomes a variable: a variable of
-        this graph keeps its name, any other entry is named after its producer.
+        Every entry that the members read from outside becomes a variable, called as
+        :meth:`value_name` says.
 
         Args:
             members: Indices of the nodes to keep.
@@ -223,6 +280,9 @@ class Graph:
 
         Returns:
             The new graph, and the outside entries in the order of its variables.
+
+        Raises:
+            GraphError: Two variables that they read have one name.
         """
         nodes: list[Node] = []
         place: dict[Entry, Entry] = {}
@@ -232,14 +292,14 @@ class Graph:
         for index in inside:
             for entry in self.nodes[index].inputs:
                 if entry.node not in chosen and entry not in place:
-                    producer = self.nodes[entry.node]
-                    name = producer.name
-                    if not producer.is_variable:
-                        name = f"{name}_output{entry.output}"
+                    name = self.value_name(entry)
                     place[entry] = Entry(len(nodes))
                     outside.append(entry)
                     types = (self.type_of(entry),)
                     nodes.append(Node("null", name, {}, (), types))
+        if len({node.name for node in nodes}) < len(nodes):
+            (name, _), *_ = Counter(node.name for node in nodes).most_common(1)
+            raise GraphError(f"two variables are called {name!r}, expected one; rename the other")
         for index in inside:
             node = self.nodes[index]
             inputs = tuple(
@@ -277,6 +337,47 @@ def _read_entry(item: Sequence[Any]) -> Entry:
     return Entry(*item[:2])
 
 
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """A block that decodes MXNet's JSON.
+
+    Raises:
+        GraphError: A name or an attribute in it is no text.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise GraphError(
+            f"a name or an attribute of the symbol is not UTF-8 ({error.reason}); rename it"
+        ) from None
+
+
+def read_json(text: str) -> Any:
+    """Read JSON as MXNet writes it: with control characters as they are.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    return json.loads(text, strict=False)
+
+
+def write_json(data: Any) -> str:
+    """Write JSON as MXNet reads it.
+
+    It knows five escapes and takes everything else as it is (``dmlc/json.h``).
+    """
+    text = json.dumps(data, ensure_ascii=False)
+    return _ESCAPES.sub(_unescaped, text) if _ESCAPES.search(text) else text
+
+
+#: An escape that MXNet does not know, and, to be passed over, a backslash that is one.
+_ESCAPES = re.compile(r"(\\\\)|\\(?:u([0-9a-f]{4})|[bf])")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return found[1] or (chr(int(found[2], 16)) if found[2] else {"b": "\b", "f": "\f"}[found[0][1]])
+
+
 def check_json(text: str) -> None:
     """See that JSON is neither too long nor nested too deeply to be read.
 
@@ -311,8 +412,15 @@ def with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
 
     # Every output of every node as a head, so that one inference answers for all.
     entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
-    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
-    _, inferred, _ = symbol.infer_shape(**known)
+    # As attributes: a keyword of `infer_shape` cannot have every name that a variable may have.
+    shaped = [
+        replace(node, attrs={**node.attrs, "__shape__": str(known[node.name])})
+        if node.is_variable and node.name in known
+        else node
+        for node in graph.nodes
+    ]
+    symbol = mx.sym.load_json(Graph(shaped, entries, graph.attrs).to_json())
+    _, inferred, _ = symbol.infer_shape()
     if inferred is None:
         raise EngineError(f"MXNet does not accept the shapes {known}")
     shape_of = dict(zip(entries, inferred, strict=True))

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from mxtrt.errors import GraphError, MxtrtWarning, NodeError, OptionError
-from mxtrt.graph import Graph, check_json
+from mxtrt.graph import Graph, check_json, read_json
 from mxtrt.node.library import OPERATOR
 from mxtrt.params_file import MAGIC, check_params
 
@@ -125,7 +125,7 @@ def load_symbol(path: str | Path) -> Any:
     try:
         text = data.decode()
         check_json(text)
-        json.loads(text)
+        read_json(text)
     except UnicodeDecodeError:
         raise GraphError(f"the symbol file {path} is not text; {save}") from None
     except GraphError as error:

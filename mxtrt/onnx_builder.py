@@ -7,7 +7,7 @@ handed to the engine by pointer.  Only small constants (shapes, scalars) are sto
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,14 @@ def tensor_type(dtype: np.dtype[Any]) -> int:
 
 
 class OnnxBuilder:
-    """Collects nodes and initializers, then writes one :class:`onnx.ModelProto`."""
+    """Collects nodes and initializers, then writes one :class:`onnx.ModelProto`.
 
-    def __init__(self) -> None:
+    Args:
+        taken: Names that are not for it to make.
+    """
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        self._taken = taken
         self.nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._weights: dict[str, TensorProto] = {}
@@ -49,7 +54,13 @@ class OnnxBuilder:
     def fresh(self, hint: str) -> str:
         """A value name that nothing else uses."""
         self._fresh += 1
-        return f"{hint}__{self._fresh}"
+        return self.free(f"{hint}__{self._fresh}")
+
+    def free(self, name: str) -> str:
+        """A name, longer where it is taken."""
+        while name in self._taken:
+            name += "_"
+        return name
 
     def node(
         self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
@@ -66,7 +77,7 @@ class OnnxBuilder:
         array = np.asarray(array, order="C")
         raw = array.tobytes()
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + raw).hexdigest()[:16]
-        name = f"const_{digest}"
+        name = self.free(f"const_{digest}")
         if name not in self._constants:
             self._constants[name] = TensorProto(
                 name=name, data_type=tensor_type(array.dtype), dims=array.shape, raw_data=raw

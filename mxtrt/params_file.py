@@ -30,7 +30,7 @@ _NOTHING = -1  # in place of a type flag: an NDArray that was never given a shap
 _CPU_LIKE = (1, 2, 3, 5)  # cpu, gpu, cpu_pinned, cpu_shared
 
 #: More than any model has.
-MOST_ARRAYS, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 4096
+MOST_ARRAYS, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 1 << 20
 
 
 class _Reader:

@@ -117,6 +117,8 @@ def _engine_node(
 ) -> Node:
     producers = {graph.nodes[entry.node].name for entry in segment.outputs}
     name = producers.pop() if len(segment.outputs) == 1 else f"mxtrt{key}"
+    while len(segment.outputs) > 1 and name in graph.labels:
+        name += "_"
     attrs = node_attributes(key, process, len(segment.inputs), len(segment.outputs))
     return Node(OPERATOR, name, attrs, inputs, tuple(graph.type_of(e) for e in segment.outputs))
 
@@ -156,12 +158,7 @@ def undo(graph: Graph, parts: Mapping[str, Part], origins: Mapping[str, Graph]) 
 
     def computed(name: str, origin: Graph) -> Entry:
         """What no engine reads, such as a label, may be computed: by nodes that may be gone."""
-        before, _, output = name.rpartition("_output")  # as Graph.subgraph names it
-        head = next(
-            Entry(index, int(output))
-            for index, node in enumerate(origin.nodes)
-            if node.name == before and not node.is_variable
-        )
+        head = origin.entry_called(name)
         members: set[int] = set()
         todo = [head.node]
         while todo:

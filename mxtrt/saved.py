@@ -23,7 +23,14 @@ import numpy as np
 
 from mxtrt.errors import GraphError, OptionError
 from mxtrt.files import companion, new_file, remove_companions, write_text
-from mxtrt.graph import DTYPES, MOST_CHARACTERS, TensorType, check_json
+from mxtrt.graph import (
+    DTYPES,
+    MOST_CHARACTERS,
+    TensorType,
+    check_json,
+    read_json,
+    write_json,
+)
 from mxtrt.params_file import LONGEST_NAME, MOST_ARRAYS, MOST_AXES, read_params, write_params
 
 if TYPE_CHECKING:
@@ -94,9 +101,9 @@ class Saved:
             "gpu": self.gpu,
             "made_by": self.made_by,
         }
-        data = json.loads(self.symbol)
+        data = read_json(self.symbol)
         data.setdefault("attrs", {})[_MARK] = ["str", json.dumps(mark)]
-        return json.dumps(data)
+        return write_json(data)
 
     @classmethod
     def from_json(cls, text: str) -> Saved | None:
@@ -109,7 +116,7 @@ class Saved:
             return None
         try:
             check_json(text)
-            data = json.loads(text)
+            data = read_json(text)
             attrs = data.get("attrs")
             if not isinstance(attrs, dict) or _MARK not in attrs:
                 return None
@@ -117,7 +124,7 @@ class Saved:
             if kind != "str" or not isinstance(mark, str):
                 raise TypeError("it is no text")
             check_json(mark)
-            return _read_mark(json.dumps(data), json.loads(mark))
+            return _read_mark(write_json(data), json.loads(mark))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             reason = error if isinstance(error, GraphError) else f"{type(error).__name__}: {error}"
             raise GraphError(f"its attribute {_MARK} is damaged ({reason})") from None

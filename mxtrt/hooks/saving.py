@@ -61,7 +61,12 @@ def _has_engines(symbol: Symbol) -> bool:
         return True
     # Without a live engine there is none to save, and the symbol need not be looked through.
     plan = sys.modules.get("mxtrt.plan")
-    return bool(plan is not None and plan.live_plans()) and OPERATOR in originals.tojson(symbol)
+    if plan is None or not plan.live_plans():
+        return False
+    try:
+        return OPERATOR in originals.tojson(symbol)
+    except UnicodeDecodeError:  # a name in it is no text, which MXNet saves and no engine is for
+        return False
 
 
 def _whole(symbol: Symbol) -> tuple[Symbol, dict[str, Any], Saved | None]:

@@ -51,8 +51,10 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         kwargs.pop("dedup_subgraph", None)  # MXNet's, for backends that share subgraphs
         options = decision.options_for(kwargs)
         assert options is not None
-        weights = guess_weights(Graph.of(self), options.data_names)
-        done = give_engines(self, args, aux, ctx, options, weights, inference)
+        weights = decision.attempt(lambda: _weights(self, options), options, ctx)
+        done = None
+        if weights is not None:
+            done = give_engines(self, args, aux, ctx, options, weights, inference)
         if done is None:  # MXNet's own copy, as optimize_for returns a new symbol
             return self.__copy__()
         symbol, kept_args, kept_aux = done
@@ -112,6 +114,10 @@ def give_engines(
     return decision.attempt(lambda: until_accepted(engines, refused), options, ctx)
 
 
+def _weights(symbol: Symbol, options: Options) -> frozenset[str]:
+    return guess_weights(Graph.of(symbol), options.data_names)
+
+
 def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Options | None:
     """Options of an executor's bind, or None when it is plain MXNet's."""
     options = decision.options_for()
@@ -145,8 +151,9 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
         options = _eligible(self, ctx, group2ctx, gradients)
         if options is not None:
-            weights = guess_weights(Graph.of(self), options.data_names)
-            adopt(executor, self, options, weights, build=True)
+            weights = decision.attempt(lambda: _weights(self, options), options, ctx)
+            if weights is not None:
+                adopt(executor, self, options, weights, build=True)
         return executor
 
     return bind

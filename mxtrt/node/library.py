@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.errors import NodeError
-from mxtrt.graph import DTYPES
+from mxtrt.graph import DTYPES, decoding
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 
@@ -230,7 +230,9 @@ class Library:
             try:
                 function(*args)
             except BaseException as error:  # an exception must not cross the C boundary
-                self._lib.mxtrt_set_error(f"{type(error).__name__}: {error}".encode())
+                self._lib.mxtrt_set_error(
+                    f"{type(error).__name__}: {error}".encode(errors="replace")
+                )
                 return 0
             return 1
 
@@ -250,7 +252,9 @@ class Library:
         @self.guarded
         def on_pass(graph: bytes, keys: Any, values: Any, count: int) -> None:
             given = {keys[i].decode(): values[i].decode() for i in range(count)}
-            self._lib.mxtrt_pass_result(graph_pass(graph.decode(), given).encode())
+            with decoding():
+                text = graph.decode()
+            self._lib.mxtrt_pass_result(graph_pass(text, given).encode())
 
         @self.guarded
         def on_shape(key: int, dims: Any, ndims: Any, count: int) -> None:

@@ -84,7 +84,10 @@ class WorkingModel:
     def fresh(self, hint: str) -> str:
         """A value name that nothing else uses."""
         self._fresh += 1
-        return f"{hint}__p{self._fresh}"
+        name = f"{hint}__p{self._fresh}"
+        while name in self.inputs or name in self._initializers:
+            name += "_"
+        return name
 
     def types(self) -> dict[str, int]:
         """ONNX element type of every value."""
