@@ -121,7 +121,7 @@ class _Engine:
         self._inputs = [mx.nd.array(a, dtype=a.dtype, ctx=context) for _, a in given]
         graph = engine_graph(node)
         self._executor, _ = bind(graph, graph.heads, dict(given), node.gpu)
-        self._inline = InlineRun(node, inline_below) if inline_below else None
+        self._inline = InlineRun(node, inline_below, context) if inline_below else None
 
     def __call__(self) -> Sequence[Any]:
         outputs = self._inline(self._inputs) if self._inline is not None else None

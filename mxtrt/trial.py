@@ -16,7 +16,7 @@ from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import Entry, Graph, Node
 from mxtrt.indices import keep_in_range
 from mxtrt.node import library
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.library import OPERATOR, Call
 from mxtrt.rewrite import node_attributes
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def run_engine(node: EngineNode, values: Mapping[str, Array]) -> list[Array]:
     inputs = [mx.nd.array(values[n], dtype=values[n].dtype, ctx=context) for n in node.inputs]
     outputs = (ctypes.c_void_p * len(node.graph.heads))()
     handles = (ctypes.c_void_p * len(inputs))(*[array.handle for array in inputs])
-    done = library().run(node.key, handles, len(inputs), outputs, len(outputs), _NO_LIMIT)
+    place = context.device_typeid, context.device_id
+    call = Call(node.key, _NO_LIMIT, *place, len(inputs), len(outputs))
+    done = library().run(ctypes.byref(call), handles, outputs)
     if done != 1:
         told = library().take_error() if done == 0 else "it takes no such inputs"
         reason = f"its engine does not run: {told}"

@@ -21,7 +21,7 @@ from mxtrt.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
-from mxtrt.hooks.inline import InlineRun
+from mxtrt.hooks.inline import InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
     originals,
@@ -83,7 +83,7 @@ class _Binding:
         self.symbol = symbol
         self.source = source
         self.freshness = freshness
-        self.inline = InlineRun.of(symbol.plan)
+        self.inline = InlineRun.of(symbol.plan, executor._ctx)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
         arguments, states = executor.arg_dict, executor.aux_dict
         self.executor: Executor | None = originals.bind(
@@ -176,7 +176,10 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
                 if known is None or not isinstance(array, NDArray) or array.shape != known.shape:
                     return None  # MXNet says what is wrong, or converts
             inputs = {**inputs, **kwargs}
-        outputs = binding.inline(list(inputs.values()))
+        try:
+            outputs = binding.inline(list(inputs.values()))
+        except OtherArraysError:
+            return None  # MXNet copies them into its own, or says what is wrong
         if outputs is not None:
             for name, array in kwargs.items():
                 self.arg_dict[name][:] = array  # in the background: the run has read `array`

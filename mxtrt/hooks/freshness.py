@@ -14,6 +14,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mxnet.base import MXNetError
+
 from mxtrt.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks.decision import in_forked_child
@@ -47,7 +49,10 @@ class Freshness:
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""
         plan = self._plan
-        if plan.failures or in_forked_child() or not plan.built or plan.changed():
+        try:
+            if plan.failures or in_forked_child() or not plan.built or plan.changed():
+                return False
+        except MXNetError:  # a pending write failed, of which MXNet's operators tell
             return False
         if self._pending:  # asked last: another thread may just have taken the change to notice
             return False
@@ -68,6 +73,10 @@ class Freshness:
         """
         if in_forked_child():
             return False
+        from mxtrt.node import library
+
+        if not all(map(library().is_readable, self._arrays.values())):
+            return False  # a pending write failed, of which MXNet's operators tell
         with self._lock:
             return self._settle(data or {})
 

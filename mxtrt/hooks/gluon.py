@@ -1,8 +1,9 @@
 """``HybridBlock``: hybridized networks, ``SymbolBlock`` and ``net.optimize_for``.
 
 A hybridized block keeps its own graph and ``CachedOp``, which training, export and anything
-unusual go on using.  Beside them stands a binding: the partitioned graph and its ``CachedOp``,
-which answers calls outside ``autograd.record`` and ``autograd.train_mode``.
+unusual go on using.  Beside them stand bindings: the partitioned graph and its ``CachedOp``, which
+answer calls outside ``autograd.record`` and ``autograd.train_mode``.  There is one for every kind
+of inputs, because MXNet infers the graph anew for each: their dtypes and their context.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
 from mxtrt.counters import count
-from mxtrt.errors import EngineError
 from mxtrt.hooks import decision
 from mxtrt.hooks.freshness import Freshness
-from mxtrt.hooks.inline import InlineRun
+from mxtrt.hooks.inline import Alike, InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
+from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.models import mxnet_reason
 
 __all__ = ["install"]
@@ -35,14 +36,25 @@ __all__ = ["install"]
 _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
 
-# Kinds of arguments that are known to be MXNet's.
+# Input shapes that are known to be MXNet's.
 _MOST_LEFT = 1000
 
-Signature = tuple[tuple[tuple[int, ...], Any], ...]
+# Kinds of inputs that a block has engines for; each holds what the engine makes of the weights.
+_MOST_KINDS = 8
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class _RetiredError(Exception):
     """The engine failed in this call, which is MXNet's now."""
+
+
+class _LeftError(Exception):
+    """The engines did not take these input shapes before."""
+
+
+class _NoEngineError(Exception):
+    """A bind failed, or found nothing that is worth an engine."""
 
 
 class _Epoch:
@@ -81,7 +93,7 @@ class _Bound:
         data: Place among a call's arrays of every input that is data, by name.
         parameters: The Parameter of every other input, by name.
         arrays: Arrays of the parameters, by name.
-        context: Where they are.
+        inputs: Arrays of the call.
         flags: Of ``hybridize``.
     """
 
@@ -91,7 +103,7 @@ class _Bound:
         data: Mapping[str, int],
         parameters: Mapping[str, Parameter],
         arrays: Mapping[str, Any],
-        context: Any,
+        inputs: Sequence[NDArray],
         flags: Iterable[tuple[str, Any]],
     ) -> None:
         names = symbol.list_inputs()
@@ -106,10 +118,12 @@ class _Bound:
             symbol, [("data_indices", places[True]), ("param_indices", places[False]), *flags]
         )
         self._op_first = _FirstAlone()
-        self._inline = InlineRun.of(symbol.plan)
+        self._context = inputs[0].ctx
+        self._inline = InlineRun.of(symbol.plan, self._context)
+        self._alike = Alike([array.dtype for array in inputs], self._context)
         self._plan = symbol.plan
+        self._left: dict[Shapes, str] = {}
         self.arrays = arrays
-        self.context = context
         self.freshness = Freshness(symbol.plan, arrays)
 
     def __call__(self, flat: Sequence[NDArray]) -> list[NDArray]:
@@ -119,34 +133,54 @@ class _Bound:
             flat: The arrays among the arguments of a call.
 
         Raises:
-            MXNetError: The engines do not accept these inputs.
+            OtherArraysError: They are of another kind than those of the bind.
+            MXNetError: The engines do not accept their shapes.
+            _LeftError: They did not before.
             _RetiredError: The engine failed.
         """
-        context = self.context
+        context = self._context
         inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
-        outputs = self._inline(inputs) if self._inline is not None else None
+        outputs = None
+        if self._inline is not None:
+            outputs = self._inline(inputs)
+        elif not self._alike(flat):
+            raise OtherArraysError
         if outputs is None:
             if self._plan.failures:
                 raise _RetiredError
+            if self._left and _shapes(flat) in self._left:
+                raise _LeftError
             outputs = self._op_first(lambda: self._op(*inputs))
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
         return list(outputs)
 
+    def leave(self, flat: Sequence[NDArray], error: MXNetError) -> None:
+        """Leave calls with arrays of these shapes to MXNet: the engines did not take them."""
+        shapes, reason = _shapes(flat), mxnet_reason(error)
+        if reason not in self._left.values():
+            told = " and ".join(map(str, shapes))
+            _log.warning("calls with inputs %s run as plain MXNet: %s", told, reason)
+        if len(self._left) == _MOST_LEFT:
+            self._left.clear()
+        self._left[shapes] = reason
+
 
 class _BlockBinding:
-    """The engines of one hybridized block.
+    """The engines of one hybridized block, for inputs of one kind.
 
     Args:
         block: The block, its own graph and ``CachedOp`` built.
         options: Options of the bind.
+        kind: Dtype, storage type and context of every input.
     """
 
-    def __init__(self, block: Any, options: Options) -> None:
+    def __init__(self, block: Any, options: Options, kind: Signature) -> None:
+        self.kind = kind
         self._options = options
+        self._context = kind[0][-1]
         self._data, self._graph = block._cached_graph
         self._flags = block._flags
-        self._is_numpy = isinstance(self._graph, NumpySymbol)
         self._parameters = {
             name: place
             for name, (is_data, place) in zip(
@@ -156,142 +190,234 @@ class _BlockBinding:
         }
         self._bound: _Bound | None = None
         self._epoch: object = None
-        self._failed = False
         self._refused: dict[str, str] = {}
-        self._left: dict[Signature, str] = {}
-        self._context: Any = None
+        self._failed = False
         self._lock = threading.RLock()
 
-    def ready(self, args: tuple[Any, ...]) -> _Bound | None:
-        """What may answer a call with these arguments, if engines may; built if need be."""
-        if self._failed or autograd.is_recording() or autograd.is_training():
-            return None
+    def ready(self, flat: Sequence[NDArray]) -> _Bound | None:
+        """What may answer a call with these arrays, built if need be; None for not now.
+
+        Raises:
+            _NoEngineError: There is no engine, now and later.
+        """
         # In this order: whoever puts new arrays in place of what is bound now changes the epoch.
         epoch, bound = self._epoch, self._bound
         if epoch is _Epoch.now and bound is not None and bound.freshness.current():
             return bound
         with self._lock:
+            if self._failed:
+                raise _NoEngineError
             outcome = decision.attempt(
-                lambda: until_accepted(lambda known: self._settle(args, known), self._refused),
+                lambda: until_accepted(lambda known: self._settle(flat, known), self._refused),
                 self._options,
-                self._context or _inputs(args)[0].ctx,
+                self._context,
             )
             if outcome is None:
-                self._failed = True
+                self._failed, self._bound = True, None
+                raise _NoEngineError
             return self._bound if outcome else None
 
-    def leave(self, args: tuple[Any, ...], error: MXNetError) -> None:
-        """Leave calls with arguments like these to MXNet: the engines did not take them."""
-        signature, reason = _signature(args), mxnet_reason(error)
-        if reason not in self._left.values():
-            shapes = " and ".join(str(shape) for shape, _ in signature)
-            _log.warning("calls with inputs %s run as plain MXNet: %s", shapes, reason)
-        if len(self._left) == _MOST_LEFT:
-            self._left.clear()
-        self._left[signature] = reason
+    def _settle(self, flat: Sequence[NDArray], refused: Mapping[str, str]) -> bool | None:
+        """Whether the engines may answer now; None when no segment is worth an engine."""
+        from mxtrt.node import library
 
-    def is_left(self, args: tuple[Any, ...]) -> bool:
-        """Whether a call with these arguments was left to MXNet."""
-        if not self._left or autograd.is_recording() or autograd.is_training():
-            return False
-        return _signature(args) in self._left
-
-    def answer_in_mxnet(self, call: Callable[[], Any]) -> Any:
-        """Make a call of MXNet's operators for inference in place of an engine."""
-        count("fallbacks")
-        return call()
-
-    def _settle(self, args: tuple[Any, ...], refused: Mapping[str, str]) -> bool:
+        data: dict[str, Any] = {}
         epoch = _Epoch.now
         if self._epoch is not epoch or self._refused != refused:
-            context = self._context or _inputs(args)[0].ctx
-            arrays = {name: p.data(context) for name, p in self._parameters.items()}
+            arrays = {name: p.data(self._context) for name, p in self._parameters.items()}
+            if not all(map(library().is_readable, (*flat, *arrays.values()))):
+                return False  # MXNet's operators pass on what failed
             bound = self._bound
             if (
                 bound is None
                 or self._refused != refused
                 or any(bound.arrays[name] is not array for name, array in arrays.items())
             ):
+                if self.kind != tuple(known[1:] for known in signature_of(flat)):
+                    return False  # another binding's
                 self._refused = dict(refused)
-                self._bound = self._bind(args, arrays, context)
-                self._failed = self._bound is None
+                data = {variable.name: flat[i] for i, variable in enumerate(self._data)}
+                self._bound = self._bind(flat, data, arrays)
             self._epoch = epoch
-        if self._bound is None:
-            return False
-        names = (variable.name for variable in self._data)
-        return self._bound.freshness.settle(dict(zip(names, _inputs(args), strict=False)))
+        return None if self._bound is None else self._bound.freshness.settle(data)
 
-    def _bind(self, args: tuple[Any, ...], arrays: dict[str, Any], context: Any) -> _Bound | None:
+    def _bind(
+        self, flat: Sequence[NDArray], data: Mapping[str, Any], arrays: Mapping[str, Any]
+    ) -> _Bound | None:
         """Bind to these arrays; None when no segment is worth an engine."""
-        flat = _inputs(args)
-        contexts = {str(array.ctx) for array in flat}
-        if len(contexts) > 1:
-            raise EngineError(f"its inputs are on {' and '.join(sorted(contexts))}")
         places = {variable.name: i for i, variable in enumerate(self._data)}
-        given = {**arrays, **{name: flat[i] for name, i in places.items()}}
-        states = {name: arrays[name] for name in self._graph.list_auxiliary_states()}
-        arguments = {name: given[name] for name in self._graph.list_arguments()}
+        given = {**arrays, **data}
         symbol = partition_symbol(
             self._graph,
-            arguments,
-            states,
-            context,
+            {name: given[name] for name in self._graph.list_arguments()},
+            {name: given[name] for name in self._graph.list_auxiliary_states()},
+            self._context,
             self._options,
             frozenset(arrays),
             self._refused,
         )
         if not symbol.plan.nodes:
             return None
-        self._context = context
-        self._left.clear()
-        return _Bound(symbol, places, self._parameters, arrays, context, self._flags)
-
-    def answer(self, bound: _Bound, block: Any, args: tuple[Any, ...]) -> Any:
-        """Answer a call of the block.
-
-        Raises:
-            MXNetError: The engines do not accept these inputs.
-            _RetiredError: The engine failed.
-        """
-        flat, form = gluon_block._flatten(args, "input")
-        if form != block._in_format:
-            raise MXNetError("the structure of the arguments is not the one of the bind")
-        outputs = bound([array for array in flat if array is not None])
-        if self._is_numpy:
-            outputs = [output.as_np_ndarray() for output in outputs]
-        return gluon_block._regroup(outputs, block._out_format)
+        return _Bound(symbol, places, self._parameters, arrays, flat, self._flags)
 
 
 class _Bindings:
-    """The bindings of one hybridized block: one for every context that its parameters are on."""
+    """The bindings of one hybridized block: one for every kind of inputs.
+
+    Args:
+        block: The block, its own graph and ``CachedOp`` built.
+        options: Options of the binds.
+    """
 
     def __init__(self, block: Any, options: Options) -> None:
         self._new = functools.partial(_BlockBinding, block, options)
-        self.mxnet_first = _FirstAlone()
-        contexts: set[Any] = set()
+        self._parameters = [place for is_data, place in block._cached_op_args if not is_data]
+        self._in_format, self._out_format = block._in_format, block._out_format
+        self._is_numpy = isinstance(block._cached_graph[1], NumpySymbol)
+        self._mxnet_first = _FirstAlone()
+        self._kinds: dict[Signature, _BlockBinding] = {}
+        self._latest: dict[Any, _BlockBinding] = {}  # by context, if there are several
+        self._tries = Tries()
+        self._told: set[str] = set()
+        self._arrays: list[NDArray] = []
+        self._contexts: set[Any] = set()
+        self._epoch: object = None
+
+    def prepare(self, args: tuple[Any, ...]) -> None:
+        """Build the engines for calls with arguments like these."""
+        flat, _ = _flatten(args)
+        if all(isinstance(array, NDArray) for array in flat):
+            self._look_at_parameters()
+            binding = self._of_kind(flat)
+            if binding is not None:
+                self._ready(binding, flat)
+
+    def call(self, args: tuple[Any, ...], in_mxnet: Callable[[], Any]) -> Any:
+        """Answer a call for inference.
+
+        Args:
+            args: The arguments.
+            in_mxnet: Has MXNet's operators answer it.
+        """
+        flat, form = _flatten(args)
+        if form != self._in_format and not _differ_in_none(form, self._in_format):
+            return self.in_mxnet(in_mxnet)
+        for find in (self._latest_of, self._of_kind):
+            binding = find(flat)
+            if binding is None:
+                continue
+            bound = self._ready(binding, flat)
+            if bound is None:
+                return self.in_mxnet(in_mxnet)
+            try:
+                outputs = bound(flat)
+            except OtherArraysError:
+                continue
+            except (_LeftError, _RetiredError):
+                return self._instead(in_mxnet)
+            except MXNetError as error:
+                # MXNet's own operators say whether the inputs or the engines are at fault.
+                answer = self._instead(in_mxnet)
+                bound.leave(flat, error)
+                return answer
+            if self._is_numpy:
+                outputs = [output.as_np_ndarray() for output in outputs]
+            return gluon_block._regroup(outputs, self._out_format)
+        return self._instead(in_mxnet) if self._latest else self.in_mxnet(in_mxnet)
+
+    def in_mxnet(self, call: Callable[[], Any]) -> Any:
+        """Have MXNet's operators answer a call."""
+        return self._mxnet_first(call)
+
+    def _instead(self, call: Callable[[], Any]) -> Any:
+        """Have MXNet's operators answer a call for inference in place of an engine."""
+        answer = self._mxnet_first(call)
+        count("fallbacks")
+        return answer
+
+    def _latest_of(self, flat: Sequence[NDArray]) -> _BlockBinding | None:
+        """The binding that was in use last in the context of these arrays."""
+        if self._epoch is not _Epoch.now:
+            self._look_at_parameters()
+        return self._latest.get(self._place(flat))
+
+    def _of_kind(self, flat: Sequence[NDArray]) -> _BlockBinding | None:
+        """The binding for arrays of their kind; None if they are MXNet's, or not looked at."""
+        if not self._tries.due():
+            return None
+        signature = signature_of(flat)
+        if self._tries.are_known(signature):
+            return None
+        kind = tuple(known[1:] for known in signature)
+        if kind not in self._kinds and (reason := self._reason_against(kind)) is not None:
+            self._tries.leave(signature)
+            if reason and reason not in self._told:
+                self._told.add(reason)
+                _log.warning("calls whose %s run as plain MXNet", reason)
+            return None
+        binding = self._kinds.get(kind)
+        return binding or self._kinds.setdefault(kind, self._new(kind))
+
+    def _reason_against(self, kind: Signature) -> str | None:
+        """Why inputs of a kind are MXNet's; empty if MXNet refuses them, None if they are not."""
+        contexts = {context for _, _, context in kind}
+        if len(contexts) != 1 or (self._contexts and not contexts <= self._contexts):
+            return ""
+        stypes = {stype for _, stype, _ in kind} - {"default"}
+        if stypes:
+            return f"inputs are {' and '.join(sorted(stypes))}"
+        if len(self._kinds) >= _MOST_KINDS:
+            return f"inputs are of more than {_MOST_KINDS} combinations of dtypes and contexts"
+        return None
+
+    def _ready(self, binding: _BlockBinding, flat: Sequence[NDArray]) -> _Bound | None:
+        """What a binding may answer with now."""
+        place = self._place(flat)
+        try:
+            bound = binding.ready(flat)
+        except _NoEngineError:
+            self._tries.failed(signature_of(flat))
+            self._kinds.pop(binding.kind, None)
+            if self._latest.get(place) is binding:
+                self._latest.pop(place, None)
+            return None
+        if bound is not None and self._latest.get(place) is not binding:
+            self._latest[place] = binding
+            self._tries.succeeded()
+        return bound
+
+    def _place(self, flat: Sequence[NDArray]) -> Any:
+        return None if len(self._contexts) == 1 else flat[0].ctx
+
+    def _look_at_parameters(self) -> None:
+        """Take note of the arrays that the parameters have now."""
+        epoch, arrays = _Epoch.now, []
         with contextlib.suppress(RuntimeError):  # not initialized: MXNet says so
-            for parameter in block.collect_params().values():
-                contexts.update(parameter.list_ctx())
-        self._one = self._new() if len(contexts) <= 1 else None
-        self._several: dict[Any, _BlockBinding] = {}
-
-    def find(self, args: tuple[Any, ...]) -> _BlockBinding:
-        """The binding for a call with these arguments."""
-        if self._one is not None:
-            return self._one
-        context = _inputs(args)[0].ctx
-        binding = self._several.get(context)
-        return binding if binding is not None else self._several.setdefault(context, self._new())
+            for parameter in self._parameters:
+                arrays += parameter.list_data()
+        old = self._arrays
+        if len(arrays) != len(old) or any(a is not b for a, b in zip(arrays, old, strict=True)):
+            contexts = {array.ctx for array in arrays}
+            if contexts != self._contexts:
+                self._kinds, self._latest, self._contexts = {}, {}, contexts
+            self._tries, self._arrays = Tries(), arrays
+        self._epoch = epoch
 
 
-def _inputs(args: tuple[Any, ...]) -> list[Any]:
-    """The arrays among the arguments of a call, in order."""
-    return [array for array in gluon_block._flatten(args, "input")[0] if array is not None]
+def _flatten(args: tuple[Any, ...]) -> tuple[list[Any], Any]:
+    """The arrays among the arguments of a call, in order, and how they are nested."""
+    flat, form = gluon_block._flatten(args, "input")
+    return [array for array in flat if array is not None], form
 
 
-def _signature(args: tuple[Any, ...]) -> Signature:
-    """Shapes and dtypes of the arrays among the arguments of a call."""
-    return tuple((array.shape, array.dtype) for array in _inputs(args))
+def _differ_in_none(one: Any, other: Any) -> bool:
+    """Whether MXNet takes two forms of arguments for one: they differ in None at their end."""
+    short, long = sorted((one, other), key=len)
+    return bool(long[: len(short)] == short and set(map(str, long[len(short) :])) <= {"-1"})
+
+
+def _shapes(flat: Sequence[NDArray]) -> Shapes:
+    return tuple(array.shape for array in flat)
 
 
 def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
@@ -310,8 +436,8 @@ def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
         finally:
             self._backend = backend
         bindings = self.__dict__[_BINDING] = _Bindings(self, options)
-        if all(isinstance(array, NDArray) for array in _inputs(args)):
-            bindings.find(args).ready(args)
+        if _is_inference():
+            bindings.prepare(args)
 
     return _build_cache
 
@@ -326,28 +452,17 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args)
 
         def in_mxnet() -> Any:
-            return bindings.mxnet_first(lambda: original(self, *args))
+            return original(self, *args)
 
-        if self._callback is None:
-            binding = bindings.find(args)
-            if binding.is_left(args):
-                return binding.answer_in_mxnet(in_mxnet)
-            bound = binding.ready(args)
-            if bound is not None:
-                try:
-                    return binding.answer(bound, self, args)
-                except _RetiredError:
-                    outputs = in_mxnet()
-                    count("fallbacks")
-                    return outputs
-                except MXNetError as error:
-                    # MXNet's own operators say whether the inputs or the engines are at fault.
-                    outputs = binding.answer_in_mxnet(in_mxnet)
-                    binding.leave(args, error)
-                    return outputs
-        return in_mxnet()
+        if self._callback is None and _is_inference():
+            return bindings.call(args, in_mxnet)
+        return bindings.in_mxnet(in_mxnet)
 
     return _call_cached_op
+
+
+def _is_inference() -> bool:
+    return not autograd.is_recording() and not autograd.is_training()
 
 
 def _wrap_clear(original: Callable[..., None]) -> Callable[..., None]:

@@ -107,7 +107,7 @@ def partition_symbol(
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
 
     Raises:
-        EngineError: An array is sparse.
+        EngineError: An array is sparse, or a pending write to it failed.
     """
     from mxtrt.node import library
     from mxtrt.paging import gpu_of
@@ -118,7 +118,8 @@ def partition_symbol(
     for array in (*(args or {}).values(), *(aux or {}).values()):
         if array.stype != "default":
             raise EngineError("it has sparse parameters or inputs")
-        array.wait_to_read()
+        if not library().is_readable(array):
+            raise EngineError("a pending write to one of its parameters or inputs failed")
     gpu = None if ctx is None else gpu_of(ctx)
     request = PassRequest(options, weights, gpu, refused or {})
     with library().range("mxtrt partition"), request_pass(request):

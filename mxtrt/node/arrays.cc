@@ -32,7 +32,7 @@ struct Watch {
   bool remember() {
     std::vector<uint64_t> now;
     for (void* array : arrays) {
-      if (g_mxnet.wait_to_read(array)) return false;
+      if (!is_readable(array)) return false;
       now.push_back(version(array));
     }
     std::lock_guard<std::mutex> lock(mutex);
@@ -146,14 +146,29 @@ void evict(void*, void* parameter) {
   }
 }
 
+// Runs inside MXNet's engine, which takes what it throws for the array's failure.
+void fail(void*, void* parameter) {
+  throw std::runtime_error(*static_cast<std::string*>(parameter));
+}
+
 }  // namespace
+
+bool is_readable(void* array) {
+  if (!g_mxnet.wait_to_read(array)) return true;
+  auto* message = new std::string(g_mxnet.get_last_error());
+  Context cpu{kCpu, 0};
+  g_mxnet.push_sync(fail, message, [](void* given) { delete static_cast<std::string*>(given); },
+                    &cpu, nullptr, 0, &array, 1, nullptr, 0, "mxtrt_fail");
+  return false;
+}
+
 }  // namespace mxtrt
 
 using namespace mxtrt;
 
 // Functions of MXNet's C API in the order of struct MXNet.
 MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
-  static_assert(sizeof(MXNet) == 9 * sizeof(void*), "only function pointers");
+  static_assert(sizeof(MXNet) == 11 * sizeof(void*), "only function pointers");
   std::memcpy(&g_mxnet, functions, sizeof(MXNet));
 }
 
@@ -183,7 +198,7 @@ MXTRT_EXPORT int mxtrt_watch_written(const Watch* watch) {
 MXTRT_EXPORT int mxtrt_watch_changed(const Watch* watch) {
   // Without the lock: a write may wait for a thread of MXNet's that asks mxtrt_watch_written.
   for (void* array : watch->arrays) {
-    if (g_mxnet.wait_to_read(array)) return -1;
+    if (!is_readable(array)) return -1;
   }
   return mxtrt_watch_written(watch);
 }
@@ -195,7 +210,7 @@ MXTRT_EXPORT int mxtrt_watch_remember(Watch* watch) { return watch->remember(); 
 // them failed.
 MXTRT_EXPORT int mxtrt_watch_counts(const Watch* watch, uint64_t* counts) {
   for (size_t i = 0; i < watch->arrays.size(); ++i) {
-    if (g_mxnet.wait_to_read(watch->arrays[i])) return 0;
+    if (!is_readable(watch->arrays[i])) return 0;
     counts[i] = version(watch->arrays[i]);
   }
   return 1;
@@ -224,6 +239,19 @@ MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, 
   if (!refused && watch) watch->expect(array);
   return refused || g_mxnet.wait_to_read(array) ? -1 : task.error;
 }
+
+// Whether arrays are dense, of these types and in one context.
+MXTRT_EXPORT int mxtrt_are_alike(void* const* arrays, const int* types, int count,
+                                 int device_type, int device_id) {
+  for (int i = 0; i < count; ++i) {
+    if (!is_alike(arrays[i], types[i], {device_type, device_id})) return 0;
+  }
+  return 1;
+}
+
+// Waits until an array can be read: 0 when a pending write to it failed, which whoever reads it
+// next is told.
+MXTRT_EXPORT int mxtrt_is_readable(void* array) { return is_readable(array); }
 
 // What mxnet::NDArray's chunk says of its memory: 1 not from MXNet's storage, 2 not allocated yet.
 MXTRT_EXPORT int mxtrt_memory_flags(void* array) {

@@ -14,6 +14,8 @@ using PushSync = int (*)(void (*function)(void*, void*), void* parameter, void (
                          int num_mutable, void* property, int priority, const char* name);
 using GetShape = int (*)(void* array, int* ndim, const int64_t** shape);
 using GetType = int (*)(void* array, int* type);
+using GetStorageType = int (*)(void* array, int* type);
+using GetLastError = const char* (*)();
 using GetData = int (*)(void* array, void** data);
 using Create = int (*)(const int64_t* shape, int ndim, int device_type, int device_id,
                        int delay_alloc, int type, void** array);
@@ -36,6 +38,8 @@ struct MXNet {
   Free free;
   ShallowCopy shallow_copy;
   PushAsync push_async;
+  GetStorageType get_storage_type;
+  GetLastError get_last_error;
 };
 extern MXNet g_mxnet;
 
@@ -73,15 +77,25 @@ struct Array {
 };
 
 constexpr int kCpu = 1, kGpu = 2;  // device types of mx.cpu() and mx.gpu()
+constexpr int kDense = 0;          // mxnet::kDefaultStorage
 
 inline Chunk& chunk(void* array) { return *static_cast<Array*>(array)->chunk; }
 inline uint64_t version(void* array) { return chunk(array).var->version; }
 
-// The GPU that an array is on, -1 for host memory.
-inline int gpu_of(void* array) {
-  const Context& context = chunk(array).storage.context;
-  return context.device_type == kGpu ? context.device_id : -1;
+// Whether an array is dense, of this type and in this context.
+inline bool is_alike(void* array, int type, const Context& context) {
+  int actual, storage;
+  if (g_mxnet.get_type(array, &actual) || actual != type ||  // no memory: -1
+      g_mxnet.get_storage_type(array, &storage) || storage != kDense) {
+    return false;
+  }
+  const Context& where = chunk(array).storage.context;
+  return where.device_type == context.device_type && where.device_id == context.device_id;
 }
+
+// Waits until an array can be read; false when a pending write to it failed.  MXNet tells of a
+// failure once: it is told again to whoever reads the array next.
+bool is_readable(void* array);
 
 // Another handle of an array, which shares its memory.
 inline void* another_handle(void* array) {

@@ -220,15 +220,16 @@ void Spares::offer(const std::vector<void*>& arrays) {
 namespace {
 
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
-void output_arrays(const Node& node, const Variant& variant, std::vector<void*>* arrays) {
+void output_arrays(const Node& node, const Variant& variant, const Context& context,
+                   std::vector<void*>* arrays) {
   arrays->reserve(variant.outputs.size());
   if (variant.spares.take(arrays)) return;
   for (size_t i = 0; i < variant.outputs.size(); ++i) {
     const auto& shape = variant.outputs[i];
     void* array;
     ++g_tally.allocations;
-    if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), node.gpu < 0 ? kCpu : kGpu,
-                       std::max(node.gpu, 0), 0, node.output_types[i], &array)) {
+    if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), context.device_type,
+                       context.device_id, 0, node.output_types[i], &array)) {
       throw std::runtime_error("MXNet could not allocate an output");
     }
     arrays->push_back(array);
@@ -237,7 +238,7 @@ void output_arrays(const Node& node, const Variant& variant, std::vector<void*>*
 }
 
 // Hands a run to MXNet's engine, which starts it at once if its inputs are there.
-void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs,
+void start(std::unique_ptr<Launch> task, Context context, void* const* inputs,
            const std::vector<void*>& made) {
   std::vector<const Var*> read, written;  // each once
   task->arrays.reserve(task->inputs.size());
@@ -248,7 +249,6 @@ void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs,
   }
   for (void* array : made) written.push_back(chunk(array).var);
   task->written = written;
-  Context context{gpu < 0 ? kCpu : kGpu, std::max(gpu, 0)};
   int property = kAsync;
   if (g_mxnet.push_async(launch, task.release(),
                          [](void* given) { delete static_cast<Launch*>(given); }, &context,
@@ -259,54 +259,63 @@ void start(std::unique_ptr<Launch> task, int gpu, void* const* inputs,
 }
 
 }  // namespace
+
+// What stays the same from run to run.  Python has the same structure.
+struct Call {
+  int64_t key;
+  int64_t limit;  // nanoseconds; a run in host memory that took longer goes through MXNet
+  Context context;
+  int num_inputs, num_outputs;
+};
+
 }  // namespace mxtrt
 
 using namespace mxtrt;
 
 // Runs a node from the calling thread.  Returns 1 when the outputs are there or on their way, 0
-// after setting the error, and -1 when the run has to go through MXNet: unknown shapes, no engine,
-// arrays elsewhere, or, in host memory, a last run at these shapes that took longer than `limit`
-// nanoseconds.
-MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, void** outputs,
-                           int num_outputs, int64_t limit) {
+// after setting the error, -1 when the run has to go through MXNet (unknown shapes, no engine, a
+// long run), and -2 when the inputs are other arrays than those of the bind: sparse, of another
+// type or elsewhere.
+MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs) {
+  const int num_inputs = call->num_inputs, num_outputs = call->num_outputs;
   std::vector<void*> made;
   const auto free_made = [&] {
     for (void* array : made) g_mxnet.free(array);
   };
   try {
-    auto node = find_node(key);
-    if (!node || node->retired || forked() ||
-        node->input_types.size() != static_cast<size_t>(num_inputs) ||
+    auto node = find_node(call->key);
+    if (!node || node->input_types.size() != static_cast<size_t>(num_inputs) ||
         node->output_types.size() != static_cast<size_t>(num_outputs)) {
       return -1;
     }
+    for (int i = 0; i < num_inputs; ++i) {
+      if (!is_alike(inputs[i], node->input_types[i], call->context)) return -2;
+    }
+    if (node->retired || forked()) return -1;
     std::vector<Shape> shapes(num_inputs);
     for (int i = 0; i < num_inputs; ++i) {
-      int type, ndim;
+      int ndim;
       const int64_t* shape;
-      if (g_mxnet.get_type(inputs[i], &type) || g_mxnet.get_shape(inputs[i], &ndim, &shape) ||
-          type != node->input_types[i] || ndim < 0 || gpu_of(inputs[i]) != node->gpu) {
-        return -1;
-      }
+      if (g_mxnet.get_shape(inputs[i], &ndim, &shape) || ndim < 0) return -1;
       shapes[i].assign(shape, shape + ndim);
     }
     auto variant = node->find(shapes);
     if (!variant || !variant->session) return -1;
     const bool later = variant->session->device() != nullptr;
     const int64_t last = variant->nanoseconds.load(std::memory_order_relaxed);
-    if (!later && last > limit) return -1;
+    if (!later && last > call->limit) return -1;
 
     std::vector<Tensor> in(num_inputs), out(num_outputs);
     for (int i = 0; i < num_inputs; ++i) {
       const auto& shape = variant->inputs[i];
       in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
       if (!later) ++g_tally.waits;
-      if (!later && (g_mxnet.wait_to_read(inputs[i]) ||
+      if (!later && (!is_readable(inputs[i]) ||
                      g_mxnet.get_data(inputs[i], &in[i].data))) {
         return -1;
       }
     }
-    output_arrays(*node, *variant, &made);
+    output_arrays(*node, *variant, call->context, &made);
     for (int i = 0; i < num_outputs; ++i) {
       const auto& shape = variant->outputs[i];
       out[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->output_types[i]};
@@ -325,7 +334,7 @@ MXTRT_EXPORT int mxtrt_run(int64_t key, void* const* inputs, int num_inputs, voi
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);
-      start(std::move(task), node->gpu, inputs, made);
+      start(std::move(task), call->context, inputs, made);
     }
     std::copy(made.begin(), made.end(), outputs);
     return 1;

@@ -23,7 +23,7 @@ from mxtrt.graph import DTYPES, decoding
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 
-__all__ = ["OPERATOR", "PATH", "Library", "Tally", "Tensor", "library", "type_flag"]
+__all__ = ["OPERATOR", "PATH", "Call", "Library", "Tally", "Tensor", "library", "type_flag"]
 
 #: The compiled engine node.
 PATH = Path(__file__).with_name("libmxtrt_node.so")
@@ -57,6 +57,28 @@ _FAILURE = ctypes.CFUNCTYPE(
     ctypes.POINTER(ctypes.c_void_p),
     ctypes.c_void_p,
 )
+
+
+class Call(ctypes.Structure):
+    """What stays the same from run to run of a node on the calling thread: ``Call`` in C++.
+
+    Attributes:
+        key: The node.
+        limit: Nanoseconds; where its last run in host memory took longer, it goes through MXNet.
+        device_type: MXNet's number of the device type of its inputs and outputs.
+        device_id: Which of these devices.
+        num_inputs: How many inputs it has.
+        num_outputs: How many outputs it has.
+    """
+
+    _fields_ = (
+        ("key", ctypes.c_int64),
+        ("limit", ctypes.c_int64),
+        ("device_type", ctypes.c_int),
+        ("device_id", ctypes.c_int),
+        ("num_inputs", ctypes.c_int),
+        ("num_outputs", ctypes.c_int),
+    )
 
 
 class Tensor(NamedTuple):
@@ -184,6 +206,8 @@ class Library:
             _LIB.MXNDArrayFree,
             _LIB.MXShallowCopyNDArray,
             _LIB.MXEnginePushAsync,
+            _LIB.MXNDArrayGetStorageType,
+            _LIB.MXGetLastError,
         )
         self._lib.mxtrt_arrays_init(
             (ctypes.c_void_p * len(functions))(
@@ -191,19 +215,26 @@ class Library:
             )
         )
         self._lib.mxtrt_run.argtypes = [
-            ctypes.c_int64,
+            ctypes.POINTER(Call),
             ctypes.c_void_p,
-            ctypes.c_int,
             ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int64,
         ]
+        self._lib.mxtrt_are_alike.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+        ]
+        self._lib.mxtrt_is_readable.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_evict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self._lib.mxtrt_evict.restype = ctypes.c_int64
         self._lib.mxtrt_finish.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_owners.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_is_evicted.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_memory_flags.argtypes = [ctypes.c_void_p]
+        #: Whether arrays are what a graph was bound for, see ``mxtrt_are_alike`` in ``arrays.cc``.
+        self.are_alike = self._lib.mxtrt_are_alike
         self._check_layout()
         self._callbacks: tuple[Any, ...] = ()
         self._types: dict[int, list[np.dtype[Any]]] = {}  # of the nodes
@@ -431,6 +462,13 @@ class Library:
 
     # -- arrays --------------------------------------------------------------------------
 
+    def is_readable(self, array: Any) -> bool:
+        """Wait until an array can be read; False when a pending write to it failed.
+
+        MXNet tells of a failure once: after this, whoever reads the array next is told.
+        """
+        return bool(self._lib.mxtrt_is_readable(array.handle))
+
     def watch(self, arrays: Sequence[Any]) -> Watch:
         """Watch arrays for writes, from now on."""
         return Watch(self._lib, arrays)
@@ -493,8 +531,9 @@ class Library:
     def _check_layout(self) -> None:
         """See that what is read from MXNet's own structures is there.
 
-        The count of writes follows writes, the flags follow the allocation, and the owners of
-        an array's memory are its views (and the watch).
+        The count of writes follows writes, the flags follow the allocation, the owners of an
+        array's memory are its views (and the watch), and its context is the one that it was
+        made in.
         """
         import mxnet as mx
         from mxnet.ndarray.ndarray import _new_alloc_handle
@@ -515,8 +554,20 @@ class Library:
         flags.append(self._lib.mxtrt_memory_flags(late.handle))
         shared = array.reshape((1, 2))
         owners = [self._lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
-        facts = seen, flags, owners
-        if facts != ([False, True, True, False], [2, 0], [3, 3, 1]):
+        second = mx.nd.zeros((2,), ctx=mx.cpu(1))
+        types, handle = (ctypes.c_int * 1)(type_flag(np.dtype(np.float32))), (ctypes.c_void_p * 1)
+        places = [
+            bool(self.are_alike(handle(a.handle), types, 1, mx.cpu().device_typeid, ordinal))
+            for a in (array, second)
+            for ordinal in (0, 1)
+        ]
+        facts = seen, flags, owners, places
+        if facts != (
+            [False, True, True, False],
+            [2, 0],
+            [3, 3, 1],
+            [True, False, False, True],
+        ):
             raise NodeError(
                 f"MXNet {mx.__version__} keeps its arrays otherwise than the 1.9.1 wheels, "
                 "so mxtrt cannot see when weights change; install a wheel of mxnet 1.9.1"

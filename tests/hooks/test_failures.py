@@ -92,7 +92,8 @@ def test_a_block_answers_through_a_failure(inline_below, static):
     with mxtrt.options(inline_below=inline_below):
         assert_close(net(X), expected)
         before = mxtrt.stats()
-        (node,) = net._mxtrt._one._bound._plan.nodes
+        (binding,) = net._mxtrt._kinds.values()
+        (node,) = binding._bound._plan.nodes
         fail(node)
         for _ in range(3):
             assert_close(net(X), expected)

@@ -79,7 +79,8 @@ def test_forked_dataloader_workers_work_beside_an_engine():
         + """
     data = mx.gluon.data.ArrayDataset(mx.nd.random.uniform(shape=(8, 3, 32, 32)))
     loader = mx.gluon.data.DataLoader(data, batch_size=2, num_workers=2)
-    print(sum(net(batch).shape[0] for batch in loader), mxtrt.last_report().nodes_in_engine)
+    batches = [batch.as_in_context(mx.cpu()) for batch in loader]
+    print(sum(net(batch).shape[0] for batch in batches), mxtrt.last_report().nodes_in_engine)
     """
     )
     assert done.returncode == 0, done.stderr
