@@ -7,6 +7,7 @@ an unchanged script is served.  Hence nothing here costs anything until MXNet is
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 
 TYPE_CHECKING = False
@@ -82,6 +83,6 @@ def install() -> None:
     if "mxnet" in sys.modules:
         from mxtrt import hooks
 
-        hooks.install(sys.modules["mxnet"])
+        hooks.install(import_module("mxnet"))  # another thread may be in the middle of it
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -123,10 +123,10 @@ class EngineCache:
 
     def _write(self, key: str, data: bytes) -> None:
         try:
-            with new_file(self._path) as file:
+            with new_file(self._path, private=True) as file:
                 file.stream.write(_MAGIC + hashlib.sha256(data).digest())
                 file.stream.write(data)
-                file.publish(self._path / (key + _SUFFIX), private=True)
+                file.publish(self._path / (key + _SUFFIX))
             self._make_room(self._path / (key + _SUFFIX))
         except OSError as error:
             _log.warning("the engine is not kept: %s", error)

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.threads import lock
 
 __all__ = ["Arrays", "Child", "Header", "serve"]
 
@@ -60,7 +61,7 @@ class Child:
     def __init__(self, module: str, name: str, **environment: str) -> None:
         self._name = name
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = lock()
         executable = spawn.get_executable()  # where Python is embedded, somebody set it
         path = [entry for entry in sys.path if isinstance(entry, str)]
         try:

@@ -7,9 +7,10 @@ build or fault and is counted here.
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections import Counter
 from dataclasses import dataclass
+
+from mxtrt.threads import lock
 
 __all__ = ["Stats", "count", "stats"]
 
@@ -52,7 +53,7 @@ class Stats:
 
 
 _counts: Counter[str] = Counter()
-_lock = threading.Lock()
+_lock = lock()
 
 
 def count(name: str, by: int = 1) -> None:
@@ -81,4 +82,4 @@ def _engine_runs() -> int:
     from mxtrt.node.library import library
 
     # Without it nothing ran, and asking for a number is no reason to load MXNet.
-    return library().tally().runs if library.cache_info().currsize else 0
+    return library().tally().runs if library.made else 0

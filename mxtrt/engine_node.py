@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from mxtrt.node.library import Tensor
 from mxtrt.paging import copy_from_gpu
 from mxtrt.precision import retyped
 from mxtrt.takeover import TakeOver
+from mxtrt.threads import lock, rlock
 
 __all__ = ["EngineNode", "engine_failed", "infer_shapes"]
 
@@ -80,14 +80,14 @@ class EngineNode:
         self._options = options
         self._limit = max(options.max_engines, 1)
         self._arrays: Mapping[str, Any] | None = None
-        self._lock = threading.RLock()
+        self._lock = rlock()
         self._models: dict[str, OnnxSegment] = {}
         self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
         self._unbuilt: dict[Shapes, str] = {}  # not tried again: the reasons
         self._in_place: dict[str, Weight] = {}
         self._take_over: TakeOver | None = None
-        self._taking_over = threading.Lock()
+        self._taking_over = lock()
         self._retired = False
         self.failures: dict[str, str] = {}
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None

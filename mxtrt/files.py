@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,31 +43,30 @@ class NewFile:
     stream: IO[bytes]
     path: Path
 
-    def publish(self, path: Path, *, private: bool = False) -> None:
+    def publish(self, path: Path) -> None:
         """Give the file its name, in place of an older one of that name.
 
         Args:
             path: The name, in the folder that the file was made in.
-            private: Whether only the user may read it, whatever the umask says.
         """
         self.stream.flush()
         os.fsync(self.stream.fileno())
-        if not private:
-            umask = os.umask(0)
-            os.umask(umask)
-            self.path.chmod(0o666 & ~umask)
         self.path.replace(path)
 
 
 @contextlib.contextmanager
-def new_file(folder: Path) -> Iterator[NewFile]:
+def new_file(folder: Path, *, private: bool = False) -> Iterator[NewFile]:
     """Open a new file in a folder; it is removed again unless it is published.
+
+    Args:
+        folder: The folder.
+        private: Whether only the user may read it, whatever the umask says.
 
     Raises:
         OSError: It cannot be created.
     """
     _remove_abandoned(folder)
-    handle, name = _create(folder)
+    handle, name = _create(folder, 0o600 if private else 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield NewFile(stream, Path(name))
@@ -76,10 +75,11 @@ def new_file(folder: Path) -> Iterator[NewFile]:
             os.unlink(name)
 
 
-def _create(folder: Path) -> tuple[int, str]:
-    """A new file, locked."""
+def _create(folder: Path, mode: int) -> tuple[int, str]:
+    """A new file, locked, with these permissions less the umask, which is all threads'."""
     while True:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX, suffix=TEMPORARY)
+        name = os.fspath(folder / f"{_PREFIX}{secrets.token_hex(8)}{TEMPORARY}")
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with contextlib.suppress(OSError):  # a file system without locks: nobody removes it
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mxtrt.measure import resident_bytes
+from mxtrt.threads import loading
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
@@ -85,7 +86,8 @@ def memory() -> Ledger:
     by its allocator.  ONNX Runtime reads the weights of MXNet or packs a copy of its own, and
     does not say which: they are counted once, as the engine's.
     """
-    from mxtrt.plan import live_plans
+    with loading:
+        from mxtrt.plan import live_plans
 
     plans = live_plans()
     used = {}

@@ -17,7 +17,6 @@ import ctypes
 import mmap
 import os
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ import platformdirs
 
 from mxtrt.node import library
 from mxtrt.node.watch import Watch
+from mxtrt.threads import lock
 
 __all__ = [
     "address_of",
@@ -240,7 +240,7 @@ class _Untouched:
 
 
 _untouched: weakref.WeakValueDictionary[int, _Untouched] = weakref.WeakValueDictionary()
-_untouched_lock = threading.Lock()
+_untouched_lock = lock()
 
 
 def whole_pages(begin: int, end: int) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import re
 import threading
 import time
@@ -29,6 +28,7 @@ from mxtrt.partition import Partition, Worth, partition
 from mxtrt.plan import Plan
 from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
+from mxtrt.threads import once
 
 __all__ = ["PassRequest", "analyse", "prepare", "request_pass"]
 
@@ -90,7 +90,7 @@ def prepare(options: Options, context: Any = None) -> Engine:
     return engine
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def _connect() -> None:
     library().set_callbacks(_graph_pass, infer_shapes, engine_failed)
 

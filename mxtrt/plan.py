@@ -18,17 +18,18 @@ from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.report import Report
+from mxtrt.threads import Living
 
 __all__ = ["Plan", "live_plans"]
 
 _log = logging.getLogger("mxtrt")
 
-_plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+_plans: Living[Plan] = Living()
 
 
 def live_plans() -> list[Plan]:
     """The plans of all that is bound with engines now."""
-    return list(_plans)
+    return _plans.all()
 
 
 class Plan:

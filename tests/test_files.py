@@ -26,9 +26,24 @@ def test_a_file_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
 
 def test_a_private_file_is_its_owners(tmp_path: Path) -> None:
     """Whatever the umask says."""
-    with new_file(tmp_path) as file:
-        file.publish(tmp_path / "a", private=True)
+    with new_file(tmp_path, private=True) as file:
+        file.publish(tmp_path / "a")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_the_umask_is_obeyed_and_never_touched(
+    umask: int, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is all threads': what another one creates meanwhile would be anybody's."""
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+            write_text(tmp_path / "a", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 
 import mxnet as mx
 import numpy as np
@@ -12,6 +11,7 @@ from networks import classifier, images, parameters
 
 import mxtrt
 from mxtrt.engines.shared import shared_sessions
+from mxtrt.threads import Living
 
 X = images()
 
@@ -19,7 +19,7 @@ X = images()
 @pytest.fixture(autouse=True)
 def of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tests in this process keep alive is not counted."""
-    monkeypatch.setattr("mxtrt.plan._plans", weakref.WeakSet())
+    monkeypatch.setattr("mxtrt.plan._plans", Living())
 
 
 def bind(symbol: mx.sym.Symbol, **options: object) -> mx.executor.Executor:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from math import ceil
 from pathlib import Path, PurePosixPath
 
+from mxtrt.threads import in_forked_process
+
 __all__ = ["spins", "threads"]
 
 #: What bounds MXNet's OpenMP threads, as GNU OpenMP and ``src/engine/openmp.cc`` read it.
@@ -50,7 +52,12 @@ def spins(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -
 
 
 def _given(environment: Mapping[str, str]) -> Iterator[int]:
-    """The bounds that the environment has; OpenMP ignores what is no positive number."""
+    """The bounds that the environment has; OpenMP ignores what is no positive number.
+
+    MXNet itself computes with one thread in a process that was forked after it was loaded.
+    """
+    if in_forked_process():
+        yield 1
     for name in _BOUNDS:
         # A list has a number for every level of nested parallel regions.
         outermost = environment.get(name, "").split(",")[0].strip()

@@ -15,6 +15,7 @@ from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 from mxtrt.ops import EDGES
+from mxtrt.threads import once
 
 __all__ = ["OnnxRuntime", "session_config", "shared_library"]
 
@@ -133,7 +134,7 @@ def _has_vnni() -> bool:
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(text.split())
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def _engine(threads: int, spin: bool | None) -> OnnxRuntime:
     return OnnxRuntime(threads, spin)
 

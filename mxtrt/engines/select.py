@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 
 from mxtrt.config import Options
 from mxtrt.engines.base import Engine
 from mxtrt.errors import EngineError
+from mxtrt.threads import once
 
 __all__ = ["select"]
 
@@ -33,7 +33,7 @@ def select(options: Options) -> Engine:
     return onnxruntime(options)
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def _tensorrt_answers() -> bool:
     """Whether TensorRT is installed and has a GPU; said once in the log if it is not usable."""
     from mxtrt.engines.tensorrt import tensorrt

@@ -6,7 +6,6 @@ before the next one has answered.  So a few sessions that nobody uses any more a
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -18,6 +17,7 @@ from mxtrt.contents import Baseline
 from mxtrt.engines.base import BuildRequest, Session, Weight
 from mxtrt.node import library
 from mxtrt.paging import address_of
+from mxtrt.threads import lock
 
 __all__ = ["MOST_IDLE", "MOST_IDLE_BYTES", "SharedSessions", "shared_sessions"]
 
@@ -37,7 +37,7 @@ class SharedSessions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._live: weakref.WeakValueDictionary[_Key, Session] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[int, Session] = OrderedDict()  # used latest last
         self._building: weakref.WeakValueDictionary[_Key, _Turn] = weakref.WeakValueDictionary()
@@ -114,7 +114,7 @@ class _Turn:
     """Whose turn it is to build."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = lock()
 
 
 class _Held:

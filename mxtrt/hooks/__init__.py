@@ -14,6 +14,7 @@ import warnings
 from types import ModuleType
 
 from mxtrt.errors import MxtrtWarning
+from mxtrt.threads import loading
 
 __all__ = ["install"]
 
@@ -29,9 +30,10 @@ def install(mx: ModuleType) -> None:
             stacklevel=2,
         )
         return
-    from mxtrt.hooks import gluon, saving, symbol
+    with loading:
+        from mxtrt.hooks import gluon, saving, symbol
 
-    if not symbol.installed():
-        symbol.install()
-        gluon.install()
-        saving.install()
+        if not symbol.installed():
+            symbol.install()
+            gluon.install()
+            saving.install()

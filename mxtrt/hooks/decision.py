@@ -15,7 +15,9 @@ from mxtrt.config import Options
 from mxtrt.counters import count
 from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
 from mxtrt.models import mxnet_reason
+from mxtrt.node.library import library
 from mxtrt.report import Report, publish
+from mxtrt.threads import loading
 
 __all__ = ["attempt", "in_forked_child", "leave_alone", "options_for", "wants_gradients"]
 
@@ -25,19 +27,22 @@ _T = TypeVar("_T")
 
 
 class _Process:
-    forked = False
+    lost_threads = False
 
 
-def _mark_forked() -> None:
-    _Process.forked = True
+def _see_what_is_lost() -> None:
+    _Process.lost_threads = library.made and library().lost_threads()
 
 
-os.register_at_fork(after_in_child=_mark_forked)
+os.register_at_fork(after_in_child=_see_what_is_lost)
 
 
 def in_forked_child() -> bool:
-    """Whether this process was forked after mxtrt was loaded: engines do not run here."""
-    return _Process.forked
+    """Whether this process was forked from one that had engines: none run here.
+
+    A child of a process that had none yet is like any other.
+    """
+    return _Process.lost_threads
 
 
 def options_for(explicit: Mapping[str, Any] | None = None) -> Options | None:
@@ -89,10 +94,13 @@ def attempt(body: Callable[[], _T], options: Options, context: Any = None) -> _T
         context: The MXNet context of the bind, if it is known.
     """
     if in_forked_child():
-        leave_alone("this process was forked, and an engine's threads do not survive a fork")
+        leave_alone(
+            "this process was forked from one that had engines, whose threads do not survive a fork"
+        )
         return None
     try:
-        from mxtrt import pipeline  # imports ONNX: not before the first bind that wants an engine
+        with loading:  # ONNX: not before the first bind that wants an engine
+            from mxtrt import pipeline
 
         pipeline.prepare(options, context)
         return body()

@@ -10,7 +10,6 @@ an engine each.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from mxnet.base import MXNetError
 from mxtrt.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks.decision import in_forked_child
+from mxtrt.threads import lock
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
@@ -44,7 +44,7 @@ class Freshness:
         self._waiting = 0
         self._served = 0
         self._pending = False
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def current(self) -> bool:
         """Whether the engines may answer at once; never builds anything."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from mxtrt.hooks.inline import Alike, InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.models import mxnet_reason
+from mxtrt.threads import rlock
 
 __all__ = ["install"]
 
@@ -73,7 +73,7 @@ class _FirstAlone:
 
     def __init__(self) -> None:
         self._done = False
-        self._lock = threading.RLock()
+        self._lock = rlock()
 
     def __call__(self, call: Callable[[], Any]) -> Any:
         """What the call returns."""
@@ -192,7 +192,7 @@ class _BlockBinding:
         self._epoch: object = None
         self._refused: dict[str, str] = {}
         self._failed = False
-        self._lock = threading.RLock()
+        self._lock = rlock()
 
     def ready(self, flat: Sequence[NDArray]) -> _Bound | None:
         """What may answer a call with these arrays, built if need be; None for not now.

@@ -60,8 +60,8 @@ def _has_engines(symbol: Symbol) -> bool:
     if isinstance(symbol, EngineSymbol):
         return True
     # Without a live engine there is none to save, and the symbol need not be looked through.
-    plan = sys.modules.get("mxtrt.plan")
-    if plan is None or not plan.live_plans():
+    live_plans = getattr(sys.modules.get("mxtrt.plan"), "live_plans", list)
+    if not live_plans():
         return False
     try:
         return OPERATOR in originals.tojson(symbol)
@@ -463,10 +463,12 @@ def _wrap_imports(original: Callable[..., Any]) -> Callable[..., Any]:
 def _put_everywhere(module: Any, name: str, new: Callable[..., Any]) -> None:
     """Replace a function of MXNet wherever it has been imported to."""
     old = getattr(module, name)
-    for other in [m for n, m in sys.modules.items() if n.split(".")[0] == "mxnet"]:
-        for key, value in list(vars(other).items()):
-            if value is old:
-                setattr(other, key, new)
+    # Copies, as other threads import meanwhile.
+    for path, other in sys.modules.copy().items():
+        if path.split(".")[0] == "mxnet":
+            for key, value in vars(other).copy().items():
+                if value is old:
+                    setattr(other, key, new)
 
 
 def install() -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 from mxnet.ndarray import NDArray
 
+from mxtrt.threads import once
+
 __all__ = ["install"]
 
 
-@functools.cache
+@once
 def install() -> None:
     """Wrap the calls that wait for an array, once."""
     from mxtrt.node import library

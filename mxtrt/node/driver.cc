@@ -7,6 +7,8 @@
 #include <string>
 #include <type_traits>
 
+#include "node.h"
+
 namespace mxtrt {
 
 Driver g_cuda;
@@ -22,6 +24,8 @@ void check(int code) {
 }
 
 void open_driver() {
+  if (forked()) throw std::runtime_error("CUDA does not work in a forked process");
+  threads_begin();
   static std::mutex mutex;
   static bool open = false;
   std::lock_guard<std::mutex> lock(mutex);

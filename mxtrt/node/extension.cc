@@ -30,7 +30,7 @@ std::unordered_map<int64_t, std::shared_ptr<Node>> g_nodes;
 std::unordered_map<int64_t, std::shared_ptr<Session>> g_sessions;
 int64_t g_next = 1;
 std::atomic<bool> g_shutting_down{false};
-const pid_t g_process = getpid();
+std::atomic<pid_t> g_process{0};  // in which engines have threads, 0 before they have any
 std::string g_token;  // of this process, set before the first node
 
 thread_local std::string t_error, t_error_shown, t_pass_result;
@@ -261,12 +261,13 @@ void Node::check_counts(int64_t inputs, int64_t outputs) const {
 }
 
 std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   auto found = variants_.find(inputs);
   return found == variants_.end() ? nullptr : found->second;
 }
 
 void Node::enter(const std::vector<Shape>& inputs) {
+  if (forked()) return;
   std::lock_guard<std::mutex> lock(mutex_);
   ++users_[inputs];
 }
@@ -302,13 +303,13 @@ void Node::put(std::shared_ptr<const Variant> added) {
 }
 
 std::shared_ptr<Node> find_node(int64_t key) {
-  std::lock_guard<std::mutex> lock(g_mutex);
+  Lock lock(g_mutex);
   auto found = g_nodes.find(key);
   return found == g_nodes.end() ? nullptr : found->second;
 }
 
 std::shared_ptr<Session> find_session(int64_t handle) {
-  std::lock_guard<std::mutex> lock(g_mutex);
+  Lock lock(g_mutex);
   auto found = g_sessions.find(handle);
   return found == g_sessions.end() ? nullptr : found->second;
 }
@@ -319,7 +320,16 @@ int64_t add_session(std::shared_ptr<Session> session) {
   return g_next++;
 }
 
-bool forked() { return getpid() != g_process; }
+void threads_begin() {
+  pid_t none = 0;
+  g_process.compare_exchange_strong(none, getpid());
+}
+
+bool forked() {
+  const pid_t process = g_process.load(std::memory_order_relaxed);
+  return process && process != getpid();
+}
+
 bool shutting_down() { return g_shutting_down; }
 void set_error(const std::string& message) { t_error = message; }
 
@@ -432,7 +442,7 @@ MXTRT_EXPORT void mxtrt_release(int64_t key) {
 
 // How many nodes and sessions Python holds.
 MXTRT_EXPORT void mxtrt_counts(int64_t* nodes, int64_t* sessions) {
-  std::lock_guard<std::mutex> lock(g_mutex);
+  Lock lock(g_mutex);
   *nodes = static_cast<int64_t>(g_nodes.size());
   *sessions = static_cast<int64_t>(g_sessions.size());
 }
@@ -444,6 +454,8 @@ MXTRT_EXPORT void mxtrt_tally(int64_t* values) {
     *values++ = value->load();
   }
 }
+
+MXTRT_EXPORT int mxtrt_forked() { return forked(); }
 
 MXTRT_EXPORT void mxtrt_shutdown() { g_shutting_down = true; }
 

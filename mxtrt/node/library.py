@@ -12,6 +12,7 @@ import functools
 import math
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,20 @@ from mxtrt.errors import NodeError
 from mxtrt.graph import DTYPES, decoding
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
+from mxtrt.threads import once
 
 __all__ = ["OPERATOR", "PATH", "Call", "Library", "Tally", "Tensor", "library", "type_flag"]
 
+
+def _find(name: str) -> Path:
+    """A file of this package: beside the sources, or where an editable install compiles to."""
+    folders = [Path(folder) for folder in sys.modules[__package__].__path__]
+    found = (path for folder in folders if (path := folder / name).exists())
+    return next(found, Path(__file__).with_name(name))
+
+
 #: The compiled engine node.
-PATH = Path(__file__).with_name("libmxtrt_node.so")
+PATH = _find("libmxtrt_node.so")
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
@@ -148,7 +158,7 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        from mxnet.base import _LIB, MXNetError, check_call
+        from mxnet.base import _LIB, MXNetError
 
         if not path.exists():
             raise NodeError(
@@ -156,7 +166,7 @@ class Library:
                 "or from source with a C++17 compiler"
             )
         try:
-            check_call(_LIB.MXLoadLib(os.fsencode(path), ctypes.c_uint(0)))
+            _load(path)
         except MXNetError as error:
             raise NodeError(f"MXNet did not load {path}: {_first_line(error)}") from error
         except AttributeError as error:
@@ -172,9 +182,7 @@ class Library:
         self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_set_token.argtypes = [ctypes.c_char_p]
         self._lib.mxtrt_set_token.restype = None
-        #: What the ``process`` attribute of an engine node says: keys are this process's own.
-        self.token = secrets.token_hex(8)
-        self._lib.mxtrt_set_token(self.token.encode())
+        self._name_process()
         self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
         self._lib.mxtrt_release.restype = None
         self._lib.mxtrt_range_push.argtypes = [ctypes.c_char_p]
@@ -231,6 +239,7 @@ class Library:
         self._lib.mxtrt_evict.restype = ctypes.c_int64
         self._lib.mxtrt_finish.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_owners.argtypes = [ctypes.c_void_p]
+        Watch.declare(self._lib)
         self._lib.mxtrt_is_evicted.argtypes = [ctypes.c_void_p]
         self._lib.mxtrt_memory_flags.argtypes = [ctypes.c_void_p]
         #: Whether arrays are what a graph was bound for, see ``mxtrt_are_alike`` in ``arrays.cc``.
@@ -245,6 +254,21 @@ class Library:
         #: Returns when the run that writes an array is done, see ``mxtrt_finish`` there.
         self.finish = self._lib.mxtrt_finish
         atexit.register(self._shutdown)
+
+    def lost_threads(self) -> bool:
+        """Whether this process was forked from one whose engines had threads.
+
+        If not, its own engines are from now on of this process only.
+        """
+        lost = bool(self._lib.mxtrt_forked())
+        if not lost:
+            self._name_process()
+        return lost
+
+    def _name_process(self) -> None:
+        #: What the ``process`` attribute of an engine node says: keys are this process's own.
+        self.token = secrets.token_hex(8)
+        self._lib.mxtrt_set_token(self.token.encode())
 
     def take_error(self) -> str:
         """The last error of this thread, then forgotten."""
@@ -594,12 +618,25 @@ def _tensors(dtypes: Sequence[np.dtype[Any]], dims: Any, ndims: Any, data: Any) 
     return tensors
 
 
+@once
+def _load(path: Path) -> None:
+    """Have MXNet load the library.
+
+    It changes tables of MXNet's that other threads read, and nothing may be forked half-way: so
+    the interpreter's lock is kept.
+    """
+    from mxnet.base import _LIB, check_call
+
+    mxnet = ctypes.PyDLL(None, handle=_LIB._handle)
+    check_call(mxnet.MXLoadLib(os.fsencode(path), ctypes.c_uint(0)))
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def library() -> Library:
     """The engine node, loaded at the first call.
 

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "node.h"
 
@@ -30,7 +31,9 @@ enum Place : int {
   kCreateRunOptions = 39,
   kCreateTensorWithDataAsOrtValue = 49,
   kCreateCpuMemoryInfo = 69,
+  kReleaseEnv = 92,
   kReleaseStatus = 93,
+  kReleaseMemoryInfo = 94,
   kReleaseSession = 95,
   kReleaseValue = 96,
   kReleaseRunOptions = 97,
@@ -101,6 +104,8 @@ class Owned {
     return &object_;
   }
   void* get() const { return object_; }
+  // The object, which has no owner any more.
+  void* take() { return std::exchange(object_, nullptr); }
 
  private:
   void reset() {
@@ -228,21 +233,24 @@ void open_library(const char* path, int threads, int spin) {
   g_has_stats = major > 1 || minor >= 23;
 
   Owned threading(kReleaseThreadingOptions), arena(kReleaseArenaCfg);
+  Owned env(kReleaseEnv), memory(kReleaseMemoryInfo);
   check(call(kCreateThreadingOptions, threading.slot()));
   check(call(kSetGlobalIntraOpNumThreads, threading.get(), threads));
   check(call(kSetGlobalInterOpNumThreads, threading.get(), 1));
   check(call(kSetGlobalSpinControl, threading.get(), spin));
   check(call(kCreateEnvWithGlobalThreadPools, kLogFatal, "mxtrt",
-             static_cast<const void*>(threading.get()), &g_env));
-  check(call(kCreateCpuMemoryInfo, kArenaAllocator, kMemTypeDefault, &g_memory));
+             static_cast<const void*>(threading.get()), env.slot()));
+  check(call(kCreateCpuMemoryInfo, kArenaAllocator, kMemTypeDefault, memory.slot()));
   // One arena for all sessions, grown by what is asked for and not by powers of two: the
   // engine nodes of a graph run one after another and share their scratch memory.
   static const char* const keys[] = {"arena_extend_strategy"};
   static const size_t values[] = {1};
   check(call(kCreateArenaCfgV2, static_cast<const char* const*>(keys),
              static_cast<const size_t*>(values), size_t{1}, arena.slot()));
-  check(call(kCreateAndRegisterAllocator, g_env, static_cast<const void*>(g_memory),
+  check(call(kCreateAndRegisterAllocator, env.get(), static_cast<const void*>(memory.get()),
              static_cast<const void*>(arena.get())));
+  g_memory = memory.take();
+  g_env = env.take();
   // Its destructors at exit wait for its threads, which do not exist in a forked process.
   on_exit(
       [](int status, void*) {
@@ -261,8 +269,10 @@ using namespace mxtrt;
 // Loads ONNX Runtime once per process, with so many threads.  Returns its version, or null
 // after setting the error.
 MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin) {
-  std::lock_guard<std::mutex> lock(g_open_mutex);
   const int opened = guarded([&] {
+    if (forked()) throw std::runtime_error("its threads are those of the process that forked");
+    threads_begin();
+    std::lock_guard<std::mutex> lock(g_open_mutex);
     if (!g_env) open_library(path, threads, spin);
   });
   return opened ? g_version.c_str() : nullptr;

@@ -22,7 +22,9 @@ class Watch:
         handle: The watch in C++; None when it is gone.
     """
 
-    def __init__(self, lib: ctypes.CDLL, arrays: Sequence[Any]) -> None:
+    @staticmethod
+    def declare(lib: ctypes.CDLL) -> None:
+        """Type the engine node's functions, once."""
         lib.mxtrt_watch.restype = ctypes.c_void_p
         lib.mxtrt_watch_changed.argtypes = [ctypes.c_void_p]
         lib.mxtrt_watch_written.argtypes = [ctypes.c_void_p]
@@ -32,6 +34,8 @@ class Watch:
         lib.mxtrt_watch_since.restype = None
         lib.mxtrt_watch_free.argtypes = [ctypes.c_void_p]
         lib.mxtrt_watch_free.restype = None
+
+    def __init__(self, lib: ctypes.CDLL, arrays: Sequence[Any]) -> None:
         self._changed = lib.mxtrt_watch_changed
         self._written = lib.mxtrt_watch_written
         self._remember = lib.mxtrt_watch_remember

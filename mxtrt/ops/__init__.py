@@ -1,4 +1,4 @@
-"""Converters, one module per operator family; importing this package fills the registry."""
+"""Converters, one module per operator family; loading this package fills the registry."""
 
 from mxtrt.ops import activation as activation
 from mxtrt.ops import attention as attention

@@ -42,6 +42,13 @@ def test_one_thread_for_each_processor_of_the_affinity(monkeypatch, machine):
     assert cores.threads({}, machine) == 2
 
 
+def test_a_forked_process_has_one_thread_as_mxnet_has(monkeypatch, machine):
+    """A master forks a worker for every core; one that was not forked has them all."""
+    assert (cores.threads({}, machine), cores.spins({}, machine)) == (8, True)
+    monkeypatch.setattr(cores, "in_forked_process", lambda: True)
+    assert (cores.threads({}, machine), cores.spins({}, machine)) == (1, False)
+
+
 def test_two_threads_of_a_core_count_as_one(monkeypatch, machine):
     """Processors n and n + 4 are a core."""
     for one in range(8):

@@ -6,7 +6,6 @@ import ctypes.util
 import gc
 import importlib.util
 import threading
-import weakref
 
 import mxnet as mx
 import numpy as np
@@ -20,6 +19,7 @@ from mxtrt.engines import onnxruntime as engine_module
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node.library import Library, library
+from mxtrt.threads import Living
 
 SETUP = """
     import mxtrt, mxnet as mx, sys
@@ -262,7 +262,7 @@ def test_the_node_loads_while_another_context_is_in_force():
 
 def test_executors_in_garbage_cycles_are_collected(monkeypatch):
     """The collector takes an executor and its arrays in any order."""
-    monkeypatch.setattr("mxtrt.plan._plans", weakref.WeakSet())  # of this test alone
+    monkeypatch.setattr("mxtrt.plan._plans", Living())  # of this test alone
     symbol = classifier()
     args, aux = parameters(symbol, data=images().shape)
     for _ in range(20):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import logging
@@ -12,6 +11,7 @@ import numpy as np
 
 from mxtrt.errors import EngineError
 from mxtrt.ops import FLOATS
+from mxtrt.threads import once
 
 __all__ = ["PACKAGES", "Api", "load_api"]
 
@@ -100,7 +100,7 @@ class Api:
         return Logger()
 
 
-@functools.cache
+@once
 def load_api(package: str) -> Api:
     """A package, loaded once.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import logging
-import threading
 import weakref
 
 from mxtrt.cache import EngineCache
@@ -17,6 +15,7 @@ from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
+from mxtrt.threads import lock, once
 
 __all__ = ["TensorRT", "tensorrt"]
 
@@ -54,7 +53,7 @@ class TensorRT:
         self._runtimes: dict[int, Runtime] = {}
         self._loaded: weakref.WeakValueDictionary[tuple[int, str], LoadedEngine]
         self._loaded = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._builder = BuilderProcess(api)
 
     def build(self, request: BuildRequest) -> Session:
@@ -137,7 +136,7 @@ class TensorRT:
         return plan
 
 
-@functools.cache
+@once
 def tensorrt() -> TensorRT:
     """The engine, loaded at the first call: TensorRT, or else TensorRT for RTX.
 

@@ -20,6 +20,7 @@ from mxtrt.engines.tensorrt.api import Api, load_api
 from mxtrt.engines.tensorrt.builder import Blueprint, build_plan
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.node.library import PATH
+from mxtrt.threads import lock
 
 __all__ = ["BuilderProcess", "main"]
 
@@ -47,7 +48,7 @@ class BuilderProcess:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._child: Child | None = None
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._end = threading.Timer(0, lambda: None)
 
     def build(

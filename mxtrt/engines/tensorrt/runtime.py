@@ -14,6 +14,7 @@ from mxtrt.engines.base import BuildRequest, MemoryTally
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError
 from mxtrt.node import library
+from mxtrt.threads import lock
 
 __all__ = ["Context", "LoadedEngine", "Runtime"]
 
@@ -153,7 +154,7 @@ def _make_allocator(trt: Any) -> Any:
             trt.IGpuAllocator.__init__(self)
             self._current = threading.local()
             self._held: dict[int, tuple[int, MemoryTally]] = {}
-            self._lock = threading.Lock()
+            self._lock = lock()
 
         @contextlib.contextmanager
         def counting(self, tally: MemoryTally) -> Iterator[None]:
