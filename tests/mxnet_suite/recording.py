@@ -2,7 +2,8 @@
 
 The environment says what to do: ``SUITE_LOG`` is the file that lines of JSON are added to,
 ``SUITE_SEED`` what every test is seeded with, and ``SUITE_PLAIN`` takes the hooks out of MXNet,
-which then is plain whatever ``USE_TENSORRT`` says.  Tests that the file has a line of are left out.
+which then is plain whatever ``USE_TENSORRT`` says, and ``SUITE_INFERENCE`` is for more tests that
+bind for inference (see :mod:`inference`).  Tests that the file has a line of are left out.
 Pretrained networks get random weights, so that nothing is downloaded and all tests of them run.
 """
 
@@ -51,6 +52,10 @@ def _random_weights(name: str, root: str = "") -> str:
 
 
 model_store.get_model_file = _random_weights
+if os.environ.get("SUITE_INFERENCE"):
+    import inference
+
+    inference.install()
 
 
 def _tell(**event: object) -> None:

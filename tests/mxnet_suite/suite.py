@@ -87,13 +87,17 @@ class Runner:
         work: A folder for logs and for what the tests write.
         seed: The seed of every test.
         timeout: Seconds after which one test is taken for hung.
+        inference: Whether to bind for inference what tests bind for gradients or do not hybridize.
     """
 
-    def __init__(self, source: Path, work: Path, seed: int, timeout: float) -> None:
+    def __init__(
+        self, source: Path, work: Path, seed: int, timeout: float, inference: bool
+    ) -> None:
         self._source = source.resolve()
         self._work = work.resolve()
         self._seed = seed
         self._timeout = timeout
+        self._inference = {"SUITE_INFERENCE": "1"} if inference else {}
 
     def __call__(
         self, file: str, mode: Mode, only: Sequence[str] = (), repetition: int = 0
@@ -128,11 +132,12 @@ class Runner:
         self, log: Path, file: str, mode: Mode, only: Sequence[str], repetition: int
     ) -> Result:
         """Run what the log lacks; how the process ended, should a test have been under way."""
-        ours = {"USE_TENSORRT", "MXNET_USE_TENSORRT", "SUITE_PLAIN"}
+        ours = {"USE_TENSORRT", "MXNET_USE_TENSORRT", "SUITE_PLAIN", "SUITE_INFERENCE"}
         seed = str(self._seed + repetition)
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ours},
             **mode.variables,
+            **self._inference,
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "SUITE_LOG": str(log),
             "SUITE_SEED": seed,
@@ -444,6 +449,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mxnet-source", type=Path, required=True, metavar="DIR")
     parser.add_argument(
+        "--inference",
+        action="store_true",
+        help="bind for inference what the tests bind for gradients, and hybridize all blocks",
+    )
+    parser.add_argument(
         "--plain", type=Path, metavar="JSON", help="take plain results from a run's"
     )
     parser.add_argument("--plain-only", action="store_true", help="only what --plain takes later")
@@ -457,7 +467,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     files = files_of(given.mxnet_source, given.files)
-    saved = _results(_load(given.plain)["plain"]) if given.plain else {}
+    saved: Results = {}
+    if given.plain:
+        earlier = _load(given.plain)
+        if earlier["inference"] != given.inference:
+            raise SystemExit(
+                f"{given.plain} is of a run {'without' if given.inference else 'with'} "
+                "--inference; give one of the same kind"
+            )
+        saved = _results(earlier["plain"])
     plain: Results = {}
     on: Results = {}
     repeats: dict[str, Repeats] = {}
@@ -476,14 +494,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def write() -> None:
         if given.json:
-            content = {"plain": plain, "on": on, "repeats": repeats}
+            content = {
+                "inference": given.inference,
+                "plain": plain,
+                "on": on,
+                "repeats": repeats,
+            }
             given.json.write_text(json.dumps(content, default=dataclasses.asdict, indent=1))
 
     with contextlib.ExitStack() as stack:
         if given.work:
             given.work.mkdir(parents=True, exist_ok=True)
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = Runner(given.mxnet_source, work, given.seed, given.timeout)
+        run = Runner(given.mxnet_source, work, given.seed, given.timeout, given.inference)
         with ThreadPoolExecutor(given.jobs) as pool:
             for _ in pool.map(run_file, files):
                 write()

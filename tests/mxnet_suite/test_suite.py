@@ -144,12 +144,37 @@ def test_a_test_that_hangs_is_recorded(checkout):
 def test_a_file_that_imports_nowhere_is_a_failure(checkout):
     """Tests that plain MXNet alone collects are differences; its results come from a run before."""
     (checkout / FILE).write_text("import nothing\n")
-    saved = {"plain": {FILE: {id_of("passes"): {"outcome": "passed"}}}}
+    saved = {"inference": False, "plain": {FILE: {id_of("passes"): {"outcome": "passed"}}}}
     kept = checkout / "plain.json"
     kept.write_text(json.dumps(saved))
     done = run(checkout, "--plain", str(kept))
     assert done.returncode == 1
     assert f"{id_of('passes')}\n    missing" in done.stdout
+
+
+def test_inference_takes_more_tests_to_engines(checkout):
+    """A check of an operator is bound without gradients, and a block that is called hybridized."""
+    (checkout / FILE).write_text(
+        "import mxnet as mx, numpy as np\n"
+        "from mxnet.test_utils import *\n"
+        "def test_checks():\n"
+        "    x = mx.sym.var('x')\n"
+        "    check_symbolic_forward(mx.sym.exp(x) + mx.sym.sqrt(x), {'x': np.ones((2, 2))},\n"
+        "                           [np.full((2, 2), np.e + 1)])\n"
+        "def test_calls():\n"
+        "    net = mx.gluon.nn.HybridSequential()\n"
+        "    net.add(mx.gluon.nn.Dense(2), mx.gluon.nn.Dense(3))\n"
+        "    net.initialize()\n"
+        "    assert net(mx.nd.ones((1, 4))).shape == (1, 3)\n"
+        "    assert net._active\n"
+    )
+    kept = checkout / "run.json"
+    done = run(checkout, "--inference", "--json", str(kept))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(kept.read_text())["on"][FILE]
+    assert [results[id_of(test)]["did"]["engine_runs"] for test in ("checks", "calls")] == [1, 1]
+    done = run(checkout, "--plain", str(kept))
+    assert "is of a run with --inference" in done.stderr
 
 
 A, B = id_of("a"), id_of("b")
