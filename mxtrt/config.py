@@ -270,7 +270,8 @@ OPTIONS: Mapping[str, Option] = {
             (),
             ("MXTRT_ALLOW_OPS",),
             "operator names, separated by commas, or *",
-            "Operators that are worth an engine even where a segment has few and cheap ones only.",
+            "Operators that are worth an engine even where a segment has few and cheap ones only, "
+            "or where MXNet computes them faster on a CPU.",
             _names,
         ),
         Option(

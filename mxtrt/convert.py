@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from mxtrt.errors import Unsupported
 from mxtrt.graph import Entry, Graph, Node, TensorType
 from mxtrt.onnx_builder import OnnxBuilder, tensor_type
-from mxtrt.ops import convert, registry
+from mxtrt.ops import Call, convert, registry, slower
 from mxtrt.report import SegmentReport
 
 __all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]
@@ -80,11 +80,13 @@ class Support:
         reasons: Why operator nodes have to stay in MXNet, by index; the others can be converted.
         cheap: Convertible nodes that compute little for each element.
         known: Convertible nodes whose values depend on nothing but shapes.
+        slower: Why convertible nodes stay in MXNet where the engine computes on the CPU.
     """
 
     reasons: dict[int, str]
     cheap: frozenset[int]
     known: frozenset[int]
+    slower: Mapping[int, str]
 
 
 def support(
@@ -101,6 +103,7 @@ def support(
     reasons: dict[int, str] = {}
     cheap: set[int] = set()
     known: set[int] = set()
+    slow: dict[int, str] = {}
     read = {entry for node in graph.nodes for entry in node.inputs} | set(graph.heads)
     highest: dict[int, int] = {}
     for entry in read:
@@ -117,15 +120,17 @@ def support(
             reasons[index] = f"output {highest[index]} of {node.op} is read"
             continue
         try:
-            _convert(graph, node, weights, builder := OnnxBuilder(), gpu)
+            call = _convert(graph, node, weights, builder := OnnxBuilder(), gpu)
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue
+        if (why := slower.reason(call)) is not None:
+            slow[index] = why
         if _CHEAP.issuperset(made.op_type for made in builder.nodes):
             cheap.add(index)
         if all(i in _shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):
             known.add(index)
-    return Support(reasons, frozenset(cheap), frozenset(known))
+    return Support(reasons, frozenset(cheap), frozenset(known), slow)
 
 
 def _shape_only(node: Node) -> Collection[int]:
@@ -225,14 +230,14 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
 
 def _convert(
     graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder, gpu: bool = False
-) -> None:
+) -> Call:
     known = registry().get(node.op)
     if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
         raise Unsupported(known.not_in_half)
     producers = [graph.nodes[entry.node] for entry in node.inputs]
     if any(not producer.name for producer in producers if producer.is_variable):
         raise Unsupported("it reads a variable without a name")
-    convert(
+    return convert(
         dataclasses.replace(node, types=tuple(map(_widened, node.types))),
         [_widened(graph.type_of(entry)) for entry in node.inputs],
         [_value(graph, entry.node, entry.output) for entry in node.inputs],

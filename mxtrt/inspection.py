@@ -12,6 +12,7 @@ import numpy as np
 from mxtrt import config
 from mxtrt.collecting import uncollected
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
+from mxtrt.engines import runs_on_cpu
 from mxtrt.errors import GraphError
 from mxtrt.graph import Graph, TensorType
 from mxtrt.models import mxnet_reason
@@ -107,7 +108,7 @@ def inspect(
     begin = time.perf_counter()
     graph = typed_graph(symbol, shapes, dtypes)
     weights = _weights(symbol, shapes)
-    found = analyse(graph, weights, chosen)
+    found = analyse(graph, weights, chosen, on_cpu=runs_on_cpu(chosen))
     report = describe(graph, found, "none built")
     for place, (part, model) in enumerate(_models(graph, found)):
         report.segments.append(describe_segment(f"segment{place}", part, model))

@@ -102,6 +102,7 @@ def analyse(
     refused: Mapping[str, str] | None = None,
     engine: Engine | None = None,
     gpu: bool = False,
+    on_cpu: bool = False,
 ) -> Partition:
     """Partition a symbol with shapes and dtypes; nothing is built.
 
@@ -112,6 +113,7 @@ def analyse(
         refused: Reasons why further nodes stay in MXNet, by name.
         engine: The engine that is to run the segments; None for no one in particular.
         gpu: Whether the graph's arrays are on a GPU.
+        on_cpu: Whether the engine computes on the CPU, where MXNet keeps what it does faster.
     """
     denied = {own_name(name) for name in options.deny_ops}
     can = support(graph, weights, denied, gpu)
@@ -123,13 +125,17 @@ def analyse(
             for dtype in graph.dtypes_of(node):
                 if dtype not in engine.dtypes:
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
+    allowed = {own_name(name) for name in options.allow_ops}
+    if on_cpu and "*" not in allowed:
+        for index, reason in can.slower.items():
+            if graph.nodes[index].op not in allowed:
+                reasons.setdefault(index, reason)
     _keep_shapes_inferred(graph, reasons)
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
         if node.op in registry() and registry()[node.op].moves_data_only
     )
-    allowed = {own_name(name) for name in options.allow_ops}
     cheap = frozenset(index for index in can.cheap if graph.nodes[index].op not in allowed)
     return partition(
         graph,
@@ -176,6 +182,7 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         request.refused,
         engine,
         gpu=request.gpu is not None,
+        on_cpu=engine.on_cpu,
     )
     report = describe(graph, found, f"{engine.name} {engine.version}")
     nodes, segments = [], []

@@ -5,6 +5,6 @@ GPUs; ``select`` chooses.
 """
 
 from mxtrt.engines.base import BuildRequest, Engine, MemoryTally, Session, Weight
-from mxtrt.engines.select import select
+from mxtrt.engines.select import runs_on_cpu, select
 
-__all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight", "select"]
+__all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight", "runs_on_cpu", "select"]

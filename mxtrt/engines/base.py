@@ -156,6 +156,10 @@ class Engine(Protocol):
         """Dtypes of the tensors that it takes; a node with another one stays in MXNet."""
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it computes on the CPU, as MXNet's operators for host memory do."""
+
+    @property
     def computes_float16(self) -> bool:
         """Whether it has float16 arithmetic."""
 

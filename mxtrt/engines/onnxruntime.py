@@ -77,6 +77,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     contexts = ("cpu",)
     dtypes = EDGES
+    on_cpu = True
     computes_float16 = False
     static_shapes = False
     shares_sessions = True

@@ -10,7 +10,7 @@ from mxtrt.engines.base import Engine
 from mxtrt.errors import EngineError
 from mxtrt.threads import once
 
-__all__ = ["select"]
+__all__ = ["runs_on_cpu", "select"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -26,11 +26,16 @@ def select(options: Options) -> Engine:
     """
     from mxtrt.engines.onnxruntime import onnxruntime
 
-    if options.engine == "tensorrt" or (options.engine == "auto" and _tensorrt_answers()):
+    if not runs_on_cpu(options):
         from mxtrt.engines.tensorrt import tensorrt
 
         return tensorrt()
     return onnxruntime(options)
+
+
+def runs_on_cpu(options: Options) -> bool:
+    """Whether the engine that the options ask for is the CPU's."""
+    return options.engine == "onnxruntime" or (options.engine == "auto" and not _tensorrt_answers())
 
 
 @once

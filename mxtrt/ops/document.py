@@ -17,6 +17,7 @@ from typing import Any
 
 from mxtrt.ops import registry
 from mxtrt.ops.left import LEFT
+from mxtrt.ops.slower import RULES
 
 __all__ = ["document"]
 
@@ -31,6 +32,16 @@ report has its words. *Dtypes* are those of the inputs and outputs: "float32" fo
 "numbers" (float32, int8, uint8, int32 and int64) for what is moved, "several" where the converter
 says more. A node stays in MXNet for a reason of the last column, in which … stands for what was
 seen, and wherever a shape is unknown at bind or has a zero.
+"""
+
+_SLOWER = """
+## Operators that stay in MXNet on a CPU
+
+ONNX Runtime computes them slower there than MXNet does (`mxtrt/ops/slower.py`); with TensorRT, in
+float16 graphs and where `allow_ops` names them they go into engines.
+
+| times as long | operator | when |
+|---|---|---|
 """
 
 
@@ -54,6 +65,9 @@ def document() -> str:
         parts.append(f"\n## {module.rpartition('.')[2]}\n\n")
         parts.append("| operator | ONNX | dtypes | stays in MXNet |\n|---|---|---|---|\n")
         parts.append("\n".join(sorted(families[module])) + "\n")
+    parts.append(_SLOWER)
+    for name, rule in RULES.items():
+        parts.append(f"| {rule.factor} | `{name}` | {_first_sentence(rule.holds.__doc__)} |\n")
     parts.append("\n## Operators that stay in MXNet\n\n| operator | reason |\n|---|---|\n")
     for reason in dict.fromkeys(LEFT.values()):
         patterns = ", ".join(f"`{name}`" for name, why in LEFT.items() if why == reason)

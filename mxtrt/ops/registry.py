@@ -338,7 +338,7 @@ def convert(
     builder: OnnxBuilder,
     half: bool = False,
     gpu: bool = False,
-) -> None:
+) -> Call:
     """Convert one node into ``builder``.
 
     Args:
@@ -350,6 +350,9 @@ def convert(
             :meth:`Call.output`.
         half: Whether the first input is float16 in MXNet.
         gpu: Whether it is MXNet's kernels for GPUs that it stands in for.
+
+    Returns:
+        The node as its converter saw it.
 
     Raises:
         Unsupported: The node has to stay in MXNet; the message says why.
@@ -368,4 +371,6 @@ def convert(
             raise Unsupported("a tensor of size zero")
     if not outputs:
         raise Unsupported("its shapes are not known at bind")
-    entry.convert(Call(node, inputs, outputs, names, constants, builder, half, gpu))
+    call = Call(node, inputs, outputs, names, constants, builder, half, gpu)
+    entry.convert(call)
+    return call

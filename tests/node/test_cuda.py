@@ -438,6 +438,7 @@ SYMBOL = """
     class Engine:
         name, version, contexts = "stand-in", "1", ("cpu", "gpu")
         dtypes, computes_float16, static_shapes = {np.dtype(np.float32)}, False, True
+        on_cpu = False
 
         def build(self, request):
             (x,), (out,) = request.inputs, request.outputs

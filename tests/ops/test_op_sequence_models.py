@@ -43,7 +43,7 @@ def check(block: Any, *inputs: np.ndarray[Any, Any], **options: Any) -> Any:
     with mxtrt.options(enabled=False):
         expected = _outputs(block(*arrays))
     block.hybridize()
-    with mxtrt.options(**options):
+    with mxtrt.options(allow_ops="*", **options):  # what MXNet is faster at too
         actual = _outputs(block(*arrays))
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):

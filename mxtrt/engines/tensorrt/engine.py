@@ -38,6 +38,7 @@ class TensorRT:
 
     name = "tensorrt"
     contexts = ("cpu", "gpu")
+    on_cpu = False
     computes_float16 = True
     static_shapes = True
     shares_sessions = False  # a context belongs to what was recorded with it
