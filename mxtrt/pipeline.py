@@ -42,6 +42,7 @@ class PassRequest:
         weights: Names of the weights.
         gpu: The GPU that the graph's arrays are on, None for host memory.
         refused: Nodes that the engine refused before, with its words.
+        keep: Variables that stay arguments though nothing reads them any more.
         plan: Set by the pass: the engines of the partitioned symbol.
     """
 
@@ -49,6 +50,7 @@ class PassRequest:
     weights: frozenset[str]
     gpu: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    keep: Collection[str] = ()
     plan: Plan | None = field(default=None, init=False)
 
 
@@ -201,7 +203,8 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         nodes.append(node)
         segments.append(dataclasses.replace(segment, inputs=tuple(read)))
     report.segments = [node.report for node in nodes]
-    rewritten = rewrite(graph, segments, [node.key for node in nodes], library().token)
+    keys = [node.key for node in nodes]
+    rewritten = rewrite(graph, segments, keys, library().token, request.keep)
     report.partition_seconds = time.perf_counter() - begin
     request.plan = Plan(nodes, rewritten, report, request.options, graph)
     return rewritten.to_json()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from mxtrt.graph import Entry, Graph, Node
@@ -27,7 +27,11 @@ class Part(Protocol):
 
 
 def rewrite(
-    graph: Graph, segments: Sequence[Segment], keys: Sequence[int], process: str = ""
+    graph: Graph,
+    segments: Sequence[Segment],
+    keys: Sequence[int],
+    process: str = "",
+    keep: Collection[str] = (),
 ) -> Graph:
     """Replace every segment by one engine node.
 
@@ -36,11 +40,12 @@ def rewrite(
         segments: Convex segments, acyclic after contraction.
         keys: For every segment the key of its engine node.
         process: What tells the keys of this process from those of others.
+        keep: Variables that stay though nothing reads them.
 
     Ensures:
-        Heads keep their number and order; every variable that is still read keeps its name, the
-        others are gone.  An engine node with one output is named after the node that produced
-        it, so that the symbol's output keeps its name.
+        Heads keep their number and order; every variable that is still read, or in ``keep``, keeps
+        its name, the others are gone.  An engine node with one output is named after the node that
+        produced it, so that the symbol's output keeps its name.
     """
     segment_of = {node: place for place, s in enumerate(segments) for node in s.nodes}
     # A unit is a node that stays or a whole segment, known by its smallest node.
@@ -64,7 +69,15 @@ def rewrite(
     for entry in (*graph.heads, *(entry for node in graph.nodes for entry in node.inputs)):
         outputs[entry.node] = max(outputs[entry.node], entry.output + 1)
 
-    nodes: list[Node] = []
+    # Kept variables that nothing reads are inputs of the first engine node, which reads them not.
+    wanted = set(units)
+    unread = [
+        node
+        for index, node in enumerate(graph.nodes)
+        if node.is_variable and node.name in keep and index not in wanted
+    ]
+    nodes: list[Node] = [_with_shape(node) for node in unread if segments]
+    extra = tuple(Entry(index) for index in range(len(nodes)))
     moved: dict[Entry, Entry] = {}
     ready = [place for place in units if not waiting[place]]
     heapq.heapify(ready)
@@ -74,7 +87,8 @@ def rewrite(
         if place in segment_of:
             segment = segments[segment_of[place]]
             key = keys[segment_of[place]]
-            nodes.append(_engine_node(graph, segment, key, process, inputs))
+            nodes.append(_engine_node(graph, segment, key, process, inputs, extra))
+            extra = ()
             moved.update((e, Entry(len(nodes) - 1, i)) for i, e in enumerate(segment.outputs))
         else:
             node = graph.nodes[place]
@@ -85,6 +99,14 @@ def rewrite(
             if not waiting[reader]:
                 heapq.heappush(ready, reader)
     return Graph(nodes, [moved[head] for head in graph.heads], graph.attrs)
+
+
+def _with_shape(node: Node) -> Node:
+    """A variable that tells its shape where a bind does not: no reader does any more."""
+    attrs = dict(node.attrs)
+    if node.types and node.types[0].known:
+        attrs.setdefault("__shape__", str(node.types[0].shape))
+    return Node("null", node.name, attrs, (), node.types)
 
 
 def _wanted(
@@ -113,13 +135,21 @@ def node_attributes(key: int, process: str, inputs: int, outputs: int) -> dict[s
 
 
 def _engine_node(
-    graph: Graph, segment: Segment, key: int, process: str, inputs: tuple[Entry, ...]
+    graph: Graph,
+    segment: Segment,
+    key: int,
+    process: str,
+    inputs: tuple[Entry, ...],
+    unread: tuple[Entry, ...],
 ) -> Node:
     producers = {graph.nodes[entry.node].name for entry in segment.outputs}
     name = producers.pop() if len(segment.outputs) == 1 else f"mxtrt{key}"
     while len(segment.outputs) > 1 and name in graph.labels:
         name += "_"
     attrs = node_attributes(key, process, len(segment.inputs), len(segment.outputs))
+    if unread:
+        attrs["num_unread"] = str(len(unread))
+    inputs = (*inputs, *unread)
     return Node(OPERATOR, name, attrs, inputs, tuple(graph.type_of(e) for e in segment.outputs))
 
 
@@ -138,6 +168,7 @@ def undo(graph: Graph, parts: Mapping[str, Part], origins: Mapping[str, Graph]) 
     nodes: list[Node] = []
     variables: dict[str, Entry] = {}
     made: dict[str, int] = {}  # the last node of each name
+    known = {n.name: n for origin in origins.values() for n in origin.nodes if n.is_variable}
 
     def add(node: Node) -> Entry:
         nodes.append(node)
@@ -149,7 +180,7 @@ def undo(graph: Graph, parts: Mapping[str, Part], origins: Mapping[str, Graph]) 
         """A variable of a segment that its engine node does not read."""
         if node.name in variables:
             return variables[node.name]
-        named = {n.name: n for n in origin.nodes if n.is_variable} if origin else {}
+        named = {n.name: n for n in origin.nodes if n.is_variable} if origin else known
         if origin is not None and node.name not in named:
             return computed(node.name, origin)
         node = named.get(node.name, node)
@@ -191,7 +222,7 @@ def undo(graph: Graph, parts: Mapping[str, Part], origins: Mapping[str, Graph]) 
             if node.op == OPERATOR:
                 key = node.attrs["engine"]
                 part = parts[key]
-                read = dict(zip(part.inputs, inputs, strict=True))
+                read = dict(zip(part.inputs, inputs, strict=False))  # the others are unread
                 inner = copy(part.graph, read, origins.get(key))
                 places[index] = [inner(head) for head in part.graph.heads]
             else:

@@ -1,8 +1,9 @@
 """Values of arguments that a symbol brings along.
 
-A partitioned symbol that was saved has no arguments for the weights of its engines.  Where it is
-loaded and an engine takes less than that, the weights are arguments again, of which the caller
-knows nothing: binds complete what they are given.
+MXNet's script for TensorRT gives ``optimize_for`` the weights, before the shapes of the data are
+known, and binds without them.  A partitioned symbol that was saved has no arguments for the
+weights of its engines; where it is loaded and an engine takes less than that, the weights are
+arguments again, of which the caller knows nothing.  Binds complete what they are given.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ class Brought:
 
     Attributes:
         arrays: NDArrays by name.
-        saved: The file that they come from.
+        saved: The file that they come from, if they do.
     """
 
     arrays: Mapping[str, Any]
-    saved: Saved
+    saved: Saved | None = None
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Names of those that no value depends on, such as labels."""
+        return self.saved.unread if self.saved is not None else ()
 
     def of(self, names: Sequence[str]) -> Brought | None:
         """What of it is among some names, None for nothing."""
@@ -69,7 +75,7 @@ def complete(symbol: Symbol, ctx: Any, args: Any, aux: Any) -> tuple[Any, Any]:
 
 def _shapes_of_unread(brought: Brought, symbol: Symbol, args: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of labels and the like beside these arguments, whose batch size may be another."""
-    unread = {name for name in brought.saved.unread if name in brought.arrays}
+    unread = {name for name in brought.unread if name in brought.arrays}
     if not unread or not isinstance(args, Mapping):
         return {}
     known = {name: array.shape for name, array in args.items() if name not in unread}
@@ -100,7 +106,7 @@ def types_with(symbol: Symbol, type_dict: Mapping[str, Any] | None) -> Mapping[s
     types = {name: array.dtype for name, array in brought.arrays.items()} if brought else {}
     if brought is None or all(dtype == np.float32 for dtype in types.values()):
         return type_dict  # MXNet's default, which it does not apply beside types that are given
-    inputs = brought.saved.inputs
+    inputs = brought.saved.inputs if brought.saved is not None else {}
     types.update({n: inputs[n].dtype for n in symbol.list_inputs() if n in inputs})
     return {**types, **(type_dict or {})}
 
@@ -111,5 +117,5 @@ def write_into(executor: Executor, symbol: Symbol) -> None:
     if brought is not None:
         arrays = {**executor.arg_dict, **executor.aux_dict}
         for name, array in brought.arrays.items():
-            if name not in brought.saved.unread:
+            if name not in brought.unread:
                 array.copyto(arrays[name])

@@ -19,7 +19,14 @@ from mxtrt.node.library import library
 from mxtrt.report import Report, publish
 from mxtrt.threads import loading
 
-__all__ = ["attempt", "in_forked_child", "leave_alone", "options_for", "wants_gradients"]
+__all__ = [
+    "attempt",
+    "in_forked_child",
+    "leave_alone",
+    "options_for",
+    "wants_gradients",
+    "warn_once",
+]
 
 _log = logging.getLogger("mxtrt")
 _warned: set[str] = set()
@@ -80,9 +87,18 @@ def leave_alone(reason: str, *, quiet: bool = False) -> None:
         _log.debug("left to MXNet: %s", reason)
         return
     count("refusals")
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"the graph runs as plain MXNet: {reason}", MxtrtWarning, stacklevel=4)
+    warn_once(f"the graph runs as plain MXNet: {reason}")
+
+
+def warn_once(message: str) -> None:
+    """Warn of something, once per process.
+
+    Args:
+        message: One sentence.
+    """
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, MxtrtWarning, stacklevel=5)
 
 
 def attempt(body: Callable[[], _T], options: Options, context: Any = None) -> _T | None:

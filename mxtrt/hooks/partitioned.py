@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,17 +41,21 @@ class EngineSymbol(Symbol):  # type: ignore[misc]
     """A partitioned symbol; its engines live as long as it, its copies and its executors.
 
     Attributes:
-        plan: Its engines; None for a symbol that was saved with engines and has none here.
-        brought: Values of arguments that engines held where it was saved, and do not here.
+        plan: Its engines; None for a symbol that has none yet, or was saved with engines and has
+            none here.
+        brought: Values of arguments that the caller of a bind need not give.
+        deferred: Options with which it gets engines where it is bound, as the shapes of its data
+            were not known before; None otherwise.
     """
 
-    __slots__ = ("brought", "plan")
+    __slots__ = ("brought", "deferred", "plan")
 
     plan: Any
     brought: Brought | None
+    deferred: Options | None
 
     def _likewise(self, symbol: Symbol) -> EngineSymbol:
-        return own(symbol, self.plan, self.brought)
+        return own(symbol, self.plan, self.brought, self.deferred)
 
     def __copy__(self) -> EngineSymbol:
         return self.__deepcopy__(None)
@@ -75,12 +79,18 @@ class EngineSymbol(Symbol):  # type: ignore[misc]
         return symbol
 
 
-def own(symbol: Symbol, plan: Plan | None, brought: Brought | None = None) -> EngineSymbol:
+def own(
+    symbol: Symbol,
+    plan: Plan | None,
+    brought: Brought | None = None,
+    deferred: Options | None = None,
+) -> EngineSymbol:
     """Turn MXNet's symbol into one that owns a plan; the argument is used up."""
     owner = EngineSymbol(symbol.handle)
     symbol.handle = None
     owner.plan = plan
     owner.brought = brought
+    owner.deferred = deferred
     return owner
 
 
@@ -92,6 +102,7 @@ def partition_symbol(
     options: Options,
     weights: frozenset[str],
     refused: Mapping[str, str] | None = None,
+    keep: Collection[str] = (),
     **inference: Any,
 ) -> EngineSymbol:
     """Run the graph pass; engines are described but not built.
@@ -104,6 +115,7 @@ def partition_symbol(
         options: Options of the bind.
         weights: Names of the arguments and auxiliary states that are weights.
         refused: Reasons why further nodes stay in MXNet, by name.
+        keep: Variables that stay arguments though nothing reads them any more.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
 
     Raises:
@@ -121,7 +133,7 @@ def partition_symbol(
         if not library().is_readable(array):
             raise EngineError("a pending write to one of its parameters or inputs failed")
     gpu = None if ctx is None else gpu_of(ctx)
-    request = PassRequest(options, weights, gpu, refused or {})
+    request = PassRequest(options, weights, gpu, refused or {}, keep)
     with library().range("mxtrt partition"), request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None

@@ -58,7 +58,7 @@ _LARGEST_FILLER = 1 << 30
 def _has_engines(symbol: Symbol) -> bool:
     """Whether a symbol has engine nodes, or had some where it was saved."""
     if isinstance(symbol, EngineSymbol):
-        return True
+        return symbol.deferred is None
     # Without a live engine there is none to save, and the symbol need not be looked through.
     live_plans = getattr(sys.modules.get("mxtrt.plan"), "live_plans", list)
     if not live_plans():
@@ -93,19 +93,20 @@ def _whole(symbol: Symbol) -> tuple[Symbol, dict[str, Any], Saved | None]:
     if brought is not None:
         visible -= brought.arrays.keys()
         arrays = {**brought.arrays, **arrays}
-        for name in brought.saved.unread:
+        for name in brought.unread:
             arrays.pop(name, None)
-        types = {**brought.saved.inputs, **types}
+        types = {**(brought.saved.inputs if brought.saved else {}), **types}
     names = whole.list_inputs()
     hidden = [name for name in names if name not in visible]
     weights = {name: arrays[name] for name in hidden if name in arrays}
     known = {n: types[n] for n in names if n in types and types[n].known and n not in weights}
     unread = tuple(name for name in hidden if name in known)
-    if brought is not None and not plans:
-        return whole, weights, replace(brought.saved, inputs=known, unread=unread)
+    saved = brought.saved if brought is not None else None
+    if saved is not None and not plans:
+        return whole, weights, replace(saved, inputs=known, unread=unread)
     if not hidden:
         return whole, weights, None
-    left = brought.saved.left if brought is not None else _left(graph)
+    left = saved.left if saved is not None else _left(graph)
     return whole, weights, _described(plans, known, unread, left)
 
 
@@ -362,7 +363,7 @@ def _with_engines(
     }
     weights = arrays.keys() - set(facts.unread)
     refused = dict.fromkeys(facts.left, "MXNet ran it where the symbol was saved")
-    done = give_engines(symbol, args, aux, ctx, options, weights, inference, refused)
+    done = give_engines(symbol, args, aux, ctx, options, weights, inference, refused, known.keys())
     return None if done is None else done[0]
 
 

@@ -6,18 +6,22 @@ import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import mxnet as mx
+import numpy as np
 from mxnet.executor import Executor
 from mxnet.symbol import Symbol
+from mxnet.util import is_np_shape
 
 from mxtrt.config import Options
 from mxtrt.graph import Graph
 from mxtrt.hooks import decision
-from mxtrt.hooks.brought import complete, types_with, write_into
+from mxtrt.hooks.brought import Brought, complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
     originals,
+    own,
     partition_symbol,
     until_accepted,
 )
@@ -48,13 +52,19 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
         }
         if backend != BACKEND:
             return original(self, backend, args, aux, ctx, **inference, **kwargs)
-        kwargs.pop("dedup_subgraph", None)  # MXNet's, for backends that share subgraphs
-        options = decision.options_for(kwargs)
-        assert options is not None
+        options = _explicit(kwargs)
+        arrays = {**(args or {}), **(aux or {})}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if not _shapes_known(self, {**(shape_dict or {}), **shapes}):
+            decision.leave_alone("its engines come where it is bound with shapes", quiet=True)
+            return own(self.__copy__(), None, Brought(arrays) if arrays else None, options)
+        if not arrays:  # without any array MXNet infers nothing
+            args = _arrays(shape_dict, type_dict, ctx)
         weights = decision.attempt(lambda: _weights(self, options), options, ctx)
         done = None
         if weights is not None:
-            done = give_engines(self, args, aux, ctx, options, weights, inference)
+            keep = {*(args or {}), *(shape_dict or {})} - weights
+            done = give_engines(self, args, aux, ctx, options, weights, inference, keep=keep)
         if done is None:  # MXNet's own copy, as optimize_for returns a new symbol
             return self.__copy__()
         symbol, kept_args, kept_aux = done
@@ -76,6 +86,7 @@ def give_engines(
     weights: Collection[str],
     inference: Mapping[str, Any],
     refused: Mapping[str, str] | None = None,
+    keep: Collection[str] = (),
 ) -> tuple[EngineSymbol, dict[str, Any] | None, dict[str, Any] | None] | None:
     """Partition a symbol and build its engines.
 
@@ -88,6 +99,8 @@ def give_engines(
         weights: Names of those of them that are weights, if they are given.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
         refused: Reasons why nodes stay in MXNet, by name.
+        keep: Arguments that the partitioned symbol has too, whether or not its values depend on
+            them.
 
     Returns:
         The partitioned symbol, and the arguments and states that it has left; None if it is
@@ -101,7 +114,7 @@ def give_engines(
         kept_args = None if args is None else dict(args)
         kept_aux = None if aux is None else dict(aux)
         partitioned = partition_symbol(
-            symbol, kept_args, kept_aux, ctx, options, known, refused, **inference
+            symbol, kept_args, kept_aux, ctx, options, known, refused, keep, **inference
         )
         plan = partitioned.plan
         plan.build(arrays)
@@ -118,10 +131,67 @@ def _weights(symbol: Symbol, options: Options) -> frozenset[str]:
     return guess_weights(Graph.of(symbol), options.data_names)
 
 
+def _explicit(given: dict[str, Any]) -> Options:
+    """Options of an ``optimize_for`` for this backend, those of MXNet's own backend among them.
+
+    Raises:
+        OptionError: One is unknown or has a wrong value.
+    """
+    given.pop("dedup_subgraph", None)  # MXNet's, for backends that share subgraphs
+    calibrates = bool(given.pop("calibration_iters", None))
+    options = decision.options_for(given)
+    assert options is not None
+    if calibrates and options.precision == "int8" and not options.ranges:
+        decision.warn_once(
+            "calibration_iters has no effect here, and without ranges precision=int8 computes in "
+            "float32; collect them with mxtrt.calibrate and give the file as option ranges"
+        )
+        options = options.replace(precision="fp32")
+    return options
+
+
+def _shapes_known(symbol: Symbol, shapes: Mapping[str, Any]) -> bool:
+    """Whether these shapes of arguments and auxiliary states decide the others."""
+    try:
+        if all(name in shapes for name in symbol.list_inputs()):
+            return True
+        arguments = {name: shapes[name] for name in symbol.list_arguments() if name in shapes}
+        inferred, _, _ = symbol.infer_shape_partial(**arguments)
+    except Exception:
+        return True  # they contradict each other, say, and the graph pass tells how
+    unknown = 0 if not is_np_shape() else -1
+    return all(
+        shape is not None and (shape or is_np_shape()) and unknown not in shape
+        for shape in inferred or ()
+    )
+
+
+def _arrays(shapes: Any, types: Any, ctx: Any) -> dict[str, Any]:
+    """Arrays in place of inputs of which only shapes and types are known."""
+    types = types or {}
+    made = {}
+    for name, shape in (shapes or {}).items():
+        dtype = np.dtype(types.get(name, np.float32))
+        made[name] = mx.nd.array(np.zeros(shape, dtype), ctx=ctx, dtype=dtype)
+    return made
+
+
+def _wrap_get_backend_symbol(original: Callable[..., Symbol]) -> Callable[..., Symbol]:
+    @functools.wraps(original)
+    def get_backend_symbol(self: Symbol, backend: str) -> Symbol:
+        if backend != BACKEND:
+            return original(self, backend)
+        return own(self.__copy__(), None, None, _explicit({}))
+
+    return get_backend_symbol
+
+
 def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Options | None:
     """Options of an executor's bind, or None when it is plain MXNet's."""
-    options = decision.options_for()
-    if options is None or isinstance(symbol, EngineSymbol):
+    owner = getattr(symbol, "_mxtrt", symbol)  # of a symbol under NumPy's semantics
+    deferred = owner.deferred if isinstance(owner, EngineSymbol) else None
+    options = deferred or decision.options_for()
+    if options is None or (deferred is None and isinstance(symbol, EngineSymbol)):
         return None
     if gradients:
         decision.leave_alone("it is bound for gradients (grad_req is not 'null')", quiet=True)
@@ -207,5 +277,6 @@ def install() -> None:
     originals.optimize_for = Symbol.optimize_for
     originals.bind = Symbol.bind
     Symbol.optimize_for = _wrap_optimize_for(Symbol.optimize_for)
+    Symbol.get_backend_symbol = _wrap_get_backend_symbol(Symbol.get_backend_symbol)
     Symbol.bind = _wrap_bind(Symbol.bind)
     Symbol.simple_bind = _wrap_simple_bind(Symbol.simple_bind)

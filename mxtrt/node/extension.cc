@@ -23,6 +23,7 @@ constexpr int kFirstMXNet = 10900, kLastMXNet = 10999;
 constexpr const char* kOperator = "_mxtrt_engine";
 constexpr const char* kPass = "TensorRT";
 constexpr const char* kExtraInputs = "__ext_extra_inputs__";  // MX_STR_EXTRA_INPUTS
+constexpr const char* kUnread = "num_unread";
 constexpr int64_t kMostTensors = 1 << 20;  // inputs or outputs of an engine
 
 std::mutex g_mutex;
@@ -74,6 +75,11 @@ int64_t number(const char* const* keys, const char* const* values, int num, cons
                              text + "\", which is no number of this kind");
   }
   return value;
+}
+
+// How many of its last inputs an engine node does not read: arguments that the symbol is to keep.
+int64_t unread_of(const char* const* keys, const char* const* values, int num) {
+  return look_up(keys, values, num, kUnread) ? number(keys, values, num, kUnread) : 0;
 }
 
 // The node that attributes name; JSON that somebody changed may say anything.
@@ -501,15 +507,16 @@ MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const c
 MXTRT_EXPORT int _opCallParseAttrs(void*, const char* const* keys, const char* const* values,
                                    int num, int* num_inputs, int* num_outputs) {
   return guarded([&] {
-    const int64_t inputs = number(keys, values, num, "num_inputs");
+    const int64_t read = number(keys, values, num, "num_inputs");
+    const int64_t unread = unread_of(keys, values, num);
     const int64_t outputs = number(keys, values, num, "num_outputs");
     if (look_up(keys, values, num, kExtraInputs)) {
       throw std::runtime_error("an engine node has no inputs beyond those of its engine");
     }
-    if (inputs > kMostTensors || outputs > kMostTensors) {
+    if (read > kMostTensors || unread > kMostTensors || outputs > kMostTensors) {
       throw std::runtime_error("an engine node has more tensors than any engine takes");
     }
-    *num_inputs = static_cast<int>(inputs);
+    *num_inputs = static_cast<int>(read + unread);
     *num_outputs = static_cast<int>(outputs);
   });
 }
@@ -520,19 +527,21 @@ MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* c
                                    unsigned*** out_dims, int** out_ndims, int num_outputs) {
   return guarded([&] {
     auto node = node_of(keys, values, num);
-    node->check_counts(num_inputs, num_outputs);
-    const auto inputs = taken_shapes(in_dims, in_ndims, num_inputs);
+    const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
+    node->check_counts(read, num_outputs);
+    const auto all = taken_shapes(in_dims, in_ndims, num_inputs);
+    const std::vector<Shape> inputs(all.begin(), all.begin() + read);
     std::vector<int64_t> flat;
     for (const auto& shape : inputs) flat.insert(flat.end(), shape.begin(), shape.end());
     auto variant = node->find(inputs);
     if (!variant || !variant->session) {
-      if (!g_shape || !g_shape(node->key, flat.data(), in_ndims, num_inputs)) {
+      if (!g_shape || !g_shape(node->key, flat.data(), in_ndims, read)) {
         throw std::runtime_error(take_error("the engine refused these shapes"));
       }
       variant = node->find(inputs);
       if (!variant) throw std::runtime_error("the engine has no variant for these shapes");
     }
-    give_shapes(inputs, mod_in_dims, mod_in_ndims);
+    give_shapes(all, mod_in_dims, mod_in_ndims);
     give_shapes(variant->outputs, out_dims, out_ndims);
   });
 }
@@ -542,8 +551,10 @@ MXTRT_EXPORT int _opCallInferType(void*, const char* const* keys, const char* co
                                   int num_outputs) {
   return guarded([&] {
     auto node = node_of(keys, values, num);
-    node->check_counts(num_inputs, num_outputs);
-    std::copy_n(node->input_types.begin(), num_inputs, in_types);
+    const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
+    node->check_counts(read, num_outputs);
+    std::copy_n(node->input_types.begin(), read, in_types);
+    for (int i = read; i < num_inputs; ++i) in_types[i] = std::max(in_types[i], 0);
     std::copy_n(node->output_types.begin(), num_outputs, out_types);
   });
 }
@@ -578,8 +589,9 @@ MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char
           " and is bound on " + context + "(" + std::to_string(ordinal) +
           "); partition the original symbol for that context");
     }
-    node->check_counts(num_inputs, static_cast<int64_t>(node->output_types.size()));
-    *state = new State(std::move(node), taken_shapes(in_dims, in_ndims, num_inputs));
+    const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
+    node->check_counts(read, static_cast<int64_t>(node->output_types.size()));
+    *state = new State(std::move(node), taken_shapes(in_dims, in_ndims, read));
   });
 }
 
@@ -600,7 +612,9 @@ MXTRT_EXPORT int _opCallFStatefulCompute(
           "(set USE_TENSORRT=0 before the bind)");
     }
     auto* state = static_cast<State*>(state_op);
-    fill(&state->inputs, in_data, in_shapes, in_ndims, in_types, num_inputs);
+    // Those that the engine does not read come last.
+    const int read = std::min(num_inputs, static_cast<int>(state->node->input_types.size()));
+    fill(&state->inputs, in_data, in_shapes, in_ndims, in_types, read);
     fill(&state->outputs, out_data, out_shapes, out_ndims, out_types, num_outputs);
     forward(state, state->node->gpu < 0 ? nullptr : stream);
   });
