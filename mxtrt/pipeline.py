@@ -56,6 +56,9 @@ class PassRequest:
 
 _requests = threading.local()
 
+# Operators whose inputs and outputs have one shape, which any of them tells.
+_ONE_SHAPE = frozenset({"elemwise_add", "elemwise_div", "elemwise_mul", "elemwise_sub", "add_n"})
+
 # A size of 0, or under NumPy's semantics -1, in a shape as MXNet writes it.
 _OPEN = re.compile(r"(?<![\d])(0|-1)L?(?!\d)")
 
@@ -132,40 +135,58 @@ def analyse(
         for index, reason in can.slower.items():
             if graph.nodes[index].op not in allowed:
                 reasons.setdefault(index, reason)
-    _keep_shapes_inferred(graph, reasons)
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
         if node.op in registry() and registry()[node.op].moves_data_only
     )
     cheap = frozenset(index for index in can.cheap if graph.nodes[index].op not in allowed)
-    return partition(
-        graph,
-        reasons,
-        frozenset(weights),
-        worth=Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset()),
-        known=can.known - reasons.keys(),
-    )
+    worth = Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset())
+    while True:
+        known = can.known - reasons.keys()
+        found = partition(graph, reasons, frozenset(weights), worth=worth, known=known)
+        inferring = _readers_of_open_sizes(graph, found.reasons.keys(), known)
+        if not inferring:
+            return found
+        reasons |= inferring
 
 
-def _keep_shapes_inferred(graph: Graph, reasons: dict[int, str]) -> None:
-    """Leave to MXNet what it needs to infer the shape of a node that stays there.
+def _readers_of_open_sizes(
+    graph: Graph, left: Collection[int], known: Collection[int]
+) -> dict[int, str]:
+    """Nodes in engines from which MXNet has to infer the shape of a node that stays there, and why.
 
-    A node without inputs may leave sizes open, as Gluon's begin states do: shape=(2, 0, 128).
-    MXNet infers them from the nodes that read it, of which an engine node tells nothing.
+    A node without inputs may leave sizes open, as begin states do: shape=(2, 0, 128).  MXNet infers
+    them from the nodes that read it, and of what they compute, until one has the sizes from another
+    input.  An engine node tells nothing of its inputs.
+
+    Args:
+        graph: The symbol.
+        left: Nodes that MXNet runs.
+        known: Nodes that an engine computes for itself where it reads them.
     """
-    readers = graph.consumers()
-    unknown: set[int] = set()
+    readers: dict[int, str] = {}
+    sizes_open: set[int] = set()
     for index, node in enumerate(graph.nodes):
-        inputs = {entry.node for entry in node.inputs}
-        if inputs:
-            open_sizes = inputs <= unknown
+        inputs = [entry.node for entry in node.inputs]
+        unknown = sizes_open.intersection(inputs)
+        if not inputs:
+            if index in left and _OPEN.search(node.attrs.get("shape", "")):
+                sizes_open.add(index)
+            continue
+        if index not in left:
+            unknown.difference_update(known)
+            if index in known or not unknown:
+                continue
+            source = graph.nodes[min(unknown)].name
+            readers[index] = f"MXNet infers the shape of {source} from it"
+        if node.op in _ONE_SHAPE:
+            told = len(unknown) < len(set(inputs))
         else:
-            open_sizes = index in reasons and bool(_OPEN.search(node.attrs.get("shape", "")))
-        if open_sizes:
-            unknown.add(index)
-            for reader in readers[index]:
-                reasons.setdefault(reader, f"MXNet infers the shape of {node.name} from it")
+            told = node.op == "RNN" and inputs[0] not in unknown
+        if unknown and not told:
+            sizes_open.add(index)
+    return readers
 
 
 @uncollected()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
+from networks import assert_close, parameters, plain
 
 import mxtrt
 from mxtrt.hooks import gluon as hook
@@ -204,6 +205,28 @@ def test_begin_states_in_mxnet_keep_their_layer_there() -> None:
     report = check(net, image, deny_ops=("_zeros",))
     reasons = {node.op: node.reason for node in report.left}
     assert reasons["RNN"].startswith("MXNet infers the shape of recognizer_")
+
+
+@pytest.mark.parametrize("cell", [mx.rnn.LSTMCell, mx.rnn.GRUCell, mx.rnn.RNNCell])
+@pytest.mark.parametrize("deny", ["FullyConnected", "FullyConnected,Activation", "SliceChannel"])
+def test_sizes_stay_open_behind_operators_that_stay_in_mxnet(cell, deny) -> None:
+    """A dense layer of a begin state has its batch size open too, until it is added to another."""
+    unrolled, _ = cell(4, prefix="cell_").unroll(
+        3, inputs=mx.sym.var("data"), layout="NTC", merge_outputs=True
+    )
+    symbol = mx.sym.FullyConnected(unrolled, num_hidden=3, name="out")
+    x = mx.nd.random.uniform(-1, 1, (2, 3, 5))
+    args, aux = parameters(symbol, data=x.shape)
+    with mxtrt.options(allow_ops="*", deny_ops=deny):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=x.shape)
+    executor.copy_params_from(args, aux)
+    assert_close(executor.forward(data=x)[0], plain(symbol, args, aux, data=x)[0])
+    report = mxtrt.last_report()
+    assert not report.reason
+    assert report.segments
+    five = mx.nd.random.uniform(-1, 1, (5, 3, 5))
+    other = executor.reshape(allow_up_sizing=True, data=five.shape)
+    assert_close(other.forward(data=five)[0], plain(symbol, args, aux, data=five)[0])
 
 
 class Trained(gluon.HybridBlock):
