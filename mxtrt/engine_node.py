@@ -34,6 +34,12 @@ Shapes = tuple[tuple[int, ...], ...]
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
 
+#: Of more input shapes than this the half that was used least lately is forgotten.
+_MOST_VARIANTS = 2048
+
+# Seconds that a thread of MXNet's waits for a build, which may be waiting for that thread.
+_PATIENCE = 1.0
+
 
 class EngineNode:
     """One segment: its key in the engine node's library, its models and its sessions.
@@ -81,9 +87,11 @@ class EngineNode:
         self._limit = max(options.max_engines, 1)
         self._arrays: Mapping[str, Any] | None = None
         self._lock = rlock()
-        self._models: dict[str, OnnxSegment] = {}
+        self._models: dict[str, OnnxSegment] = {}  # of the sessions, and of those to be built
+        self._digests: set[str] = set()  # of all models so far
         self._sessions: dict[str, Session] = {}
         self._variants: dict[Shapes, tuple[Shapes, str]] = {}
+        self._most_variants = _MOST_VARIANTS
         self._unbuilt: dict[Shapes, str] = {}  # not tried again: the reasons
         self._in_place: dict[str, Weight] = {}
         self._take_over: TakeOver | None = None
@@ -146,7 +154,7 @@ class EngineNode:
         Args:
             arrays: At least this segment's weights, by name.
         """
-        model = next(iter(self._models.values()))
+        model = to_onnx(self.graph, self._owned)
         return model, [Weight.of(w, arrays[w.name]) for w in model.weights]
 
     def retire(self, message: str) -> None:
@@ -283,7 +291,7 @@ class EngineNode:
         with self._lock:
             if shapes not in self._variants:
                 self._check_profile(shapes)
-                if len(self._models) >= _MOST_MODELS:
+                if len(self._digests) >= _MOST_MODELS:
                     raise EngineError(
                         f"more than {_MOST_MODELS} input shapes need an engine of their own"
                     )
@@ -304,6 +312,25 @@ class EngineNode:
                         _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
             if not answers:
                 raise EngineError(self._unbuilt[shapes])
+
+    def bring_back(self, shapes: Shapes) -> None:
+        """Describe input shapes that were forgotten, for a forward that is under way.
+
+        MXNet's own threads call this, so it builds nothing.
+
+        Raises:
+            EngineError: The segment does not accept the shapes, or an engine is being built.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise EngineError("an engine is being built")
+        try:
+            if shapes not in self._variants:
+                self._check_profile(shapes)
+                self._add(shapes, *self._at(shapes))
+            if self._variants[shapes][1] in self._sessions:
+                self._build(shapes)
+        finally:
+            self._lock.release()
 
     def _at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
         """The segment at other input shapes."""
@@ -349,16 +376,36 @@ class EngineNode:
     def _add(self, shapes: Shapes, graph: Graph, model: OnnxSegment) -> None:
         # What a session can serve: all shapes of one model, or one set of shapes.
         digest = f"{model.digest}{shapes}" if self._engine.static_shapes else model.digest
+        self._drop_variants()
         self._models[digest] = model
+        self._digests.add(digest)
         outputs = tuple(_shape(graph.type_of(head)) for head in graph.heads)
         self._variants[shapes] = (outputs, digest)
         library().put_variant(self.key, [*shapes, *outputs])
+
+    def _drop_variants(self) -> None:
+        """Forget input shapes that were not used for long and that no executor is bound to."""
+        if len(self._variants) < self._most_variants:
+            return
+        lib = library()
+        uses = {shapes: lib.last_use(self.key, shapes) for shapes in self._variants}
+        idle = sorted((shapes for shapes in uses if uses[shapes] >= 0), key=uses.__getitem__)
+        for shapes in idle[: self._most_variants // 2]:
+            lib.drop_variant(self.key, shapes)
+            del self._variants[shapes]
+            self._unbuilt.pop(shapes, None)
+        needed = {digest for _, digest in self._variants.values()} | self._sessions.keys()
+        self._models = {name: model for name, model in self._models.items() if name in needed}
+        self._most_variants = max(_MOST_VARIANTS, 2 * len(self._variants))
 
     def _build(self, shapes: Shapes) -> None:
         outputs, digest = self._variants[shapes]
         if digest not in self._sessions:
             assert self._arrays is not None
-            model, begin = self._models[digest], time.perf_counter()
+            begin = time.perf_counter()
+            if digest not in self._models:  # its session was given up
+                _, self._models[digest] = self._at(shapes)
+            model = self._models[digest]
             weights = [Weight.of(w, self._arrays[w.name]) for w in model.weights]
             if self.gpu is None:  # of those on a GPU they are copies
                 self._in_place = {weight.type.name: weight for weight in weights}
@@ -450,6 +497,7 @@ class EngineNode:
         session = self._sessions.pop(digest)
         if session in self.borrowed:
             self.borrowed.remove(session)
+        self._models.pop(digest, None)
 
 
 def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:
@@ -460,8 +508,8 @@ def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:
 _nodes: weakref.WeakValueDictionary[int, EngineNode] = weakref.WeakValueDictionary()
 
 
-def infer_shapes(key: int, shapes: Shapes) -> None:
-    """Serve a request of MXNet's shape inference for an engine node.
+def infer_shapes(key: int, shapes: Shapes, in_forward: bool) -> None:
+    """Serve a request of MXNet's shape inference for an engine node, or of one of its forwards.
 
     Raises:
         EngineError: The node is gone, or does not accept the shapes.
@@ -469,7 +517,10 @@ def infer_shapes(key: int, shapes: Shapes) -> None:
     node = _nodes.get(key)
     if node is None:
         raise EngineError(f"engine {key} was released; partition the symbol again")
-    node.infer(shapes)
+    if in_forward:
+        node.bring_back(shapes)
+    else:
+        node.infer(shapes)
 
 
 def engine_failed(

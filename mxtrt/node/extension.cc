@@ -39,8 +39,10 @@ thread_local std::string t_error, t_error_shown, t_pass_result;
 // Python: returns 1 after calling mxtrt_pass_result, 0 after calling mxtrt_set_error.
 using PassCallback = int (*)(const char* graph, const char* const* keys,
                              const char* const* values, int num_options);
-// Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.
-using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs);
+// Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.  In a
+// forward it builds no engine and waits for nothing.
+using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs,
+                              int in_forward);
 // Python: a node has no engine that works.  With tensors, where MXNet has them, and the stream on
 // which it works there, it computes the outputs by other means: returns 1, or 0 after
 // mxtrt_set_error.  Without (null) it takes note and returns 0.
@@ -162,6 +164,23 @@ bool same_shapes(const std::vector<Shape>& shapes, const std::vector<Tensor>& te
   return true;
 }
 
+// The variant of a node for these input shapes, by way of Python if the node has none (or, outside
+// of a forward, none that is built); null after setting the error.
+std::shared_ptr<const Variant> variant_of(const Node& node, const std::vector<Shape>& inputs,
+                                          bool in_forward) {
+  auto variant = node.find(inputs);
+  if (variant && (in_forward || variant->session)) return variant;
+  std::vector<int64_t> dims;
+  std::vector<int> ndims;
+  for (const auto& shape : inputs) {
+    dims.insert(dims.end(), shape.begin(), shape.end());
+    ndims.push_back(static_cast<int>(shape.size()));
+  }
+  const int count = static_cast<int>(ndims.size());
+  if (!g_shape || !g_shape(node.key, dims.data(), ndims.data(), count, in_forward)) return nullptr;
+  return node.find(inputs);
+}
+
 void fill(std::vector<Tensor>* tensors, void** data, const int64_t** shapes, const int* ndims,
           const int* types, int count) {
   tensors->resize(count);
@@ -184,17 +203,17 @@ void forward(State* state, void* stream) {
   if (generation != state->generation || !same_shapes(state->variant->inputs, state->inputs)) {
     std::vector<Shape> shapes;
     for (const auto& t : state->inputs) shapes.emplace_back(t.shape, t.shape + t.ndim);
-    auto variant = state->node->find(shapes);
+    auto variant = variant_of(*state->node, shapes, true);
     if (variant && variant->session) {
       if (!state->variant || variant->session != state->variant->session) {
         state->bindings = variant->session->bindings();
       }
       state->variant = std::move(variant);
-    } else if (!state->variant || state->variant->inputs != shapes) {
+    } else if (!variant || !state->variant || state->variant->inputs != shapes) {
       // A session that was given up stays with the states that already run it.
-      const std::string message = "the engine is not built for the shapes of this forward";
-      if (!variant) throw std::runtime_error(message);
-      take_over(state->node->key, state->inputs, state->outputs, message, stream);
+      take_error("");
+      take_over(state->node->key, state->inputs, state->outputs,
+                "the engine is not built for the shapes of this forward", stream);
       return;
     }
     state->generation = generation;
@@ -269,7 +288,27 @@ void Node::check_counts(int64_t inputs, int64_t outputs) const {
 std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
   Lock lock(mutex_);
   auto found = variants_.find(inputs);
-  return found == variants_.end() ? nullptr : found->second;
+  if (found == variants_.end()) return nullptr;
+  found->second->last_use.store(++uses_, std::memory_order_relaxed);
+  return found->second;
+}
+
+void Node::drop(const std::vector<Shape>& inputs) {
+  std::shared_ptr<const Variant> dropped;  // destroyed without the lock
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = variants_.find(inputs);
+    if (found == variants_.end()) return;
+    dropped.swap(found->second);
+    variants_.erase(found);
+  }
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+int64_t Node::last_use(const std::vector<Shape>& inputs) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = variants_.find(inputs);
+  return found == variants_.end() || users_.count(inputs) ? -1 : found->second->last_use.load();
 }
 
 void Node::enter(const std::vector<Shape>& inputs) {
@@ -302,6 +341,7 @@ void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
 void Node::put(std::shared_ptr<const Variant> added) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    added->last_use = ++uses_;
     variants_[added->inputs].swap(added);
   }
   // What was replaced is destroyed without the lock.
@@ -394,6 +434,15 @@ MXTRT_EXPORT void mxtrt_retire(int64_t key) {
   if (auto node = find_node(key)) node->retired = true;
 }
 
+static std::vector<Shape> input_shapes(const Node& node, const int64_t* dims, const int* ndims) {
+  std::vector<Shape> shapes;
+  for (size_t i = 0; i < node.input_types.size(); ++i) {
+    shapes.emplace_back(dims, dims + ndims[i]);
+    dims += ndims[i];
+  }
+  return shapes;
+}
+
 // Adds or replaces the variant of a node for these input shapes; session 0 means "not built".
 MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndims,
                                 int64_t session) {
@@ -418,17 +467,29 @@ MXTRT_EXPORT int mxtrt_node_put(int64_t key, const int64_t* dims, const int* ndi
 MXTRT_EXPORT int mxtrt_node_users(int64_t key, const int64_t* dims, const int* ndims) {
   int users = 0;
   guarded([&] {
-    auto node = find_node(key);
-    if (!node) return;
-    std::vector<Shape> inputs;
-    for (size_t i = 0; i < node->input_types.size(); ++i) {
-      inputs.emplace_back(dims, dims + ndims[i]);
-      dims += ndims[i];
-    }
-    users = node->users(inputs);
+    if (auto node = find_node(key)) users = node->users(input_shapes(*node, dims, ndims));
   });
   return users;
 }
+
+// See Node::last_use.
+MXTRT_EXPORT int64_t mxtrt_node_last_use(int64_t key, const int64_t* dims, const int* ndims) {
+  int64_t last = -1;
+  guarded([&] {
+    if (auto node = find_node(key)) last = node->last_use(input_shapes(*node, dims, ndims));
+  });
+  return last;
+}
+
+// Forgets the variant of a node for these input shapes.
+MXTRT_EXPORT int mxtrt_node_drop(int64_t key, const int64_t* dims, const int* ndims) {
+  return guarded([&] {
+    if (auto node = find_node(key)) node->drop(input_shapes(*node, dims, ndims));
+  });
+}
+
+// Bytes of the output arrays that the process keeps for later runs, in use or not.
+MXTRT_EXPORT int64_t mxtrt_spare_bytes() { return Spares::held(); }
 
 // Forgets a node or a session; what is running keeps its own reference.
 MXTRT_EXPORT void mxtrt_release(int64_t key) {
@@ -530,17 +591,8 @@ MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* c
     const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
     node->check_counts(read, num_outputs);
     const auto all = taken_shapes(in_dims, in_ndims, num_inputs);
-    const std::vector<Shape> inputs(all.begin(), all.begin() + read);
-    std::vector<int64_t> flat;
-    for (const auto& shape : inputs) flat.insert(flat.end(), shape.begin(), shape.end());
-    auto variant = node->find(inputs);
-    if (!variant || !variant->session) {
-      if (!g_shape || !g_shape(node->key, flat.data(), in_ndims, read)) {
-        throw std::runtime_error(take_error("the engine refused these shapes"));
-      }
-      variant = node->find(inputs);
-      if (!variant) throw std::runtime_error("the engine has no variant for these shapes");
-    }
+    auto variant = variant_of(*node, {all.begin(), all.begin() + read}, false);
+    if (!variant) throw std::runtime_error(take_error("the engine refused these shapes"));
     give_shapes(all, mod_in_dims, mod_in_ndims);
     give_shapes(variant->outputs, out_dims, out_ndims);
   });

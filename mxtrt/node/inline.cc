@@ -26,7 +26,10 @@ constexpr int kAsync = 4;  // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
 constexpr int kNotReady = 600;         // CUDA_ERROR_NOT_READY
 constexpr unsigned kNoTiming = 2;      // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kLookEvery = 50;    // microseconds
-constexpr size_t kMostSpares = 3;
+// Sets of output arrays of one variant, variants of a node that have them, and bytes of them in the
+// process beyond those of the variants that nodes ran last.
+constexpr size_t kMostSpares = 3, kMostSpared = 64;
+constexpr int64_t kMostSpareBytes = int64_t{16} << 20;
 
 // mxnet::engine::CallbackOnComplete (include/mxnet/engine.h).
 struct Completion {
@@ -188,9 +191,22 @@ void launch(void*, void* completion, void* parameter) {
 
 }  // namespace
 
-Spares::~Spares() {
+static std::atomic<int64_t> g_spare_bytes{0};
+
+int64_t Spares::held() { return g_spare_bytes; }
+
+Spares::~Spares() { clear(); }
+
+void Spares::clear() {
   if (shutting_down() || forked()) return;
-  for (const auto& arrays : sets_) {
+  std::vector<std::vector<void*>> sets;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    sets.swap(sets_);
+    g_spare_bytes -= static_cast<int64_t>(bytes_);
+    bytes_ = 0;
+  }
+  for (const auto& arrays : sets) {
     for (void* array : arrays) g_mxnet.free(array);
   }
 }
@@ -209,23 +225,58 @@ bool Spares::take(std::vector<void*>* arrays) {
   return false;
 }
 
-void Spares::offer(const std::vector<void*>& arrays) {
+void Spares::offer(const std::vector<void*>& arrays, size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (sets_.size() >= kMostSpares) return;
   std::vector<void*> set;
-  for (void* array : arrays) set.push_back(another_handle(array));
-  sets_.push_back(std::move(set));
+  set.reserve(arrays.size());
+  try {
+    for (void* array : arrays) set.push_back(another_handle(array));
+    sets_.push_back(set);
+  } catch (const std::exception&) {  // the run needs none
+    for (void* array : set) g_mxnet.free(array);
+    return;
+  }
+  bytes_ += bytes;
+  g_spare_bytes += static_cast<int64_t>(bytes);
+}
+
+void Node::make_room(const std::shared_ptr<const Variant>& variant, size_t bytes) {
+  std::vector<std::shared_ptr<const Variant>> given_up;  // freed without the lock
+  std::lock_guard<std::mutex> lock(spared_mutex_);
+  std::vector<std::shared_ptr<const Variant>> alive;
+  for (const auto& spared : spared_) {
+    auto other = spared.lock();
+    if (other && other != variant) alive.push_back(std::move(other));
+  }
+  std::sort(alive.begin(), alive.end(), [](const auto& one, const auto& other) {
+    return one->last_use > other->last_use;
+  });
+  const int64_t most = kMostSpareBytes - static_cast<int64_t>(bytes);
+  while (!alive.empty() && (alive.size() >= kMostSpared || Spares::held() > most)) {
+    alive.back()->spares.clear();
+    given_up.push_back(std::move(alive.back()));
+    alive.pop_back();
+  }
+  spared_.assign(alive.begin(), alive.end());
+  spared_.push_back(variant);
 }
 
 namespace {
 
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
-void output_arrays(const Node& node, const Variant& variant, const Context& context,
-                   std::vector<void*>* arrays) {
-  arrays->reserve(variant.outputs.size());
-  if (variant.spares.take(arrays)) return;
-  for (size_t i = 0; i < variant.outputs.size(); ++i) {
-    const auto& shape = variant.outputs[i];
+void output_arrays(Node& node, const std::shared_ptr<const Variant>& variant,
+                   const Context& context, std::vector<void*>* arrays) {
+  arrays->reserve(variant->outputs.size());
+  if (variant->spares.take(arrays)) return;
+  size_t size = 0;
+  for (size_t i = 0; i < variant->outputs.size(); ++i) {
+    const auto& shape = variant->outputs[i];
+    size += bytes({nullptr, shape.data(), static_cast<int>(shape.size()), node.output_types[i]});
+  }
+  node.make_room(variant, size);
+  for (size_t i = 0; i < variant->outputs.size(); ++i) {
+    const auto& shape = variant->outputs[i];
     void* array;
     ++g_tally.allocations;
     if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), context.device_type,
@@ -234,7 +285,7 @@ void output_arrays(const Node& node, const Variant& variant, const Context& cont
     }
     arrays->push_back(array);
   }
-  variant.spares.offer(*arrays);
+  variant->spares.offer(*arrays, size);
 }
 
 // Hands a run to MXNet's engine, which starts it at once if its inputs are there.
@@ -316,7 +367,7 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
         return -1;
       }
     }
-    output_arrays(*node, *variant, call->context, &made);
+    output_arrays(*node, variant, call->context, &made);
     for (int i = 0; i < num_outputs; ++i) {
       const auto& shape = variant->outputs[i];
       out[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->output_types[i]};

@@ -25,7 +25,17 @@ from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
 from mxtrt.threads import once
 
-__all__ = ["OPERATOR", "PATH", "Call", "Library", "Tally", "Tensor", "library", "type_flag"]
+__all__ = [
+    "MXNET_FUNCTIONS",
+    "OPERATOR",
+    "PATH",
+    "Call",
+    "Library",
+    "Tally",
+    "Tensor",
+    "library",
+    "type_flag",
+]
 
 
 def _find(name: str) -> Path:
@@ -41,6 +51,21 @@ PATH = _find("libmxtrt_node.so")
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
 
+#: What the engine node calls of MXNet's C API, in the order of ``struct MXNet`` in ``arrays.h``.
+MXNET_FUNCTIONS = (
+    "MXNDArrayWaitToRead",
+    "MXEnginePushSyncND",
+    "MXNDArrayGetShapeEx64",
+    "MXNDArrayGetDType",
+    "MXNDArrayGetData",
+    "MXNDArrayCreateEx64",
+    "MXNDArrayFree",
+    "MXShallowCopyNDArray",
+    "MXEnginePushAsync",
+    "MXNDArrayGetStorageType",
+    "MXGetLastError",
+)
+
 _FLAGS = {dtype: flag for flag, dtype in DTYPES.items()}
 
 _PASS = ctypes.CFUNCTYPE(
@@ -55,6 +80,7 @@ _SHAPE = ctypes.CFUNCTYPE(
     ctypes.c_int64,
     ctypes.POINTER(ctypes.c_int64),
     ctypes.POINTER(ctypes.c_int),
+    ctypes.c_int,
     ctypes.c_int,
 )
 
@@ -113,7 +139,8 @@ class Tensor(NamedTuple):
 
 
 PassFunction = Callable[[str, dict[str, str]], str]
-ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...]], None]
+#: Key of a node, its input shapes, and whether a forward that is under way asks for them.
+ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...], bool], None]
 #: Key of a node, the engine's message, its tensors, inputs then outputs, and the ``CUstream`` on
 #: which MXNet runs a node on a GPU; None for the tensors when they are out of reach.
 FailureFunction = Callable[[int, str, list[Tensor] | None, int], None]
@@ -204,22 +231,14 @@ class Library:
             ctypes.c_void_p,
             ctypes.c_int64,
         ]
-        functions = (
-            _LIB.MXNDArrayWaitToRead,
-            _LIB.MXEnginePushSyncND,
-            _LIB.MXNDArrayGetShapeEx64,
-            _LIB.MXNDArrayGetDType,
-            _LIB.MXNDArrayGetData,
-            _LIB.MXNDArrayCreateEx64,
-            _LIB.MXNDArrayFree,
-            _LIB.MXShallowCopyNDArray,
-            _LIB.MXEnginePushAsync,
-            _LIB.MXNDArrayGetStorageType,
-            _LIB.MXGetLastError,
-        )
+        for name in ("users", "last_use", "drop"):
+            function = getattr(self._lib, f"mxtrt_node_{name}")
+            function.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+        self._lib.mxtrt_node_last_use.restype = ctypes.c_int64
+        self._lib.mxtrt_spare_bytes.restype = ctypes.c_int64
         self._lib.mxtrt_arrays_init(
-            (ctypes.c_void_p * len(functions))(
-                *(ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+            (ctypes.c_void_p * len(MXNET_FUNCTIONS))(
+                *(ctypes.cast(getattr(_LIB, n), ctypes.c_void_p).value for n in MXNET_FUNCTIONS)
             )
         )
         self._lib.mxtrt_run.argtypes = [
@@ -312,12 +331,12 @@ class Library:
             self._lib.mxtrt_pass_result(graph_pass(text, given).encode())
 
         @self.guarded
-        def on_shape(key: int, dims: Any, ndims: Any, count: int) -> None:
+        def on_shape(key: int, dims: Any, ndims: Any, count: int, in_forward: int) -> None:
             shapes, start = [], 0
             for i in range(count):
                 shapes.append(tuple(dims[start : start + ndims[i]]))
                 start += ndims[i]
-            infer_shape(key, tuple(shapes))
+            infer_shape(key, tuple(shapes), bool(in_forward))
 
         @self.guarded
         def on_failure(
@@ -378,17 +397,30 @@ class Library:
             shapes: Input shapes, then output shapes.
             session: Handle of a session, 0 while there is none.
         """
-        dims = _array(ctypes.c_int64, [d for shape in shapes for d in shape])
-        ndims = _array(ctypes.c_int, [len(shape) for shape in shapes])
-        self.checked(self._lib.mxtrt_node_put(key, dims, ndims, session))
+        self.checked(self._lib.mxtrt_node_put(key, *_shapes(shapes), session))
 
     def users(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
         """How many operators are bound to a node at these input shapes."""
-        dims = _array(ctypes.c_int64, [d for shape in inputs for d in shape])
-        count: int = self._lib.mxtrt_node_users(
-            ctypes.c_int64(key), dims, _array(ctypes.c_int, [len(shape) for shape in inputs])
-        )
+        count: int = self._lib.mxtrt_node_users(key, *_shapes(inputs))
         return count
+
+    def last_use(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
+        """When a node was used last at these input shapes, by a count of uses.
+
+        -1 where operators are bound to it at these shapes, or it does not know them.
+        """
+        last: int = self._lib.mxtrt_node_last_use(key, *_shapes(inputs))
+        return last
+
+    def drop_variant(self, key: int, inputs: Sequence[Sequence[int]]) -> None:
+        """Forget what :meth:`put_variant` said of these input shapes."""
+        self.checked(self._lib.mxtrt_node_drop(key, *_shapes(inputs)))
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes of output arrays that are kept for later runs, in use or not."""
+        held: int = self._lib.mxtrt_spare_bytes()
+        return held
 
     def release(self, key: int) -> None:
         """Forget a node or a session; what is running finishes."""
@@ -629,6 +661,12 @@ def _load(path: Path) -> None:
 
     mxnet = ctypes.PyDLL(None, handle=_LIB._handle)
     check_call(mxnet.MXLoadLib(os.fsencode(path), ctypes.c_uint(0)))
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+    """Shapes as C reads them: all sizes, and how many each shape has."""
+    dims = _array(ctypes.c_int64, [d for shape in shapes for d in shape])
+    return dims, _array(ctypes.c_int, [len(shape) for shape in shapes])
 
 
 def _first_line(error: Exception) -> str:

@@ -82,12 +82,17 @@ class Spares {
   ~Spares();
   // Appends handles of a set of arrays that nobody holds; false if there is none.
   bool take(std::vector<void*>* arrays);
-  // Keeps a set of arrays that are in use now.
-  void offer(const std::vector<void*>& arrays);
+  // Keeps a set of arrays that are in use now, and take so many bytes.
+  void offer(const std::vector<void*>& arrays, size_t bytes);
+  // Keeps none.
+  void clear();
+  // Bytes of the spares of the process, whoever holds them too.
+  static int64_t held();
 
  private:
   std::mutex mutex_;
   std::vector<std::vector<void*>> sets_;
+  size_t bytes_ = 0;
 };
 
 // One set of input shapes of a node.
@@ -95,6 +100,7 @@ struct Variant {
   std::vector<Shape> inputs, outputs;
   std::shared_ptr<Session> session;                // null until the engine is built
   mutable std::atomic<int64_t> nanoseconds{-1};  // of the last whole run, -1 before the first
+  mutable std::atomic<int64_t> last_use{0};      // by the node's count of them
   mutable Spares spares;
 
   // Runs the session and notes how long it took.
@@ -121,6 +127,14 @@ class Node {
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
   // Adds or replaces the variant for its input shapes.
   void put(std::shared_ptr<const Variant> variant);
+  // Forgets the variant for these input shapes, which operator states may run that have it.
+  void drop(const std::vector<Shape>& inputs);
+  // When the variant for these input shapes was used last, by a count of uses; -1 for one that
+  // operator states were made for, or that does not exist.
+  int64_t last_use(const std::vector<Shape>& inputs) const;
+  // Gives up spares of the variants that were used least lately, where those of this variant are
+  // to take so many bytes more.
+  void make_room(const std::shared_ptr<const Variant>& variant, size_t bytes);
   // Operator states that were made for these input shapes: their engine must not be given up.
   void enter(const std::vector<Shape>& inputs);
   void leave(const std::vector<Shape>& inputs);
@@ -132,6 +146,9 @@ class Node {
   mutable std::mutex mutex_;
   std::map<std::vector<Shape>, std::shared_ptr<const Variant>> variants_;
   std::map<std::vector<Shape>, int> users_;
+  mutable int64_t uses_ = 0;
+  std::mutex spared_mutex_;
+  std::vector<std::weak_ptr<const Variant>> spared_;  // that have spares
   std::atomic<uint64_t> generation_{0};
 };
 

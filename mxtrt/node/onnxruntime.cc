@@ -203,9 +203,12 @@ class OrtSession : public Session {
     for (size_t i = 0; i < outputs.size(); ++i) {
       bound.outputs[i] = bound.value(inputs.size() + i, outputs[i]);
     }
-    // The first run asks for one tensor after the other, later ones for what all of them need
-    // together, which has no room among the pieces.
-    const void* options = g_shrink || !ran_.exchange(true) ? shrinking() : nullptr;
+    // The first run at some shapes asks for one tensor after the other, later ones for what all of
+    // them need together, which has no room among the pieces.  Shapes of a size that was there
+    // before have room in what that size took.
+    size_t size = 0;
+    for (const auto& input : inputs) size += bytes(input);
+    const void* options = g_shrink || grown(size) ? shrinking() : nullptr;
     check(call(kRun, session_.get(), options, input_names_.data(),
                bound.inputs.data(), inputs.size(), output_names_.data(), outputs.size(),
                bound.outputs.data()));
@@ -213,10 +216,19 @@ class OrtSession : public Session {
   }
 
  private:
+  // Whether no run had inputs of so many bytes.
+  bool grown(size_t size) {
+    size_t largest = largest_.load(std::memory_order_relaxed);
+    while (size + 1 > largest) {
+      if (largest_.compare_exchange_weak(largest, size + 1)) return true;
+    }
+    return false;
+  }
+
   std::vector<std::string> inputs_, outputs_;
   std::vector<const char*> input_names_, output_names_;
   Owned session_;
-  std::atomic<bool> ran_{false};
+  std::atomic<size_t> largest_{0};  // inputs of a run in bytes, and one
 };
 
 void open_library(const char* path, int threads, int spin) {
