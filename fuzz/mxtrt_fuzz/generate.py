@@ -69,6 +69,19 @@ _DTYPES = (*INTEGERS, "float64", "float64")
 #: And in the lanes whose numbers float16 holds, as often as all of these.
 _HALF = "float16"
 
+#: What a name is made of: MXNet takes any text, and so has whatever reads, writes or makes names.
+_NAMES = (
+    "{}",
+    "卷积_{}",
+    "{} \U0001f600",
+    '"{}\\"',
+    "{}\\u0041",
+    "{}\n\t\x01",
+    "a/{}:0,b.c",
+    "{}__1",
+    "{}__float32",
+)
+
 _ROLES: tuple[Role, ...] = ("data", "data", "weight")
 _MOST_OPERATORS = 24
 _MOST_ELEMENTS = 2048
@@ -92,10 +105,14 @@ class Grower:
         draw: Hypothesis' draw.
         seed: Seed of the variables' values.
         lane: What the data hold; the graph is grown on tame numbers whatever it says.
+        named: Whether names are drawn too.
     """
 
-    def __init__(self, draw: st.DrawFn, seed: int, lane: str = "uniform") -> None:
+    def __init__(
+        self, draw: st.DrawFn, seed: int, lane: str = "uniform", named: bool = False
+    ) -> None:
         self._draw = draw
+        self._named = named
         self._seed = seed
         self._lane = lane if lane == "grid" else "uniform"
         self._numbers: dict[str, int] = {}
@@ -169,8 +186,12 @@ class Grower:
         return outputs
 
     def _name(self, kind: str) -> str:
-        self._numbers[kind] = self._numbers.get(kind, -1) + 1
-        return f"{kind}{self._numbers[kind]}"
+        number = self._numbers[kind] = self._numbers.get(kind, -1) + 1
+        if not self._named:
+            return f"{kind}{number}"
+        if kind == "data" and not self._draw(st.integers(0, 3)):
+            return f"op{number}_output0"  # as an operator's output may be called
+        return self._draw(st.sampled_from(_NAMES)).format(f"{kind}{number}")
 
     def _operand(self, operand: Operand, dtype: str) -> _Value:
         draw, tensor = self._draw, Tensor(operand.shape, dtype)
@@ -379,7 +400,8 @@ def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = L
         lanes: Lanes to draw from; most cases take the first.
     """
     lane = draw(st.sampled_from([*[lanes[0]] * 9, *lanes[1:]]))
-    grower = Grower(draw, draw(st.integers(0, 2**16)), lane)
+    named = not draw(st.integers(0, 4))
+    grower = Grower(draw, draw(st.integers(0, 2**16)), lane, named)
     swarm = draw(st.lists(st.sampled_from(COMMON), min_size=3, max_size=10, unique=True))
     swarm += draw(st.lists(st.sampled_from(sorted(specs())), min_size=2, max_size=8, unique=True))
     others = (*_DTYPES, *([_HALF] * len(_DTYPES) if lane in ("uniform", "grid") else ()))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-from mxtrt.graph import DTYPES, Entry
+from mxtrt.graph import DTYPES, Entry, write_json
 
 __all__ = [
     "BINDS",
@@ -176,7 +176,7 @@ class Case:
                 inputs = [[e.node, e.output, 0] for e in node.inputs]
                 item = {"op": node.op, "name": node.name, "inputs": inputs}
                 items.append(item | ({"attrs": dict(node.attrs)} if node.attrs else {}))
-        return json.dumps(
+        return write_json(
             {
                 "nodes": items,
                 "arg_nodes": [i for i, n in enumerate(self.nodes) if isinstance(n, Variable)],

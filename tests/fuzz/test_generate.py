@@ -45,6 +45,16 @@ def test_a_case_survives_json(sample: list[Case]) -> None:
         assert again.digest == case.digest
 
 
+def test_names_are_drawn_too(sample: list[Case]) -> None:
+    """Of another script, with escapes, and those that the project makes itself; each once."""
+    names = [node.name for case in sample for node in case.nodes]
+    for part in ("卷积", "\\", '"', "\n", "\x01", "/", "__1", "_output0"):
+        assert any(part in name for name in names), part
+    assert any(case.nodes[0].name == "data0" for case in sample)
+    for case in sample:
+        assert len({node.name for node in case.nodes}) == len(case.nodes)
+
+
 def test_shapes_are_those_of_the_reference(sample: list[Case]) -> None:
     """What growth wrote down is what the shape rule says of the finished case."""
     for case in sample:
