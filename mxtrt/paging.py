@@ -4,7 +4,9 @@ The user's arrays stay valid: same NDArray, same contents.  Everything works as 
 
 In host memory their whole pages are written to an unlinked file and mapped back privately, so
 that they take no memory until somebody reads or writes them: reading pages them in, writing makes
-a private copy, ``fork`` shares them, freeing them frees the file.
+a private copy, ``fork`` shares them, freeing them frees the file.  An array costs two memory
+mappings, of which the kernel allows a process so many (``vm.max_map_count``): half of them are left
+to others, and what is left of that goes to the largest arrays.
 
 On a GPU they become managed memory that lives on the host.  When MXNet's own operators use them
 again, because a graph is trained or bound with the integration off, CUDA brings them back.
@@ -12,15 +14,18 @@ again, because a graph is trained or bound with the integration off, CUDA brings
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -30,6 +35,7 @@ from mxtrt.node.watch import Watch
 from mxtrt.threads import lock
 
 __all__ = [
+    "PagedOut",
     "address_of",
     "by_place",
     "copy_from_gpu",
@@ -45,8 +51,10 @@ __all__ = [
     "whole_pages",
 ]
 
-#: Arrays below this size stay where they are: a mapping each costs more than they take.
-SMALLEST = 64 * 1024
+#: Arrays in host memory below this size stay where they are: each would cost two mappings.
+SMALLEST = 128 * 1024
+# The same on a GPU, where they cost none.
+_SMALLEST_ON_GPU = 64 * 1024
 # Whole pages that an array of that size has, wherever in a page it begins.
 _LEAST = SMALLEST - mmap.PAGESIZE
 
@@ -54,6 +62,9 @@ _LEAST = SMALLEST - mmap.PAGESIZE
 _ONEDNN, _TRIES = "MKLDNN data", 100
 
 _PREFIX = "mxtrt-weights-"
+
+# Mappings of an array between memory of others, and the kernel's default for a process.
+_EACH, _USUAL_LIMIT = 2, 65530
 # Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
 # the page is present or swapped, and it is a page of a file.
 _IN_MEMORY = np.uint64(0b11 << 62)
@@ -118,7 +129,7 @@ def evict(arrays: Sequence[Any], watch: Watch | None = None) -> int:
     """
     moved = 0
     for array in arrays:
-        if size_of(array) >= SMALLEST:
+        if size_of(array) >= _SMALLEST_ON_GPU:
             moved += library().evict(array, array.ctx.device_id, watch)
     empty_pools(arrays)
     return moved
@@ -179,8 +190,24 @@ def spill_directory(configured: str) -> Path:
     return path
 
 
-def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None) -> int:
-    """Page out the arrays' whole pages; returns the number of bytes.
+class PagedOut(NamedTuple):
+    """What became of arrays that were to be paged out.
+
+    Attributes:
+        released: Bytes that were.
+        left: Bytes of arrays that were not, because the process would have too many mappings.
+        mappings: How many it has.
+        limit: How many the kernel allows.
+    """
+
+    released: int
+    left: int
+    mappings: int
+    limit: int
+
+
+def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None) -> PagedOut:
+    """Page out the arrays' whole pages.
 
     Arrays that are small, paged out already or in shared memory stay as they are.
 
@@ -194,29 +221,42 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
     """
     from mxnet import cpu
 
-    spans = []
+    places = []
     for array in arrays:
         size = size_of(array)
         if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
             begin = address_of(array)
-            spans.append((array, *whole_pages(begin, begin + size)))
-    if not spans:
-        return 0
-    regions = list(_private_regions())  # now that every array has its memory
-    released = offset = 0
+            places.append((array, *whole_pages(begin, begin + size)))
+    if not places:
+        return PagedOut(0, 0, 0, 0)
+    mappings, regions = _mappings()  # now that every array has its memory
+    limit = _mappings_allowed()
+    spans = [
+        _Span(begin, end, private, array)
+        for array, begin, end in places
+        if _covered(begin, end, regions) and (private := _private_bytes(begin, end)) >= _LEAST
+    ]
+    spans.sort(key=lambda span: span.private, reverse=True)
+    # Those who come later get some too: a quarter of what there is.
+    room = max(limit // 2 - mappings, 0) // 4 // _EACH
+    wanted = sum(span.private for span in spans)
+    released = 0
     with _unlinked_file(directory) as file:
-        for array, begin, end in spans:
-            if not _covered(begin, end, regions):
-                continue
-            private = _private_bytes(begin, end)
-            if private < _LEAST:
-                continue
+        offset = 0
+        # Neighbours in memory are neighbours in the file: the kernel makes one mapping of them.
+        for span in sorted(spans[:room], key=lambda span: span.begin):
             with _untouched_lock:  # to a plan that saw them before they may hold something else
-                _untouched.pop(begin, None)
-            library().page_out(array, begin, end - begin, file, offset, watch)
-            offset += end - begin
-            released += private
-    return released
+                _untouched.pop(span.begin, None)
+            size = span.end - span.begin
+            try:
+                library().page_out(span.array, span.begin, size, file, offset, watch)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                break  # others had the mappings meanwhile
+            offset += size
+            released += span.private
+    return PagedOut(released, wanted - released, mappings, limit)
 
 
 def places_of(array: Any) -> dict[str, int]:
@@ -293,27 +333,44 @@ def _unlinked_file(directory: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _private_regions() -> Iterator[tuple[int, int]]:
-    """Private writable memory, adjacent regions joined: no file backs it, or one of ours.
+class _Span(NamedTuple):
+    """The whole pages of an array, and how many of their bytes are this process's own."""
 
-    MXNet and the C library reuse memory that was paged out once, for other arrays.
+    begin: int
+    end: int
+    private: int
+    array: Any
+
+
+def _mappings_allowed() -> int:
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return _USUAL_LIMIT
+
+
+def _mappings() -> tuple[int, list[tuple[int, int]]]:
+    """How many mappings there are, and the private writable memory, adjacent regions joined.
+
+    No file backs that memory, or one of ours: MXNet and the C library reuse memory that was paged
+    out once, for other arrays.
     """
-    begin = end = 0
+    regions: list[tuple[int, int]] = []
+    count = 0
     with open("/proc/self/maps") as maps:
         for line in maps:
+            count += 1
             fields = line.split(maxsplit=5)
             ours = len(fields) == 6 and f"/{_PREFIX}" in fields[5] and "(deleted)" in fields[5]
             if fields[1] != "rw-p" or (fields[4] != "0" and not ours):
                 continue
             low, high = (int(text, 16) for text in fields[0].split("-"))
-            if low != end:
-                if end:
-                    yield begin, end
-                begin = low
-            end = high
-    if end:
-        yield begin, end
+            if regions and regions[-1][1] == low:
+                low = regions.pop()[0]
+            regions.append((low, high))
+    return count, regions
 
 
 def _covered(begin: int, end: int, regions: list[tuple[int, int]]) -> bool:
-    return any(low <= begin and end <= high for low, high in regions)
+    place = bisect.bisect_right(regions, (begin, sys.maxsize)) - 1
+    return place >= 0 and end <= regions[place][1]

@@ -18,7 +18,7 @@ from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.report import Report
-from mxtrt.threads import Living
+from mxtrt.threads import Living, once
 
 __all__ = ["Plan", "live_plans"]
 
@@ -148,7 +148,10 @@ class Plan:
         on_host, on_gpu = paging.by_place(arrays)
         try:
             directory = paging.spill_directory(self.options.spill_dir)
-            self.report.released_bytes += paging.page_out(on_host, directory, watch)
+            done = paging.page_out(on_host, directory, watch)
+            self.report.released_bytes += done.released
+            if done.left:
+                self._note_mappings(done)
         except OSError as error:
             self._note(
                 f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
@@ -158,6 +161,13 @@ class Plan:
             self.report.released_bytes += paging.evict(on_gpu, watch)
         except OSError as error:
             self._note(f"weights stay in GPU memory twice: they could not be moved ({error})")
+
+    def _note_mappings(self, done: paging.PagedOut) -> None:
+        self.report.notes.append(
+            f"{done.left} bytes of weights stay in MXNet's memory too: the process has "
+            f"{done.mappings} of the {done.limit} memory mappings that the kernel allows"
+        )
+        _warn_of_mappings(done.limit)
 
     def _note(self, text: str) -> None:
         self.report.notes.append(text)
@@ -188,6 +198,16 @@ class Plan:
         """Take the weights as they are now for those that :meth:`changed` compares with."""
         if self._baseline is not None:
             self._baseline.watch.remember()
+
+
+@once
+def _warn_of_mappings(limit: int) -> None:
+    _log.warning(
+        "weights stay in MXNet's memory too from now on, where releasing them took more than half "
+        "of the %d memory mappings that the kernel allows a process; raise it (sysctl -w "
+        "vm.max_map_count=...), or serve fewer models in one process",
+        limit,
+    )
 
 
 def _is_one_node(graph: Graph) -> bool:

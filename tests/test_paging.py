@@ -9,7 +9,8 @@ import pytest
 from networks import assert_close
 
 import mxtrt
-from mxtrt import paging
+from mxtrt import paging, plan
+from mxtrt.threads import once
 
 
 def resident(array: mx.nd.NDArray) -> float:
@@ -29,7 +30,7 @@ def test_paged_out_arrays_keep_address_and_values(tmp_path):
     big = mx.nd.random.uniform(shape=(300, 1000))
     small = mx.nd.ones((10,))
     values, address = big.asnumpy(), paging.in_host_memory(big)[0]
-    released = paging.page_out([big, small], tmp_path)
+    released = paging.page_out([big, small], tmp_path).released
     assert released % 4096 == 0
     assert 0 < released <= big.size * 4
     assert resident(big) == 0.0
@@ -46,22 +47,89 @@ def test_it_does_not_matter_where_in_a_page_an_array_begins(tmp_path):
     smaller = [mx.nd.ones((paging.SMALLEST // 4 - 1,)) for _ in range(64)]
     begins = {paging.in_host_memory(array)[0] % 4096 for array in arrays}
     assert begins != {0}
-    assert paging.page_out([*arrays, *smaller], tmp_path) > 0
+    assert paging.page_out([*arrays, *smaller], tmp_path).released > 0
     assert {resident(array) for array in arrays} == {0.0}
     assert {resident(array) for array in smaller} == {1.0}
+
+
+def mappings() -> int:
+    """How many memory mappings this process has."""
+    with open("/proc/self/maps") as maps:
+        return sum(1 for _ in maps)
+
+
+def test_neighbours_in_memory_are_one_mapping(tmp_path):
+    """Whatever order they come in."""
+    size, whole = 256 * 1024, mx.nd.random.uniform(shape=(3 * 256 * 1024 // 4 + 1024,))
+    first = -paging.in_host_memory(whole)[0] % 4096 // 4
+    parts = [whole[first + k * size // 4 : first + (k + 1) * size // 4] for k in (1, 0, 2)]
+    values, before = whole.asnumpy(), mappings()
+    done = paging.page_out(parts, tmp_path)
+    assert (done.released, done.left) == (3 * size, 0)
+    assert mappings() <= before + 2
+    assert np.array_equal(whole.asnumpy(), values)
+
+
+def test_an_array_costs_a_mapping_for_each_64_kib_at_most(tmp_path):
+    """As the kernel allows a process 65,530 of them, however many there are."""
+    arrays = [mx.nd.ones((128, size)) for size in (64, 128, 256, 300) for _ in range(20)]
+    mx.nd.waitall()
+    before = mappings()
+    done = paging.page_out(arrays, tmp_path)
+    assert mappings() - before <= done.released / (64 * 1024 - 4096)
+
+
+def test_the_largest_arrays_are_paged_out_where_there_are_few_mappings(tmp_path, monkeypatch):
+    """Half of what the kernel allows is left to others; what is left says so."""
+    arrays = [mx.nd.ones((64 + place, 1024)) for place in range(10)]
+    of_process = paging._mappings
+    monkeypatch.setattr(paging, "_mappings", lambda: (1000, of_process()[1]))
+    monkeypatch.setattr(paging, "_mappings_allowed", lambda: 2064)
+    done = paging.page_out(arrays, tmp_path)
+    assert [resident(array) for array in arrays] == [1.0] * 6 + [0.0] * 4
+    assert done.left > done.released > 0
+    assert (done.mappings, done.limit) == (1000, 2064)
+    monkeypatch.setattr(paging, "_mappings_allowed", lambda: 2000)
+    done = paging.page_out(arrays, tmp_path)
+    assert done.released == 0 < done.left
+
+
+@pytest.fixture
+def no_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has as many mappings as are for weights, and nobody was told."""
+    monkeypatch.setattr(paging, "_mappings_allowed", lambda: 100)
+    monkeypatch.setattr(plan, "_warn_of_mappings", once(plan._warn_of_mappings.__wrapped__))
+
+
+def test_many_models_are_warned_of_once(no_mappings, caplog):
+    """Not of the spill directory; each report has a note, and the answers are right."""
+    for _ in range(3):
+        net = mx.gluon.nn.Dense(512, in_units=1024)
+        net.initialize(mx.init.Xavier())
+        net.hybridize()
+        x = mx.nd.random.uniform(shape=(2, 1024))
+        with mxtrt.options():
+            assert_close(net(x), x.asnumpy() @ net.weight.data().asnumpy().T)
+        report = mxtrt.last_report()
+        assert report.released_bytes == 0
+        assert "memory mappings that the kernel allows" in report.notes[0]
+    (warning,) = (record for record in caplog.records if "memory too" in record.message)
+    assert "of the 100 memory mappings" in warning.message
+    assert "vm.max_map_count" in warning.message
+    assert "spill" not in warning.message
 
 
 def test_an_array_is_not_paged_out_twice(tmp_path):
     """What a file backs already stays as it is."""
     array = mx.nd.zeros((300, 1000))
-    assert paging.page_out([array], tmp_path) > 0
-    assert paging.page_out([array], tmp_path) == 0
+    assert paging.page_out([array], tmp_path).released > 0
+    assert paging.page_out([array], tmp_path).released == 0
 
 
 def test_arrays_in_shared_memory_stay_shared(tmp_path):
     """cpu_shared arrays belong to other processes as well."""
     array = mx.nd.zeros((300, 1000), ctx=mx.Context("cpu_shared", 0))
-    assert paging.page_out([array], tmp_path) == 0
+    assert paging.page_out([array], tmp_path).released == 0
 
 
 def test_weights_leave_resident_memory_after_a_bind_and_come_back_when_trained():

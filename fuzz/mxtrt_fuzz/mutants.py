@@ -199,12 +199,12 @@ def _rounded_weights(dtype: Any) -> Iterator[None]:
 
     original = mxtrt.engine_node.EngineNode.build
 
-    def build(self: Any, arrays: Any) -> None:
+    def build(self: Any, arrays: Any, **how: Any) -> None:
         low = {
             name: mx.nd.array(arrays[name].asnumpy().astype(dtype).astype(np.float32))
             for name in self.weights
         }
-        original(self, {**arrays, **low})
+        original(self, {**arrays, **low}, **how)
 
     with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
@@ -288,7 +288,8 @@ def _forgotten_node() -> Iterator[None]:
 @contextlib.contextmanager
 def _retained_weights() -> Iterator[None]:
     """Weights that engines hold stay resident in MXNet too."""
-    with mock.patch.object(mxtrt.paging, "page_out", return_value=0):
+    nothing = mxtrt.paging.PagedOut(0, 0, 0, 0)
+    with mock.patch.object(mxtrt.paging, "page_out", return_value=nothing):
         yield
 
 
@@ -297,11 +298,11 @@ def _stale_weights() -> Iterator[None]:
     """An executor takes its weights for unchanged when they were set after the bind."""
     original = mxtrt.engine_node.EngineNode.build
 
-    def build(self: Any, arrays: Any) -> None:
+    def build(self: Any, arrays: Any, **how: Any) -> None:
         import mxnet as mx
 
         zeros = {n: mx.nd.zeros_like(arrays[n]) for n in self.weights}
-        original(self, {**arrays, **zeros})
+        original(self, {**arrays, **zeros}, **how)
 
     with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
@@ -347,10 +348,10 @@ def _failing_build() -> Iterator[None]:
 
     original = mxtrt.engine_node.EngineNode.build
 
-    def build(self: Any, arrays: Any) -> None:
+    def build(self: Any, arrays: Any, **how: Any) -> None:
         if len(self.report.nodes) > 2:
             raise EngineError("refused")
-        original(self, arrays)
+        original(self, arrays, **how)
 
     with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
         yield
