@@ -54,6 +54,7 @@ class EngineNode:
         engine: What builds sessions.
         options: The options of the bind.
         gpu: The GPU that its arrays are on, None for host memory.
+        model: What :func:`mxtrt.convert.to_onnx` makes of it, if it was called before.
 
     Attributes:
         graph: The segment cut out as a graph.
@@ -67,6 +68,7 @@ class EngineNode:
         written: Reference to its plan's answer whether weights were written since the build.
         borrowed: Sessions that read other arrays than its weights, of the same contents; shared
             with its plan, which follows writes to them.
+        builds: How many engines were built for it, and not found.
         stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
@@ -77,6 +79,7 @@ class EngineNode:
         engine: Engine,
         options: Options,
         gpu: int | None = None,
+        model: OnnxSegment | None = None,
     ) -> None:
         self.graph = graph
         self.precision = options.precision
@@ -100,10 +103,11 @@ class EngineNode:
         self.failures: dict[str, str] = {}
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
         self.borrowed: list[Session] = []
+        self.builds = 0
         self._shares = False
         self.stands_alone = False
 
-        model = to_onnx(graph, weights)
+        model = model or to_onnx(graph, weights)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self.inputs = model.inputs
         self.weights = tuple(weight.name for weight in model.weights)
@@ -465,6 +469,7 @@ class EngineNode:
         def build() -> Session:
             session = self._engine.build(request)
             count("builds")
+            self.builds += 1
             return session
 
         if not self._shares:

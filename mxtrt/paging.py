@@ -227,15 +227,16 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
         if size >= SMALLEST and array.ctx.device_type == cpu().device_type:
             begin = address_of(array)
             places.append((array, *whole_pages(begin, begin + size)))
-    if not places:
-        return PagedOut(0, 0, 0, 0)
-    mappings, regions = _mappings()  # now that every array has its memory
-    limit = _mappings_allowed()
     spans = [
         _Span(begin, end, private, array)
         for array, begin, end in places
-        if _covered(begin, end, regions) and (private := _private_bytes(begin, end)) >= _LEAST
+        if (private := _private_bytes(begin, end)) >= _LEAST
     ]
+    if not spans:  # the kernel takes milliseconds to list the mappings
+        return PagedOut(0, 0, 0, 0)
+    mappings, regions = _mappings()  # now that every array has its memory
+    limit = _mappings_allowed()
+    spans = [span for span in spans if _covered(span.begin, span.end, regions)]
     spans.sort(key=lambda span: span.private, reverse=True)
     # Those who come later get some too: a quarter of what there is.
     room = max(limit // 2 - mappings, 0) // 4 // _EACH

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mxtrt.collecting import uncollected
 from mxtrt.config import Options
-from mxtrt.convert import support
+from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.engine_node import EngineNode, engine_failed, infer_shapes
 from mxtrt.engines import Engine, select
 from mxtrt.errors import EngineError
@@ -24,8 +25,9 @@ from mxtrt.graph import Graph
 from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
-from mxtrt.partition import Partition, Worth, partition
-from mxtrt.plan import Plan
+from mxtrt.partition import Partition, Segment, Worth, partition
+from mxtrt.plan import Plan, Timed
+from mxtrt.recent import Recent
 from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
 from mxtrt.threads import once
@@ -196,8 +198,65 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     if request is None:
         raise EngineError("the TensorRT pass was run otherwise than by Symbol.optimize_for")
     begin = time.perf_counter()
-    graph = Graph.from_mxnet(text)
     engine = select(request.options)
+    made = _made(text, request, engine)
+    report = describe(made.graph, made.found, f"{engine.name} {engine.version}")
+    reason = "its segment has no input but weights"
+    left = (made.graph.nodes[index] for index in made.without_inputs)
+    report.left += [LeftNode(node.name, node.op, reason) for node in left]
+    nodes = [
+        EngineNode(part.graph, part.owned, engine, request.options, request.gpu, part.model)
+        for part in made.parts
+    ]
+    report.segments = [node.report for node in nodes]
+    segments, keys = [part.segment for part in made.parts], [node.key for node in nodes]
+    rewritten = rewrite(made.graph, segments, keys, library().token, request.keep)
+    report.partition_seconds = time.perf_counter() - begin
+    request.plan = Plan(nodes, rewritten, report, request.options, made.graph, made.timed)
+    return rewritten.to_json()
+
+
+class _Part(NamedTuple):
+    """A segment, cut out and converted."""
+
+    segment: Segment
+    graph: Graph
+    owned: frozenset[str]
+    model: OnnxSegment
+
+
+class _Made(NamedTuple):
+    """What becomes of a symbol with shapes, but for engines."""
+
+    graph: Graph
+    found: Partition
+    parts: tuple[_Part, ...]
+    without_inputs: tuple[int, ...]
+    timed: Timed
+
+
+#: Of the symbols and shapes bound last, by which a bind of one of them costs little.
+recent: Recent[_Made] = Recent(16, 4 << 20)
+
+
+def _made(text: str, request: PassRequest, engine: Engine) -> _Made:
+    """Partition a symbol as MXNet wrote it, or remember what became of it before."""
+    key = (
+        hashlib.sha256(text.encode()).digest(),
+        frozenset(request.weights),
+        frozenset(request.refused.items()),
+        request.options,
+        request.gpu,
+        (engine.name, engine.version),
+    )
+    made = recent.get(key)
+    if made is None:
+        made = _make(Graph.from_mxnet(text), request, engine)
+        recent.put(key, made, len(text))
+    return made
+
+
+def _make(graph: Graph, request: PassRequest, engine: Engine) -> _Made:
     found = analyse(
         graph,
         request.weights,
@@ -207,28 +266,21 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
         gpu=request.gpu is not None,
         on_cpu=engine.on_cpu,
     )
-    report = describe(graph, found, f"{engine.name} {engine.version}")
-    nodes, segments = [], []
+    parts: list[_Part] = []
+    without_inputs: list[int] = []
     for segment in found.segments:
         part, outside = graph.subgraph(segment.members, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
-        node = EngineNode(part, owned, engine, request.options, request.gpu)
+        model = to_onnx(part, owned)
         # What no ONNX node reads (a label at inference) is no input of the engine node.
         variables = part.nodes[: len(outside)]
-        read = [e for e, v in zip(outside, variables, strict=True) if v.name in node.inputs]
-        if not read:  # its only data was such a label; MXNet runs no operator without inputs
-            reason = "its segment has no input but weights"
-            left = (graph.nodes[index] for index in segment.nodes)
-            report.left += [LeftNode(n.name, n.op, reason) for n in left]
-            continue
-        nodes.append(node)
-        segments.append(dataclasses.replace(segment, inputs=tuple(read)))
-    report.segments = [node.report for node in nodes]
-    keys = [node.key for node in nodes]
-    rewritten = rewrite(graph, segments, keys, library().token, request.keep)
-    report.partition_seconds = time.perf_counter() - begin
-    request.plan = Plan(nodes, rewritten, report, request.options, graph)
-    return rewritten.to_json()
+        read = [e for e, v in zip(outside, variables, strict=True) if v.name in model.inputs]
+        if read:
+            segment = dataclasses.replace(segment, inputs=tuple(read))
+            parts.append(_Part(segment, part, owned, model))
+        else:  # its only data was such a label; MXNet runs no operator without inputs
+            without_inputs += segment.nodes
+    return _Made(graph, found, tuple(parts), tuple(without_inputs), Timed())
 
 
 def describe(graph: Graph, found: Partition, engine: str) -> Report:

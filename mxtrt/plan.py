@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mxtrt import paging
@@ -20,7 +21,7 @@ from mxtrt.node.watch import Watch
 from mxtrt.report import Report
 from mxtrt.threads import Living, once
 
-__all__ = ["Plan", "live_plans"]
+__all__ = ["Plan", "Timed", "live_plans"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -30,6 +31,19 @@ _plans: Living[Plan] = Living()
 def live_plans() -> list[Plan]:
     """The plans of all that is bound with engines now."""
     return _plans.all()
+
+
+@dataclass
+class Timed:
+    """What came of timing the segments of a graph against MXNet, for its later binds too.
+
+    Attributes:
+        slower: Why nodes stay in MXNet, by name; None while that is not known.
+        notes: What a person is told of each segment.
+    """
+
+    slower: dict[str, str] | None = None
+    notes: list[list[str]] = field(default_factory=list)
 
 
 class Plan:
@@ -57,6 +71,7 @@ class Plan:
         report: Report,
         options: Options,
         origin: Graph,
+        timed: Timed | None = None,
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
@@ -67,6 +82,7 @@ class Plan:
         self.unread: dict[str, Any] = {}
         self.before: Plan | None = None
         self._tried = False  # against MXNet
+        self._timed = timed or Timed()
         self.failures: dict[str, str] = {}
         self._borrowed: list[Session] = []  # their weights are others' arrays
         for node in self.nodes:
@@ -110,6 +126,7 @@ class Plan:
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write
+        builds = sum(node.builds for node in self.nodes)
         for node in self.nodes:
             node.build(arrays, shares=shares)
             if self.options.verify and not self._tried:
@@ -119,7 +136,8 @@ class Plan:
         self._tried = True
         if self.options.release_weights:
             self._release(owned, watch)
-        self._lib.trim()
+        if sum(node.builds for node in self.nodes) > builds:
+            self._lib.trim()
         contents = None
         again = self._lib.watch(owned)  # by which others who share an engine see a write
         try:
@@ -135,12 +153,22 @@ class Plan:
         self._baseline = Baseline(watch, contents)
 
     def _compare(self, arrays: Mapping[str, Any]) -> None:
-        slower: dict[str, str] = {}
-        for node in self.nodes:
-            try:
-                node.compare(arrays, self.is_one_node)
-            except RefusedNodesError as refusal:
-                slower.update(refusal.reasons)
+        timed = self._timed
+        if timed.slower is None:
+            slower: dict[str, str] = {}
+            notes: list[list[str]] = []
+            for node in self.nodes:
+                known = len(node.report.notes)
+                try:
+                    node.compare(arrays, self.is_one_node)
+                except RefusedNodesError as refusal:
+                    slower.update(refusal.reasons)
+                notes.append(node.report.notes[known:])
+            timed.notes, timed.slower = notes, slower
+        else:  # at another bind
+            slower = timed.slower
+            for node, told in zip(self.nodes, timed.notes, strict=True):
+                node.report.notes += told
         if slower:
             raise RefusedNodesError(slower)
 

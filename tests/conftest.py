@@ -22,9 +22,9 @@ with warnings.catch_warnings():
     import mxnet as mx
 
 import pytest
+from networks import forget_binds
 
 from mxtrt import config
-from mxtrt.engines.shared import shared_sessions
 from mxtrt.hooks import decision
 
 
@@ -73,7 +73,7 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     config._process.clear()
     decision._warned.clear()
     mx.random.seed(7, ctx=mx.cpu())
-    shared_sessions().forget()  # no engine of an earlier test
+    forget_binds()
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()

@@ -118,6 +118,16 @@ def test_only_the_slower_segments_go(monkeypatch):
     assert mxtrt.stats().builds == before.builds + 2
     assert mxtrt.stats().shared == before.shared + 1
 
+    # What came of it holds for another bind at these shapes.
+    monkeypatch.setattr(fastest, "compare", lambda *_: pytest.fail("timed again"))
+    with mxtrt.options(prefer="fastest"):
+        again = symbol.bind(mx.cpu(), {"data": X, **args}, grad_req="null", aux_states=aux)
+    for seen, right in zip(again.forward(), plain(symbol, args, aux, data=X), strict=True):
+        assert_close(seen, right)
+    told = mxtrt.last_report()
+    assert [segment.notes for segment in told.segments] == [s.notes for s in report.segments]
+    assert [node.reason for node in told.left] == [node.reason for node in report.left]
+
 
 @pytest.mark.parametrize(
     ("pairs", "noise", "kept"),

@@ -7,7 +7,6 @@ before the next one has answered.  So a few sessions that nobody uses any more a
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 
 import xxhash
@@ -17,6 +16,7 @@ from mxtrt.contents import Baseline
 from mxtrt.engines.base import BuildRequest, Session, Weight
 from mxtrt.node import library
 from mxtrt.paging import address_of
+from mxtrt.recent import Recent
 from mxtrt.threads import lock
 
 __all__ = ["MOST_IDLE", "MOST_IDLE_BYTES", "SharedSessions", "shared_sessions"]
@@ -39,7 +39,7 @@ class SharedSessions:
     def __init__(self) -> None:
         self._lock = lock()
         self._live: weakref.WeakValueDictionary[_Key, Session] = weakref.WeakValueDictionary()
-        self._recent: OrderedDict[int, Session] = OrderedDict()  # used latest last
+        self._recent: Recent[Session] = Recent(MOST_IDLE, MOST_IDLE_BYTES)
         self._building: weakref.WeakValueDictionary[_Key, _Turn] = weakref.WeakValueDictionary()
 
     def find_or_build(
@@ -69,7 +69,7 @@ class SharedSessions:
             session.baseline = Baseline(watch, held)
             with self._lock:
                 self._live[place] = self._live[content] = session
-                self._keep(session)
+            self._recent.put(id(session), session, session.weight_bytes)
         return session, False
 
     def _find(self, key: _Key) -> Session | None:
@@ -77,26 +77,12 @@ class SharedSessions:
             session = self._live.get(key)
         if session is None or session.failed or not session.holds_its_weights():
             return None
-        with self._lock:
-            self._keep(session)
+        self._recent.put(id(session), session, session.weight_bytes)
         return session
-
-    def _keep(self, session: Session) -> None:
-        """Keep a session that is in use now, and give up what was used longest ago."""
-        self._recent.pop(id(session), None)
-        if session.weight_bytes > MOST_IDLE_BYTES:
-            return
-        self._recent[id(session)] = session
-        while (
-            len(self._recent) > MOST_IDLE
-            or sum(kept.weight_bytes for kept in self._recent.values()) > MOST_IDLE_BYTES
-        ):
-            self._recent.popitem(last=False)
 
     def kept(self) -> list[Session]:
         """The sessions that are kept whether or not they are in use."""
-        with self._lock:
-            return list(self._recent.values())
+        return self._recent.values()
 
     def forget(self, session: Session | None = None) -> None:
         """Keep a session no longer and let nobody find it; without one, all of them."""
@@ -105,7 +91,7 @@ class SharedSessions:
                 self._recent.clear()
                 self._live.clear()
                 return
-            self._recent.pop(id(session), None)
+            self._recent.discard(id(session))
             for key in [key for key, live in self._live.items() if live is session]:
                 del self._live[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from mxtrt.hooks.partitioned import (
     partition_symbol,
     until_accepted,
 )
+from mxtrt.recent import Recent
 from mxtrt.weights import guess_weights
 
 __all__ = ["give_engines", "install", "installed"]
@@ -127,8 +129,18 @@ def give_engines(
     return decision.attempt(lambda: until_accepted(engines, refused), options, ctx)
 
 
+#: Names of the weights of symbols that were bound last.
+_guessed: Recent[frozenset[str]] = Recent(16, 100_000)
+
+
 def _weights(symbol: Symbol, options: Options) -> frozenset[str]:
-    return guess_weights(Graph.of(symbol), options.data_names)
+    text = symbol.tojson(remove_amp_cast=False)
+    key = hashlib.sha256(text.encode()).digest(), options.data_names
+    weights = _guessed.get(key)
+    if weights is None:
+        weights = guess_weights(Graph.from_mxnet(text), options.data_names)
+        _guessed.put(key, weights, len(weights))
+    return weights
 
 
 def _explicit(given: dict[str, Any]) -> Options:

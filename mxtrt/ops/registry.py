@@ -12,6 +12,7 @@ Converters see shapes, never weight values: they run before weights are loaded.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,8 +177,7 @@ class Call:
         if value is None:
             return _default(key, default)
         try:
-            # Symbols saved under Python 2 hold long integers: (3L, 3L).
-            return ast.literal_eval(re.sub(r"(?<=\d)L\b", "", value))
+            return _parsed(value)
         except (ValueError, SyntaxError):
             raise Unsupported(f"attribute {key}={value!r} is not understood") from None
 
@@ -260,6 +260,12 @@ class Call:
     def indices(self, values: Sequence[int]) -> str:
         """Name of a small int64 initializer: the shape or axes that an ONNX operator reads."""
         return self.constant(values, np.int64)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    """A tuple or number; symbols saved under Python 2 hold long integers: (3L, 3L)."""
+    return ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text))
 
 
 def _default(key: str, default: _T | None) -> _T:

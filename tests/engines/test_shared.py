@@ -130,7 +130,7 @@ def test_few_and_small_engines_are_kept_idle(monkeypatch):
         served(other(seed))
     gc.collect()
     assert len(shared_sessions().kept()) == shared.MOST_IDLE
-    monkeypatch.setattr(shared, "MOST_IDLE_BYTES", 1000)
+    monkeypatch.setattr(shared_sessions()._recent, "_size", 1000)
     served(other(7))
     gc.collect()
     assert len(shared_sessions().kept()) == shared.MOST_IDLE
@@ -218,3 +218,27 @@ def test_a_predictor_whose_image_size_changes_builds_once():
             seen = model.predict(x.astype(np.float32))
             assert_close(seen, plain(net, weights, {}, data=mx.nd.array(x))[0])
     assert mxtrt.stats().builds == builds + 1
+
+
+def test_a_graph_bound_before_at_these_shapes_is_not_partitioned_again(monkeypatch):
+    """Neither with the same weights nor with others; with other shapes or options it is."""
+    from mxtrt import pipeline
+
+    seen = []
+    analyse = pipeline.analyse
+
+    def counted(*args: object, **kwargs: object) -> object:
+        seen.append(args)
+        return analyse(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "analyse", counted)
+    served()
+    for args in (ARGS, other()):
+        check(served(args), args)
+    assert len(seen) == 1
+    served(x=images(5, size=64))
+    assert len(seen) == 2
+    denied = served(deny_ops="Convolution")
+    assert len(seen) == 3
+    assert mxtrt.last_report().nodes_in_engine == 6
+    check(denied)

@@ -20,14 +20,13 @@ import mxnet as mx
 import numpy as np
 import planted
 import pytest
-from networks import assert_close, parameters, plain
+from networks import assert_close, forget_binds, parameters, plain
 
 import mxtrt
 from faults.cached import cached
 from faults.conditions import full_disk, little_memory, read_only
 from mxtrt.cache import EngineCache
 from mxtrt.engines.onnxruntime import OnnxRuntime
-from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.files import TEMPORARY
 
@@ -66,7 +65,7 @@ class Scene:
 
     def request(self, way: str, **options: Any) -> None:
         """Serve the model, with the right answers, as if it were the first bind of a process."""
-        shared_sessions().forget()
+        forget_binds()
         given = {
             "inline_below": 10**6,
             "cache_dir": str(self.cache.parent),

@@ -9,14 +9,13 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
-from networks import classifier
+from networks import classifier, forget_binds
 from segments import Segment, arrays_of
 
 import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
 from mxtrt.engines.onnxruntime import OnnxRuntime
-from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.precision.ranges import read_ranges
@@ -257,7 +256,7 @@ def test_a_segment_without_layers_needs_no_ranges(monkeypatch):
         return build(self, request)
 
     monkeypatch.setattr(OnnxRuntime, "build", refuse)
-    shared_sessions().forget()
+    forget_binds()
     forward(symbol, {}, pictures(), precision="int8", allow_ops="*")
     assert mxtrt.last_report().nodes_in_engine == 1
 
