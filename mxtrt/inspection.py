@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mxtrt import config
-from mxtrt.collecting import uncollected
 from mxtrt.convert import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import runs_on_cpu
 from mxtrt.errors import GraphError
@@ -81,7 +80,6 @@ def _likely_data(symbol: Any) -> list[str]:
     return [name for name in symbol.list_arguments() if name not in weights]
 
 
-@uncollected()
 def inspect(
     symbol: Any,
     shapes: Mapping[str, Shape],
@@ -116,7 +114,6 @@ def inspect(
     return report
 
 
-@uncollected()
 def segments_of(
     symbol: Any,
     shapes: Mapping[str, Shape],

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mxtrt.collecting import uncollected
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.engine_node import EngineNode, engine_failed, infer_shapes
@@ -191,7 +190,6 @@ def _readers_of_open_sizes(
     return readers
 
 
-@uncollected()
 def _graph_pass(text: str, given: dict[str, str]) -> str:
     """MXNet's graph pass: symbol JSON in, partitioned symbol JSON out."""
     request: PassRequest | None = getattr(_requests, "current", None)

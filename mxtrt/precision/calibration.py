@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from mxtrt.graph import Entry, Graph
 from mxtrt.node.library import OPERATOR
 from mxtrt.precision.apply import folded
 from mxtrt.precision.int8 import require_quantizer
+from mxtrt.precision.quantizer import quantization, quiet
 from mxtrt.precision.ranges import (
     KEPT,
     Layer,
@@ -325,6 +325,7 @@ class _Collector:
     """One segment's calibrator."""
 
     def __init__(self, model: WorkingModel, method: str) -> None:
+        quantization()
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -354,12 +355,12 @@ class _Collector:
 
     def collect(self, feeds: Mapping[str, Array]) -> None:
         """Run one batch."""
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet():
             self._calibrator.collect_data(_Once(feeds))
 
     def result(self) -> SegmentRanges:
         """The ranges of all that was collected."""
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet():
             data = self._calibrator.compute_data()
         found = SegmentRanges(structure_of(self._model), self._model.weights_hash())
         for name in tensors_of(self._model):

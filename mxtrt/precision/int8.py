@@ -8,9 +8,7 @@ kernels for that are the fast ones (VNNI multiplies uint8 by int8) and take ``Re
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +17,7 @@ from onnx import NodeProto, helper
 
 from mxtrt.errors import EngineError
 from mxtrt.precision import ranges as ranges_of
+from mxtrt.precision.quantizer import quantization, quiet
 from mxtrt.precision.ranges import LAYERS, SegmentRanges
 from mxtrt.precision.working import Step, WorkingModel
 
@@ -66,6 +65,7 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         How many layers are int8.
     """
     require_quantizer()
+    quantization()
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -111,7 +111,7 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         # Those kernels write float32 as well, and what is read from outside loses nothing then.
         options["OpTypesToExcludeOutputQuantization"] = ["Gemm", "MatMul"]
         around += _outside(model, {*excluded, *around, *constants})
-    with _quiet():
+    with quiet():
         quantizer = QDQQuantizer(
             model.to_proto(whole=True),
             per_channel=True,
@@ -261,14 +261,3 @@ def _outside(model: WorkingModel, excluded: set[str]) -> list[str]:
         if step.node.name not in layers and not before & inside:
             inside.discard(step.node.name)
     return [s.node.name for s in model.steps if s.node.name not in inside]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice out of the program's log."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.root.setLevel(level)

@@ -136,7 +136,7 @@ def test_partition_and_convert_grow_with_the_graph(
 ) -> None:
     """One large graph against as many nodes in graphs of 500: 1 if time per node is flat.
 
-    The goal is at least 1 / 1.5.
+    The goal is at least 1 / 2: Python's garbage collector goes through more, the more there is.
     """
     title = f"micro/growth/{nodes}"
     bench.wanted(title)

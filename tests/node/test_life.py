@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes.util
 import gc
 import importlib.util
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -159,6 +162,32 @@ def test_a_file_that_is_not_onnxruntime_is_refused(tmp_path):
     )
     assert "NodeError" in done.stdout
     assert "file too short" in done.stdout or "invalid ELF" in done.stdout
+
+
+def test_a_failed_open_of_onnxruntime_is_not_taken_for_open(tmp_path):
+    """It is tried again, and nothing of the first time is left."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the stand-in for ONNX Runtime needs a C++ compiler")
+    fake = tmp_path / "libonnxruntime.so.1"
+    source = Path(__file__).with_name("fake_onnxruntime.cc")
+    subprocess.run([compiler, "-std=c++17", "-fPIC", "-shared", "-o", fake, source], check=True)
+    done = run(
+        f"""
+    import ctypes, mxtrt, mxnet
+    from pathlib import Path
+    from mxtrt.node import library
+    for _ in range(3):
+        try:
+            print(library().open_onnxruntime(Path({str(fake)!r}), 1, True), end=" ")
+        except Exception as error:
+            print(error, end=" ")
+        print(ctypes.CDLL({str(fake)!r}).held())
+    """,
+        FAILURES="1",
+    )
+    failed = "ONNX Runtime: no room for an arena 0"
+    assert done.stdout.splitlines() == [failed, "1.99.0 11", "1.99.0 11"], done.stderr
 
 
 def test_a_missing_node_library_says_what_to_install(tmp_path):
