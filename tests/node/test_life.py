@@ -17,11 +17,12 @@ from networks import assert_close, classifier, images, parameters, plain
 from test_autoload import run
 
 import mxtrt
-from mxtrt import engines
+from mxtrt import engines, node
 from mxtrt.engines import onnxruntime as engine_module
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node.library import Library, library
+from mxtrt.node.library import _find as find
 from mxtrt.threads import Living
 
 SETUP = """
@@ -194,6 +195,15 @@ def test_a_missing_node_library_says_what_to_install(tmp_path):
     """The compiled extension is part of the wheel."""
     with pytest.raises(NodeError, match=r"is missing; install mxtrt from a wheel, or .* C\+\+17"):
         Library(tmp_path / "libmxtrt_node.so")
+
+
+def test_the_node_is_found_where_an_editable_install_compiles_it_to(tmp_path, monkeypatch):
+    """Such an install has the sources in one folder of the package and this in another."""
+    (tmp_path / "compiled.so").touch()
+    monkeypatch.setattr(node, "__path__", [*node.__path__, str(tmp_path)])
+    assert find("compiled.so") == tmp_path / "compiled.so"
+    assert find("library.py") == Path(node.__path__[0]) / "library.py"
+    assert find("nowhere.so").parent == Path(node.__path__[0])
 
 
 def test_an_error_while_running_is_raised_and_the_next_forward_works(monkeypatch):
