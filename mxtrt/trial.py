@@ -16,7 +16,7 @@ from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import Entry, Graph, Node
 from mxtrt.indices import keep_in_range
 from mxtrt.node import library
-from mxtrt.node.library import OPERATOR, Call
+from mxtrt.node.library import OPERATOR
 from mxtrt.rewrite import node_attributes
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def run_engine(node: EngineNode, values: Mapping[str, Array]) -> list[Array]:
     outputs = (ctypes.c_void_p * len(node.graph.heads))()
     handles = (ctypes.c_void_p * len(inputs))(*[array.handle for array in inputs])
     place = context.device_typeid, context.device_id
-    call = Call(node.key, _NO_LIMIT, *place, len(inputs), len(outputs))
-    done = library().run(ctypes.byref(call), handles, outputs)
+    done = library().run(node.key, handles, len(inputs), outputs, len(outputs), _NO_LIMIT, place)
     if done != 1:
         told = library().take_error() if done == 0 else "it takes no such inputs"
         reason = f"its engine does not run: {told}"

@@ -41,7 +41,7 @@ class InlineRun:
         from mxtrt.node import library
         from mxtrt.node.library import Call
 
-        self._run, self._take_error = library().run, library().take_error
+        self._run, self._take_error = library().run_call, library().take_error
         self._node = node
         if node.gpu is not None:
             waiting.install()

@@ -269,10 +269,39 @@ class Library:
         #: What works on NVIDIA GPUs.
         self.cuda = Cuda(self, self._lib)
         #: Runs a node from the calling thread, see ``mxtrt_run`` in ``inline.cc``.
-        self.run = self._lib.mxtrt_run
+        self.run_call = self._lib.mxtrt_run
         #: Returns when the run that writes an array is done, see ``mxtrt_finish`` there.
         self.finish = self._lib.mxtrt_finish
         atexit.register(self._shutdown)
+
+    def run(
+        self,
+        key: int,
+        inputs: Any,
+        num_inputs: int,
+        outputs: Any,
+        num_outputs: int,
+        limit: int,
+        context: tuple[int, int] = (1, 0),
+    ) -> int:
+        """Run a node once from the calling thread.
+
+        Args:
+            key: The node.
+            inputs: A C array of the handles of its inputs.
+            num_inputs: How many they are.
+            outputs: A C array for the handles of its outputs.
+            num_outputs: How many they are.
+            limit: Nanoseconds; where its last run in host memory took longer, it does not run.
+            context: MXNet's number of the device type of the arrays, and which of these devices.
+
+        Returns:
+            1 when the outputs are there or on their way, 0 after setting the error, -1 where the
+            node takes no such inputs.
+        """
+        call = Call(key, limit, *context, num_inputs, num_outputs)
+        done: int = self.run_call(ctypes.byref(call), inputs, outputs)
+        return done
 
     def lost_threads(self) -> bool:
         """Whether this process was forked from one whose engines had threads.

@@ -13,7 +13,6 @@ SETUP = """
     import ctypes, gc, time
     import mxtrt, mxnet as mx, numpy as np
     from mxtrt.node import library
-    from mxtrt.node.library import Call
     from mxtrt.errors import NodeError
 
     fake = ctypes.CDLL("libcuda.so.1")
@@ -51,7 +50,7 @@ SETUP = """
         def __call__(self, x):
             inputs, outputs = (ctypes.c_void_p * 1)(x.handle), (ctypes.c_void_p * 1)()
             place = x.ctx.device_typeid, x.ctx.device_id
-            done = lib.run(ctypes.byref(Call(self.key, 10**12, *place, 1, 1)), inputs, outputs)
+            done = lib.run(self.key, inputs, 1, outputs, 1, 10**12, place)
             if done != 1:
                 raise RuntimeError(f"{done} {lib.take_error()}")
             return mx.nd.NDArray(ctypes.c_void_p(outputs[0]))
