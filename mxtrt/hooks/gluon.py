@@ -420,23 +420,35 @@ def _shapes(flat: Sequence[NDArray]) -> Shapes:
     return tuple(array.shape for array in flat)
 
 
+# MXNet traces a block in scopes of names that belong to the block and not to a thread.
+_first_calls = rlock()
+
+# What a block has for bindings while its first call is made.
+_UNDER_WAY = object()
+
+
 def _wrap_build_cache(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def _build_cache(self: Any, *args: Any) -> None:
-        explicit = self._backend == BACKEND
-        options = None
-        if explicit or not self._backend:
-            options = decision.options_for(self._backend_opts if explicit else None)
+        before, options, bindings = self._cached_op, None, None
+        with _first_calls:
+            if self._cached_op is not before:
+                return  # another thread came first
+            explicit = self._backend == BACKEND
+            if explicit or not self._backend:
+                options = decision.options_for(self._backend_opts if explicit else None)
+            if options is not None:
+                backend, self._backend = self._backend, None
+                self.__dict__[_BINDING] = _UNDER_WAY
+                try:
+                    original(self, *args)
+                    bindings = _Bindings(self, options)
+                finally:
+                    self._backend = backend
+                    self.__dict__[_BINDING] = bindings
         if options is None:
             original(self, *args)
-            return
-        backend, self._backend = self._backend, None
-        try:
-            original(self, *args)
-        finally:
-            self._backend = backend
-        bindings = self.__dict__[_BINDING] = _Bindings(self, options)
-        if _is_inference():
+        elif bindings is not None and _is_inference():
             bindings.prepare(args)
 
     return _build_cache
@@ -448,6 +460,9 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
         if self._cached_op is None:
             self._build_cache(*args)
         bindings = self.__dict__.get(_BINDING)
+        if bindings is _UNDER_WAY:
+            with _first_calls:
+                bindings = self.__dict__.get(_BINDING)
         if bindings is None:
             return original(self, *args)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 
 import mxnet as mx
 import numpy as np
@@ -364,3 +366,38 @@ def test_engines_go_with_their_network():
     assert library().counts() == (before[0] - 1, before[1])
     shared_sessions().forget()
     assert library().counts() == (before[0] - 1, before[1] - 1)
+
+
+@pytest.mark.parametrize("backend", [None, "TensorRT"])
+def test_threads_that_make_the_first_call_of_a_block_at_once_all_get_its_engine(backend):
+    """Plain MXNet fails in its scopes of names there."""
+    x = images()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(5):
+            net = mx.gluon.nn.HybridSequential()
+            net.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3), mx.gluon.nn.Dense(3))
+            net.initialize()
+            expected = net(x).asnumpy()
+            net.hybridize(backend=backend)
+            before, gate, seen = mxtrt.stats(), threading.Barrier(4), []
+
+            def call(net=net, gate=gate, seen=seen) -> None:
+                gate.wait()
+                with mxtrt.options(enabled=backend is None):
+                    seen.extend(net(x).asnumpy() for _ in range(2))
+
+            threads = [threading.Thread(target=call) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(seen) == 8
+            for answer in seen:
+                assert_close(answer, expected)
+            now = mxtrt.stats()
+            assert (now.builds - before.builds, now.engine_runs - before.engine_runs) == (1, 8)
+            assert net._backend == backend
+    finally:
+        sys.setswitchinterval(interval)
