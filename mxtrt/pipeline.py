@@ -19,6 +19,7 @@ from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.engine_node import EngineNode, engine_failed, infer_shapes
 from mxtrt.engines import Engine, select
+from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
 from mxtrt.models import own_name
@@ -31,7 +32,7 @@ from mxtrt.report import LeftNode, Report
 from mxtrt.rewrite import rewrite
 from mxtrt.threads import once
 
-__all__ = ["PassRequest", "analyse", "prepare", "request_pass"]
+__all__ = ["PassRequest", "analyse", "forget", "prepare", "request_pass"]
 
 
 @dataclass(slots=True)
@@ -235,6 +236,12 @@ class _Made(NamedTuple):
 
 #: Of the symbols and shapes bound last, by which a bind of one of them costs little.
 recent: Recent[_Made] = Recent(16, 4 << 20)
+
+
+def forget() -> None:
+    """Have later binds find nothing of earlier ones, as in a process of their own."""
+    recent.clear()
+    shared_sessions().forget()
 
 
 def _made(text: str, request: PassRequest, engine: Engine) -> _Made:

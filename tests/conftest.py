@@ -22,10 +22,10 @@ with warnings.catch_warnings():
     import mxnet as mx
 
 import pytest
-from networks import forget_binds
 
 from mxtrt import config
 from mxtrt.hooks import decision
+from mxtrt.pipeline import forget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +73,7 @@ def clean_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     config._process.clear()
     decision._warned.clear()
     mx.random.seed(7, ctx=mx.cpu())
-    forget_binds()
+    forget()
     with mxtrt.options(enabled=False, spill_dir=str(tmp_path_factory.getbasetemp() / "spill")):
         yield
     config._process.clear()

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 
 import mxtrt
-from mxtrt.engines.shared import shared_sessions
-
-
-def forget_binds() -> None:
-    """Have the next bind find nothing of earlier ones, as in a process of its own."""
-    shared_sessions().forget()
-    if "mxtrt.pipeline" in sys.modules:
-        sys.modules["mxtrt.pipeline"].recent.clear()
 
 
 def classifier() -> mx.sym.Symbol:

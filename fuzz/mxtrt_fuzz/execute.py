@@ -23,6 +23,7 @@ import numpy as np
 import mxtrt
 from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt.paging import SMALLEST
+from mxtrt.pipeline import forget
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
@@ -65,7 +66,7 @@ class Setup:
         working: Operators that MXNet can be left with in that context, None for all of them.
         masks: Which of :data:`MASKS` every case runs under.
         exactness: Whether to check what has to be equal to the bit: the toggle, a rebuild, a
-            graph saved and loaded.
+            graph saved and loaded, or bound twice.
     """
 
     engine: str = "auto"
@@ -172,6 +173,7 @@ class _Execution:
         self.symbol: Any = None
 
     def observe(self) -> Observation:
+        forget()  # every case is the first one of its process
         try:
             with self._timed("plain"), mxtrt.options(enabled=False):
                 self.symbol = self._mx.sym.load_json(self.case.symbol_json())
@@ -262,10 +264,13 @@ class _Execution:
             for name, array in self.inputs[0].items()
         }
 
-    def _bind(self) -> _Forward:
-        args = {**self._fresh_inputs(), **self.weights}
-        executor = self.symbol.bind(self.context, args, aux_states=self.aux, grad_req="null")
+    def _bind(self, weights: Mapping[str, Any] | None = None) -> _Forward:
+        executor = self._executor(self.weights if weights is None else weights)
         return lambda inputs: list(executor.forward(**inputs))
+
+    def _executor(self, weights: Mapping[str, Any]) -> Any:
+        args = {**self._fresh_inputs(), **weights}
+        return self.symbol.bind(self.context, args, aux_states=self.aux, grad_req="null")
 
     def _bind_simple(self) -> _Forward:
         shapes = {name: array.shape for name, array in self.inputs[0].items()}
@@ -386,16 +391,58 @@ class _Execution:
             if run.mask == "all" and not run.reason and not _equal(run.outputs, self.seen.plain):
                 found.append("denied")
         first = next((run for run in self.seen.runs if run.mask == "none"), None)
-        if first is None or first.reason or self.case.seed % 4 > 1:
+        if first is None or first.reason or self.case.seed % 4 == 3:
             return found
-        if self.case.seed % 4:
+        if self.case.seed % 4 == 1:
+            forget()
             if not _equal(self._run("none").outputs, first.outputs):
                 found.append("rebuild")
             return found
+        if self.case.seed % 4 == 2:
+            return found + self._rebound()
         with tempfile.TemporaryDirectory() as folder:
             self._save_and_load(Path(folder))
         if not _equal(self._run("none").outputs, first.outputs):
             found.append("saved")
+        return found
+
+    def _rebound(self) -> list[str]:
+        """Bind equal weights twice and others once, and write to the first: all have their own."""
+        options = self._options("none")
+        if options["precision"] != "fp32" or not self.weights:
+            return []
+        values = {name: array.asnumpy() for name, array in self.weights.items()}
+        others = {name: np.flip(array).copy() for name, array in values.items()}
+        found = []
+        with _Complaints(), mxtrt.options(**options):
+            mine = {name: self._ndarray(array) for name, array in values.items()}
+            executor = self._executor(mine)
+
+            def one(inputs: Mapping[str, Any]) -> list[Any]:
+                return list(executor.forward(**inputs))
+
+            before = self._forwards(one)
+            shapes = {name: array.shape for name, array in self.inputs[0].items()}
+            other = executor.reshape(**shapes)
+            if not _equal(self._forwards(lambda inputs: list(other.forward(**inputs))), before):
+                found.append("reshaped")
+            if not _equal(self._forwards(one), before):
+                found.append("reshaped")
+            two = self._bind({name: self._ndarray(array) for name, array in values.items()})
+            if not _equal(self._forwards(two), before):
+                found.append("rebound")
+            third = self._bind({name: self._ndarray(array) for name, array in others.items()})
+            unlike = self._forwards(third)
+            for name, array in mine.items():
+                array._sync_copyfrom(others[name])
+            if not _equal(self._forwards(two), before):
+                found.append("shared")
+            after = self._forwards(one)
+            forget()
+            fresh = self._bind({name: self._ndarray(array) for name, array in others.items()})
+            expected = self._forwards(fresh)
+            found += ["mixed"] if not _equal(unlike, expected) else []
+            found += ["followed"] if not _equal(after, expected) else []
         return found
 
     def _repeats_itself(self) -> bool:

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 
 import mxtrt.engine_node
+import mxtrt.engines.shared
 import mxtrt.hooks.executor
 import mxtrt.paging
 import mxtrt.partition
@@ -36,12 +37,14 @@ class Mutant:
         room: The part of mxtrt that it is in.
         planted: Makes it for the time of a ``with`` block.
         operators: Operators whose own lane shows it; empty where whole graphs do.
+        exact: Whether only what has to be equal to the bit shows it.
     """
 
     name: str
     room: str
     planted: Callable[[], contextlib.AbstractContextManager[Any]]
     operators: tuple[str, ...] = ()
+    exact: bool = False
 
 
 # -- converters: what they emit is changed on its way into the ONNX model ---------------------
@@ -308,6 +311,11 @@ def _stale_weights() -> Iterator[None]:
         yield
 
 
+def _found_by_model() -> contextlib.AbstractContextManager[Any]:
+    """A bind gets the engine of another with the same model and other weights."""
+    return mock.patch.object(mxtrt.engines.shared._Held, "_digest_now", return_value=b"")
+
+
 @contextlib.contextmanager
 def _stale_outputs() -> Iterator[None]:
     """An executor answers with the outputs of its first forward."""
@@ -368,6 +376,7 @@ _GRAPHS = (
     Mutant("a node missing from the report", "partition", _forgotten_node),
     Mutant("weights retained", "memory", _retained_weights),
     Mutant("weights as they were before they were set", "plan", _stale_weights),
+    Mutant("engines found whatever their weights hold", "engine", _found_by_model, exact=True),
     Mutant("outputs of the first forward", "node", _stale_outputs),
     Mutant("builds that fail", "engine", _failing_build),
 )

@@ -183,6 +183,11 @@ _UNEQUAL = {
     "toggle": "switched off again, the answer is not plain MXNet's to the bit",
     "denied": "with every operator denied, the answer is not plain MXNet's to the bit",
     "rebuild": "a second bind gives other numbers than the first",
+    "rebound": "a second bind of equal weights, beside the first, gives other numbers",
+    "shared": "a write to the weights of the first bind changes the numbers of the second",
+    "reshaped": "after Executor.reshape the old or the new executor gives other numbers",
+    "mixed": "a bind of other weights beside the first gives other numbers than on its own",
+    "followed": "after a write to its weights a bind gives other numbers than a new one",
     "saved": "the graph saved and loaded gives other numbers",
 }
 

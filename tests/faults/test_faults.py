@@ -20,7 +20,7 @@ import mxnet as mx
 import numpy as np
 import planted
 import pytest
-from networks import assert_close, forget_binds, parameters, plain
+from networks import assert_close, parameters, plain
 
 import mxtrt
 from faults.cached import cached
@@ -29,6 +29,7 @@ from mxtrt.cache import EngineCache
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import EngineError
 from mxtrt.files import TEMPORARY
+from mxtrt.pipeline import forget
 
 X = mx.nd.array(np.random.RandomState(1).uniform(-1, 1, (2, 768)))
 
@@ -65,7 +66,7 @@ class Scene:
 
     def request(self, way: str, **options: Any) -> None:
         """Serve the model, with the right answers, as if it were the first bind of a process."""
-        forget_binds()
+        forget()
         given = {
             "inline_below": 10**6,
             "cache_dir": str(self.cache.parent),

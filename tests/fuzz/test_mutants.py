@@ -40,10 +40,12 @@ def new(report: FuzzReport) -> list[str]:
     return sorted(set(report.found) - {reproducer.signature for reproducer in open_bugs})
 
 
-def hunted(strategy: st.SearchStrategy[Case], examples: int = _EXAMPLES) -> FuzzReport:
+def hunted(
+    strategy: st.SearchStrategy[Case], examples: int = _EXAMPLES, exact: bool = False
+) -> FuzzReport:
     """A hunt in this process, where the mutant is, until the first failure."""
     hunt = Hunt(
-        InProcess(Setup(masks=("none", "drawn"), exactness=False)),
+        InProcess(Setup(masks=("none", "drawn"), exactness=exact)),
         examples=examples,
         strategy=strategy,
         progress=_stop,
@@ -69,7 +71,7 @@ def test_mutant_is_killed(mutant: Mutant, table: Callable[..., Any]) -> None:
     lanes = [operator_cases(name) for name in mutant.operators]
     strategy = st.one_of(lanes) if lanes else cases()
     with mutant.planted():
-        report = hunted(strategy)
+        report = hunted(strategy, exact=mutant.exact)
     table(
         "Mutants",
         mutant=mutant.name,

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
-from networks import classifier, forget_binds
+from networks import classifier
 from segments import Segment, arrays_of
 
 import mxtrt
@@ -18,6 +18,7 @@ from mxtrt.engines import BuildRequest
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
+from mxtrt.pipeline import forget
 from mxtrt.precision.ranges import read_ranges
 
 SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}
@@ -256,7 +257,7 @@ def test_a_segment_without_layers_needs_no_ranges(monkeypatch):
         return build(self, request)
 
     monkeypatch.setattr(OnnxRuntime, "build", refuse)
-    forget_binds()
+    forget()
     forward(symbol, {}, pictures(), precision="int8", allow_ops="*")
     assert mxtrt.last_report().nodes_in_engine == 1
 
