@@ -39,7 +39,7 @@ ENGINES = ("auto", "onnxruntime", "tensorrt")
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 
 #: What decides between an engine and MXNet where both can run a segment.
-PREFERENCES = ("engine", "fastest")
+PREFERENCES = ("auto", "engine", "fastest")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -241,11 +241,13 @@ OPTIONS: Mapping[str, Option] = {
         ),
         Option(
             "prefer",
-            "engine",
+            "auto",
             ("MXTRT_PREFER",),
             "one of " + ", ".join(PREFERENCES),
             "Which segments keep their engine once it is built: engine keeps all, fastest leaves "
-            "those to MXNet that MXNet's operators ran faster, in turns with the engine.",
+            "those to MXNet that MXNet's operators ran faster, in turns with the engine; auto does "
+            "that on a CPU for segments that consist of large products, at which either may be "
+            "faster, and keeps the others.",
             _one_of(PREFERENCES),
         ),
         Option(
@@ -339,7 +341,7 @@ class Options:
     spin: bool | None = None
     min_nodes: int = 1
     verify: bool = False
-    prefer: str = "engine"
+    prefer: str = "auto"
     take_over: bool = True
     deny_ops: tuple[str, ...] = ()
     allow_ops: tuple[str, ...] = ()

@@ -204,7 +204,7 @@ class EngineNode:
         verify(self, arrays, part)
 
     def compare(self, arrays: Mapping[str, Any], alone: bool) -> None:
-        """Time the engine against MXNet; see :func:`mxtrt.fastest.compare`.
+        """Time the engine against MXNet, if the options want it; see :func:`mxtrt.fastest.compare`.
 
         Args:
             arrays: NDArrays of the weights, and of the data where they are known, by name.
@@ -215,7 +215,17 @@ class EngineNode:
         """
         from mxtrt.fastest import compare
 
-        compare(self, arrays, self._options.inline_below if alone else 0)
+        if self._is_timed():
+            compare(self, arrays, self._options, alone)
+
+    def _is_timed(self) -> bool:
+        """Whether the option ``prefer`` has the engine compared with MXNet."""
+        if self._options.prefer != "auto":
+            return self._options.prefer == "fastest"
+        from mxtrt.fastest import is_open
+
+        # Other precisions are asked for with their speed in mind.
+        return self._engine.on_cpu and self.precision == "fp32" and is_open(self.graph)
 
     def compute(self, tensors: Sequence[Tensor], stream: int = 0) -> None:
         """Compute the outputs of the segment in plain MXNet, on the CPU.

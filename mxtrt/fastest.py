@@ -1,6 +1,6 @@
-"""Timing engines against MXNet when they are built (option ``prefer="fastest"``).
+"""Timing engines against MXNet when they are built (option ``prefer``).
 
-Every segment runs in turns in its engine and in MXNet's operators, both in an executor of
+A segment runs in turns in its engine and in MXNet's operators, both in an executor of
 MXNet's, on the data of the bind where there are any and on random numbers otherwise.  A segment
 whose engine is slower beyond doubt goes back to MXNet: by more than 3 %, and by more than MXNet is
 from itself in the same measurement.  One that takes as long keeps its engine.
@@ -11,27 +11,77 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mxtrt.config import Options
+from mxtrt.engines import cores
 from mxtrt.errors import RefusedNodesError
+from mxtrt.graph import Graph, Node
 from mxtrt.indices import IndicesError
 from mxtrt.models import mxnet_reason
-from mxtrt.perf.paired import MOST_NOISE, Duet, Paired
+from mxtrt.perf.paired import MOST_NOISE, Duet, Paired, paired
 from mxtrt.trial import bind, context_of, engine_graph, operators, run_engine, values_for
 
 if TYPE_CHECKING:
     from mxtrt.engine_node import EngineNode
 
-__all__ = ["compare"]
+__all__ = ["compare", "is_open"]
 
 #: Time for one segment, unless the fewest rounds take longer.
 _SECONDS = 0.25
+_FEWEST_ROUNDS = 4
+#: What ``prefer="auto"`` does not time: forwards that take more seconds, since a bind would take
+#: ten times that, and weights of more bytes, of which MXNet needs a copy meanwhile.
+_LONGEST_FORWARD = 0.5
+_MOST_WEIGHTS = 512 << 20
+#: Multiplications of fewer numbers take less time than MXNet takes to call its operators.
+_LEAST_WORK = 5e6
 #: Time that one way runs before it is the other's turn: the threads of either spin for a moment
 #: after a forward, and would slow the first one of the other.
 _TURN = 0.005
 
 
-def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> None:
+def is_open(graph: Graph) -> bool:
+    """Whether it depends on sizes and machine if MXNet or ONNX Runtime computes a segment faster.
+
+    MXNet's products of matrices and convolutions are up to a seventh faster on a CPU, or as much
+    slower.  Around them ONNX Runtime saves more than that: normalisations become part of the
+    convolutions before them, activations and sums too.  (``nox -s bench -- --suite operators,zoo``
+    on a Zen 4: every network of the zoo with as many normalisations as convolutions is faster.)
+
+    Args:
+        graph: The segment, with shapes.
+    """
+    work = {index: _work(graph, node) for index, node in enumerate(graph.nodes)}
+    products = {index: size for index, size in work.items() if size}
+    if sum(products.values()) < _LEAST_WORK:
+        return False
+    norms = sum(node.op == "BatchNorm" for node in graph.nodes)
+    grouped = sum(size for i, size in products.items() if _is_grouped(graph, graph.nodes[i]))
+    return 2 * norms < len(products) or 10 * grouped > sum(products.values())
+
+
+def _work(graph: Graph, node: Node) -> int:
+    """Multiplications of a layer: every weight at every place of the output."""
+    if node.op not in ("Convolution", "FullyConnected", "RNN", "_npx_rnn"):
+        return 0
+    weight, output = graph.type_of(node.inputs[1]).shape, node.types[0].shape
+    assert weight is not None
+    assert output is not None
+    places = prod(output[:2]) if len(weight) == 1 else prod(output) // weight[0]
+    return prod(weight) * places
+
+
+def _is_grouped(graph: Graph, node: Node) -> bool:
+    """Whether a convolution has groups of several channels."""
+    shape = graph.type_of(node.inputs[1]).shape
+    return node.attrs.get("num_group", "1") != "1" and shape is not None and shape[1] > 1
+
+
+def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone: bool) -> None:
     """Time an engine against MXNet.
 
     MXNet's operators run on copies of the segment's weights, which are gone afterwards.
@@ -39,32 +89,46 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], inline_below: int) -> N
     Args:
         node: An engine node whose engine is built.
         arrays: NDArrays of the segment's weights, and of its data where these are known.
-        inline_below: Microseconds below which the engine will run on the calling thread.
+        options: Its options; ``prefer="auto"`` does not time what would take long or much memory.
+        alone: Whether its graph has no other operator: it may run on the calling thread.
 
     Raises:
         RefusedNodesError: MXNet is faster; all nodes of the segment are named.
     """
     from mxnet.base import MXNetError
 
+    notes, hurried = node.report.notes, options.prefer == "auto"
+    if hurried and node.report.weight_bytes > _MOST_WEIGHTS:
+        notes.append("not timed: MXNet would need a copy of the weights")
+        return
     try:
         values = values_for(node, arrays)
+        begin = time.perf_counter()
         run_engine(node, values)  # whether it does
+        if hurried and (seconds := time.perf_counter() - begin) > _LONGEST_FORWARD:
+            notes.append(f"not timed: a forward takes {seconds:.2g} s")
+            return
         plain = _mxnet(node, values)
     except MXNetError as error:  # a GPU that MXNet has no kernels for
-        node.report.notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
+        notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
         return
     except IndicesError as error:
-        node.report.notes.append(f"not timed: {error}")
+        notes.append(f"not timed: {error}")
         return
-    ours = _Engine(node, values, inline_below)
-    found, forwards = _timed(lambda: _wait(ours()), plain)
+    values = {name: values[name] for name in node.inputs}  # MXNet has its copy of the weights
+    ours = _Engine(node, values, options.inline_below if alone else 0)
+    # One thread's time is its own, however busy the machine is.
+    single = cores.threads() == 1 and options.threads < 2
+    clock = time.process_time if single else time.perf_counter
+    found, forwards = _timed(lambda: _wait(ours()), plain, clock)
     if node.failures:
         raise RefusedNodesError(node.failures)
     engine, mxnet = (f"{ms / forwards:.3g} ms" for ms in (found.mxtrt_ms, found.plain_ms))
     if found.high < math.exp(-max(MOST_NOISE, found.noise)):
-        reason = f"prefer=fastest: its segment takes {engine} in the engine and {mxnet} in MXNet"
+        told = f"its segment takes {engine} in the engine and {mxnet} in MXNet"
+        reason = f"prefer={options.prefer}: {told}"
         raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
-    node.report.notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
+    notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
 
 
 def _mxnet(node: EngineNode, values: Mapping[str, Any]) -> Callable[[], None]:
@@ -85,14 +149,17 @@ def _mxnet(node: EngineNode, values: Mapping[str, Any]) -> Callable[[], None]:
     return lambda: _wait(executor.forward(is_train=False))
 
 
-def _timed(ours: Callable[[], object], plain: Callable[[], object]) -> tuple[Paired, int]:
-    """Figures of an engine and of MXNet in turns, and how many forwards a turn has."""
-    seconds = []
-    for call in (ours, plain) * 2:  # the first time is no measure
-        begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    forwards = max(1, round(_TURN / max(min(seconds[2:]), 1e-6)))
+def _timed(
+    ours: Callable[[], object], plain: Callable[[], object], clock: Callable[[], float]
+) -> tuple[Paired, int]:
+    """Figures of an engine and of MXNet in turns, and how many forwards a turn has.
+
+    Two pairs are enough where the engine is the faster one.
+    """
+    ours()  # the first time is no measure
+    plain()
+    shortest = min(_seconds(ours, clock), _seconds(plain, clock))
+    forwards = max(1, round(_TURN / max(shortest, 1e-6)))
 
     def turn(call: Callable[[], object]) -> Callable[[], object]:
         def repeat() -> None:
@@ -101,11 +168,22 @@ def _timed(ours: Callable[[], object], plain: Callable[[], object]) -> tuple[Pai
 
         return repeat
 
-    duet = Duet(turn(plain), turn(ours), _SECONDS, warmup=1)
+    seconds = [_seconds(turn(call), clock) for call in (plain, ours, ours, plain)]
+    pairs = np.array([seconds[:2], seconds[:1:-1]])
+    plainly, in_engine = pairs.sum(axis=0)
+    if in_engine <= plainly:
+        return paired(pairs, pairs[:, :1].repeat(2, axis=1)), forwards
+    duet = Duet(turn(plain), turn(ours), _SECONDS, 0, _FEWEST_ROUNDS, clock)
     for _ in range(duet.rounds):
         duet.before()
         duet.call()
     return duet.result(), forwards
+
+
+def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    begin = clock()
+    call()
+    return clock() - begin
 
 
 class _Engine:

@@ -119,10 +119,12 @@ class Plan:
 
         Raises:
             RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet;
-                with ``prefer="fastest"``: MXNet is faster.
+                with the option ``prefer``: MXNet is faster.
             EngineError: An engine refused its segment; nothing is released then.
         """
         self._baseline = None
+        if self._timed.slower and not self._tried:  # at another bind
+            raise RefusedNodesError(self._timed.slower)
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write
@@ -131,7 +133,7 @@ class Plan:
             node.build(arrays, shares=shares)
             if self.options.verify and not self._tried:
                 node.verify(arrays)
-        if self.options.prefer == "fastest" and not self._tried:
+        if not self._tried:
             self._compare(arrays)
         self._tried = True
         if self.options.release_weights:

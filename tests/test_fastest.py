@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from types import SimpleNamespace
 
 import mxnet as mx
@@ -15,6 +16,9 @@ from test_verify import bound
 
 import mxtrt
 from mxtrt import fastest
+from mxtrt.engines.onnxruntime import OnnxRuntime
+from mxtrt.engines.tensorrt import TensorRT
+from mxtrt.inspection import typed_graph
 from mxtrt.perf.paired import paired
 
 X = images()
@@ -31,10 +35,12 @@ def take(monkeypatch: pytest.MonkeyPatch, engine: float, mxnet: float) -> None:
 
         return forward
 
-    clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr(fastest, "time", clock)
-    monkeypatch.setattr("mxtrt.perf.paired.time", clock)
-    monkeypatch.setattr(fastest, "_timed", lambda a, b: timed(taking(a, engine), taking(b, mxnet)))
+    def by_this_clock(ours, plain, _clock=None):
+        return timed(taking(ours, engine), taking(plain, mxnet), lambda: now[0])
+
+    monkeypatch.setattr(fastest, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(fastest.time, "process_time", lambda: 0.0, raising=False)
+    monkeypatch.setattr(fastest, "_timed", by_this_clock)
 
 
 def measured(
@@ -193,3 +199,149 @@ def test_an_engine_that_does_not_run_is_found_at_bind(monkeypatch):
         answer, report = bound(symbol, "bind", args, aux)
     assert_close(answer, plain(symbol, args, aux, data=X)[0])
     assert all("its engine does not run: ONNX" in node.reason for node in report.left)
+
+
+# -- prefer="auto" ---------------------------------------------------------------------------
+
+
+def dense(units: int = 512, rows: int = 32) -> tuple[mx.sym.Symbol, tuple[int, ...]]:
+    """A layer of which nobody knows beforehand who is faster, and the shape of its data."""
+    data = mx.sym.var("data")
+    return mx.sym.FullyConnected(data, num_hidden=units, name="dense"), (rows, units)
+
+
+def bind(symbol: mx.sym.Symbol, shape: tuple[int, ...], **options: object) -> mxtrt.Report:
+    """Bind, run and report."""
+    args, aux = parameters(symbol, data=shape)
+    x = mx.nd.random.uniform(-1, 1, shape=shape)
+    with mxtrt.options(**{"prefer": "auto", "engine": "onnxruntime", **options}):
+        executor = symbol.bind(mx.cpu(), {"data": x, **args}, grad_req="null", aux_states=aux)
+        report = mxtrt.last_report()
+    assert_close(executor.forward()[0], plain(symbol, args, aux, data=x)[0], 1e-3)
+    return report
+
+
+def chain(*layers: object) -> mx.sym.Symbol:
+    """Layers one after the other."""
+    symbol = mx.sym.var("data")
+    for layer in layers:
+        symbol = layer(symbol)
+    return symbol
+
+
+def conv(filters: int = 64, **attrs: object) -> object:
+    """A convolution."""
+    attrs = {"kernel": (3, 3), "num_filter": filters, **attrs}
+    return lambda x: mx.sym.Convolution(x, **attrs)
+
+
+IMAGES = (1, 64, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "expected"),
+    [
+        ((conv(),), IMAGES, True),
+        ((conv(4),), (1, 3, 32, 32), False),
+        ((conv(), mx.sym.BatchNorm), IMAGES, False),
+        ((conv(), mx.sym.BatchNorm, conv(), conv()), IMAGES, True),
+        ((conv(128, num_group=8), mx.sym.BatchNorm), IMAGES, True),
+        ((conv(num_group=64), mx.sym.BatchNorm), IMAGES, False),
+        ((lambda x: mx.sym.FullyConnected(x, num_hidden=1000),), (64, 512), True),
+        ((lambda x: mx.sym.FullyConnected(x, num_hidden=10),), (64, 512), False),
+        ((lambda x: mx.sym.FullyConnected(x, num_hidden=64, flatten=False),), (64, 64, 64), True),
+        ((mx.sym.exp, mx.sym.softmax), (64, 1024, 64), False),
+    ],
+)
+def test_auto_times_large_products_without_normalisations(layers, shape, expected):
+    """Where either may be faster, depending on sizes and machine."""
+    graph = typed_graph(chain(*layers), {"data": shape})
+    assert fastest.is_open(graph) == expected
+
+
+def test_auto_times_recurrent_layers():
+    """Their weights are one vector, used at every step of every sequence."""
+    data, weights = mx.sym.var("data"), mx.sym.var("weights")
+    states = [mx.sym.zeros((1, 16, 64))] * 2
+    layer = mx.sym.RNN(data, weights, *states, mode="lstm", state_size=64, num_layers=1)
+    assert fastest.is_open(typed_graph(layer, {"data": (50, 16, 64)}))
+    assert not fastest.is_open(typed_graph(layer, {"data": (2, 16, 64)}))
+
+
+def test_by_default_a_slower_product_stays_in_mxnet(monkeypatch):
+    """With both times in the report, and no warning."""
+    take(monkeypatch, engine=0.5, mxnet=0.25)
+    monkeypatch.delenv("MXTRT_PREFER")
+    assert mxtrt.Options().prefer == "auto"
+    (node,) = bind(*dense()).left
+    assert node.reason == "prefer=auto: its segment takes 500 ms in the engine and 250 ms in MXNet"
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "note"),
+    [
+        ({}, ("_MOST_WEIGHTS", 1024), "not timed: MXNet would need a copy of the weights"),
+        ({}, ("_LONGEST_FORWARD", -1), "not timed: a forward takes 0 s"),
+        ({"prefer": "engine"}, None, None),
+        ({"precision": "fp16"}, None, None),
+    ],
+)
+def test_auto_does_not_time_what_takes_long_or_was_asked_for(monkeypatch, options, change, note):
+    """The engine stays; nothing is measured."""
+    take(monkeypatch, engine=0.5, mxnet=0.25)
+    monkeypatch.setattr(fastest, "_timed", lambda *_: pytest.fail("measured"))
+    if change is not None:
+        monkeypatch.setattr(fastest, *change)
+    (segment,) = bind(*dense(), **options).segments
+    assert [text for text in segment.notes if "timed" in text] == ([note] if note else [])
+
+
+def test_auto_does_not_time_other_engines(monkeypatch):
+    """TensorRT's are on another device than MXNet's operators for the CPU."""
+    monkeypatch.setattr(OnnxRuntime, "on_cpu", TensorRT.on_cpu)
+    monkeypatch.setattr(fastest, "compare", lambda *_: pytest.fail("measured"))
+    assert bind(*dense()).left == []
+
+
+def test_two_pairs_are_enough_for_the_faster_engine(monkeypatch):
+    """Four forwards of either, warming up included."""
+    calls: list[str] = []
+    take(monkeypatch, engine=0.25, mxnet=0.5)
+    fastest._timed(lambda: calls.append("engine"), lambda: calls.append("mxnet"))
+    assert sorted(calls) == ["engine"] * 4 + ["mxnet"] * 4
+
+
+@pytest.mark.parametrize(
+    ("allowed", "threads", "clock"),
+    [
+        (1, 0, "process_time"),
+        (1, 1, "process_time"),
+        (2, 0, "perf_counter"),
+        (1, 2, "perf_counter"),
+    ],
+)
+def test_one_thread_is_timed_by_the_cpu_time(monkeypatch, allowed, threads, clock):
+    """Other processes that want the core make no difference then."""
+    clocks = []
+    timed = fastest._timed
+    monkeypatch.setattr(
+        fastest, "_timed", lambda a, b, clock: [clocks.append(clock), timed(a, b, clock)][1]
+    )
+    monkeypatch.setattr(fastest.cores, "threads", lambda: allowed)
+    bind(*dense(), threads=threads)
+    assert clocks == [getattr(time, clock)]
+
+
+@pytest.mark.parametrize("engine", [0.25, 1.0])
+def test_what_was_timed_is_neither_timed_nor_built_again(monkeypatch, engine):
+    """A symbol that is bound anew, in this process."""
+    take(monkeypatch, engine=engine, mxnet=0.5)
+    symbol, shape = dense()
+    first = bind(symbol, shape)
+    monkeypatch.setattr(fastest, "compare", lambda *_: pytest.fail("timed again"))
+    builds = mxtrt.stats().builds
+    second = bind(symbol, shape)
+    assert [node.reason for node in second.left] == [node.reason for node in first.left]
+    assert [s.notes for s in second.segments] == [s.notes for s in first.segments]
+    assert bool(second.segments) == (engine < 0.5)
+    assert mxtrt.stats().builds == builds

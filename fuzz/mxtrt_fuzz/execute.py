@@ -336,6 +336,7 @@ class _Execution:
             "engine": self.setup.engine,
             "precision": precision,
             "threads": 1,
+            "prefer": "engine",
             "inline_below": 10**6 if self.case.inline else 0,
         }
 

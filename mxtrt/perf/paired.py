@@ -97,6 +97,8 @@ class Duet:
         mxtrt: B.
         seconds: Time to spend; the number of rounds follows from one call of each.
         warmup: Calls of each beforehand.
+        fewest: Rounds that are driven even if they take longer.
+        clock: What tells seconds, ``time.perf_counter`` by default.
 
     Attributes:
         rounds: How many rounds to drive.
@@ -108,15 +110,18 @@ class Duet:
         mxtrt: Callable[[], object],
         seconds: float,
         warmup: int = 2,
+        fewest: int = _FEWEST_ROUNDS,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._plain = plain
         self._mxtrt = mxtrt
+        self._clock = clock or time.perf_counter
         for _ in range(warmup):
             plain()
             mxtrt()
         # A round is A B, and half of the rounds have A A behind them.
-        cost = 2 * _seconds_of(plain) + _seconds_of(mxtrt)
-        rounds = int(min(max(seconds / cost, _FEWEST_ROUNDS), _MOST_ROUNDS))
+        cost = 2 * self._seconds(plain) + self._seconds(mxtrt)
+        rounds = int(min(max(seconds / cost, fewest), _MOST_ROUNDS))
         self.rounds = rounds + rounds % 2
         self._round = 0
         self._first = 0.0
@@ -128,13 +133,11 @@ class Duet:
         """What comes before the measured call of a round."""
         self._finish()
         if self._round % 2 == 0:
-            self._first = _seconds_of(self._plain)
+            self._first = self._seconds(self._plain)
 
     def call(self) -> None:
         """The measured call of a round."""
-        begin = time.perf_counter()
-        self._mxtrt()
-        self._mine = time.perf_counter() - begin
+        self._mine = self._seconds(self._mxtrt)
         self._round += 1
 
     def _finish(self) -> None:
@@ -144,8 +147,8 @@ class Duet:
         if self._round % 2:
             self._pairs.append((self._first, self._mine))
             return
-        self._pairs.append((_seconds_of(self._plain), self._mine))
-        first, second = _seconds_of(self._plain), _seconds_of(self._plain)
+        self._pairs.append((self._seconds(self._plain), self._mine))
+        first, second = self._seconds(self._plain), self._seconds(self._plain)
         # Who is called first has no advantage either: every second pair is turned round.
         turned = len(self._controls) % 2
         self._controls.append((second, first) if turned else (first, second))
@@ -155,8 +158,7 @@ class Duet:
         self._finish()
         return paired(np.array(self._pairs), np.array(self._controls))
 
-
-def _seconds_of(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+    def _seconds(self, call: Callable[[], object]) -> float:
+        begin = self._clock()
+        call()
+        return self._clock() - begin

@@ -66,10 +66,11 @@ class Settings:
     @property
     def options(self) -> dict[str, Any]:
         """Options of every bind with engines."""
+        # Counters do not depend on a measurement at the bind.
         if self.gpu:
-            return {"engine": "tensorrt"}
+            return {"engine": "tensorrt", "prefer": "engine"}
         # One thread on either side: a ratio then does not tell how busy the other cores were.
-        return {"engine": "onnxruntime", "threads": THREADS}
+        return {"engine": "onnxruntime", "threads": THREADS, "prefer": "engine"}
 
     @property
     def context(self) -> mx.Context:

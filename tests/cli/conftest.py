@@ -48,6 +48,7 @@ def mxtrt_cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     """Run a command in this process."""
     for name in [name for name in os.environ if name.startswith("MXTRT_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MXTRT_PREFER", "engine")  # whatever this machine is faster at
     monkeypatch.delenv("USE_TENSORRT", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "path", list(sys.path))  # to which some commands add
@@ -73,7 +74,7 @@ def python() -> Callable[..., Result]:
         path = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, *map(str, arguments)],
-            env={**inherited, "PYTHONPATH": path, **variables},
+            env={**inherited, "PYTHONPATH": path, "MXTRT_PREFER": "engine", **variables},
             cwd=cwd or tempfile.gettempdir(),
             capture_output=True,
             text=True,
