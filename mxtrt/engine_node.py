@@ -218,6 +218,13 @@ class EngineNode:
         if self._is_timed():
             compare(self, arrays, self._options, alone)
 
+    def slower(self, alone: bool) -> dict[str, str]:
+        """Why MXNet is faster, by node, if that is known from other input shapes."""
+        from mxtrt.fastest import recalled
+
+        reason = recalled(self, self._options, alone) if self._is_timed() else None
+        return dict.fromkeys(self.report.nodes, reason) if reason else {}
+
     def _is_timed(self) -> bool:
         """Whether the option ``prefer`` has the engine compared with MXNet."""
         if self._options.prefer != "auto":

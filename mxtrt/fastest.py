@@ -8,9 +8,11 @@ from itself in the same measurement.  One that takes as long keeps its engine.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +21,20 @@ import numpy as np
 from mxtrt.config import Options
 from mxtrt.engines import cores
 from mxtrt.errors import RefusedNodesError
-from mxtrt.graph import Graph, Node
+from mxtrt.graph import Entry, Graph, Node
 from mxtrt.indices import IndicesError
 from mxtrt.models import mxnet_reason
 from mxtrt.perf.paired import MOST_NOISE, Duet, Paired, paired
+from mxtrt.recent import Recent
 from mxtrt.trial import bind, context_of, engine_graph, operators, run_engine, values_for
 
 if TYPE_CHECKING:
     from mxtrt.engine_node import EngineNode
 
-__all__ = ["compare", "is_open"]
+__all__ = ["compare", "is_open", "outcomes", "recalled"]
 
+#: Input shapes at which a model is timed.
+_MOST_TIMED = 3
 #: Time for one segment, unless the fewest rounds take longer.
 _SECONDS = 0.25
 _FEWEST_ROUNDS = 4
@@ -81,8 +86,51 @@ def _is_grouped(graph: Graph, node: Node) -> bool:
     return node.attrs.get("num_group", "1") != "1" and shape is not None and shape[1] > 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of timing a model: the size of its inputs, and why MXNet is faster, if it is."""
+
+    size: int
+    slower: str
+
+
+#: By model, of those timed last.
+outcomes: Recent[tuple[_Outcome, ...]] = Recent(256, 1024)
+
+
+def _model_of(node: EngineNode, options: Options, alone: bool) -> tuple[object, ...]:
+    """What tells a model whatever its input shapes are, which its ONNX model may depend on."""
+    graph = hashlib.sha256(node.graph.to_json().encode()).digest()
+    return graph, node.report.weight_bytes, node.gpu, options.prefer, alone
+
+
+def _size_of(node: EngineNode) -> int:
+    types = [node.graph.type_of(Entry(i)) for i, n in enumerate(node.graph.nodes) if n.is_variable]
+    return sum(tensor.nbytes for tensor in types)
+
+
+def recalled(node: EngineNode, options: Options, alone: bool) -> str | None:
+    """Why MXNet is faster than an engine by what is known of other input shapes.
+
+    Detectors see images of ever new sizes.  Once its model was timed at a few, the nearest decides.
+
+    Args:
+        node: An engine node; its engine need not be built.
+        options: Its options.
+        alone: Whether its graph has no other operator.
+
+    Returns:
+        The reason; empty where the engine is not slower, None where it is to be timed.
+    """
+    known = outcomes.get(_model_of(node, options, alone)) or ()
+    if len(known) < _MOST_TIMED:
+        return None
+    size = max(_size_of(node), 1)
+    return min(known, key=lambda outcome: abs(math.log(max(outcome.size, 1) / size))).slower
+
+
 def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone: bool) -> None:
-    """Time an engine against MXNet.
+    """Time an engine against MXNet, unless its model was timed at enough other input shapes.
 
     MXNet's operators run on copies of the segment's weights, which are gone afterwards.
 
@@ -95,26 +143,40 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone
     Raises:
         RefusedNodesError: MXNet is faster; all nodes of the segment are named.
     """
+    reason = recalled(node, options, alone)
+    if reason is None:
+        reason = _compare(node, arrays, options, alone)
+        key = _model_of(node, options, alone)
+        known = (*(outcomes.get(key) or ()), _Outcome(_size_of(node), reason))
+        outcomes.put(key, known, len(known))
+    elif not reason:
+        node.report.notes.append("timed at other input shapes, where the engine is not slower")
+    if reason:
+        raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
+
+
+def _compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone: bool) -> str:
+    """Why MXNet is faster, empty where it is not, or where that is not known."""
     from mxnet.base import MXNetError
 
     notes, hurried = node.report.notes, options.prefer == "auto"
     if hurried and node.report.weight_bytes > _MOST_WEIGHTS:
         notes.append("not timed: MXNet would need a copy of the weights")
-        return
+        return ""
     try:
         values = values_for(node, arrays)
         begin = time.perf_counter()
         run_engine(node, values)  # whether it does
         if hurried and (seconds := time.perf_counter() - begin) > _LONGEST_FORWARD:
             notes.append(f"not timed: a forward takes {seconds:.2g} s")
-            return
+            return ""
         plain = _mxnet(node, values)
     except MXNetError as error:  # a GPU that MXNet has no kernels for
         notes.append(f"not timed: MXNet does not run it: {mxnet_reason(error)}")
-        return
+        return ""
     except IndicesError as error:
         notes.append(f"not timed: {error}")
-        return
+        return ""
     values = {name: values[name] for name in node.inputs}  # MXNet has its copy of the weights
     ours = _Engine(node, values, options.inline_below if alone else 0)
     # One thread's time is its own, however busy the machine is.
@@ -126,9 +188,9 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone
     engine, mxnet = (f"{ms / forwards:.3g} ms" for ms in (found.mxtrt_ms, found.plain_ms))
     if found.high < math.exp(-max(MOST_NOISE, found.noise)):
         told = f"its segment takes {engine} in the engine and {mxnet} in MXNet"
-        reason = f"prefer={options.prefer}: {told}"
-        raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
+        return f"prefer={options.prefer}: {told}"
     notes.append(f"timed: {engine} in the engine, {mxnet} in MXNet")
+    return ""
 
 
 def _mxnet(node: EngineNode, values: Mapping[str, Any]) -> Callable[[], None]:

@@ -240,8 +240,11 @@ recent: Recent[_Made] = Recent(16, 4 << 20)
 
 def forget() -> None:
     """Have later binds find nothing of earlier ones, as in a process of their own."""
+    from mxtrt import fastest
+
     recent.clear()
     shared_sessions().forget()
+    fastest.outcomes.clear()
 
 
 def _made(text: str, request: PassRequest, engine: Engine) -> _Made:

@@ -123,8 +123,13 @@ class Plan:
             EngineError: An engine refused its segment; nothing is released then.
         """
         self._baseline = None
-        if self._timed.slower and not self._tried:  # at another bind
-            raise RefusedNodesError(self._timed.slower)
+        if not self._tried:  # what is known of other binds
+            slower = dict(self._timed.slower or {})
+            if self._timed.slower is None:
+                for node in self.nodes:
+                    slower |= node.slower(self.is_one_node)
+            if slower:
+                raise RefusedNodesError(slower)
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write

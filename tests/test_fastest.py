@@ -135,6 +135,36 @@ def test_only_the_slower_segments_go(monkeypatch):
     assert [node.reason for node in told.left] == [node.reason for node in report.left]
 
 
+@pytest.mark.parametrize("prefer", ["fastest", "auto"])
+def test_a_model_is_timed_at_few_input_shapes(monkeypatch, prefer):
+    """Then the nearest decides: detectors bind for ever new sizes of images."""
+    monkeypatch.setattr(fastest, "is_open", lambda _: True)
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    timed = []
+
+    def compare(node, *_):
+        timed.append(node.graph.nodes[0].types[0].shape[0])
+        return "slower, says the test" if timed[-1] < 8 else ""
+
+    monkeypatch.setattr(fastest, "_compare", compare)
+    for batch, kept in ((1, False), (2, False), (16, True), (3, False), (12, True), (40, True)):
+        x, builds = images(batch), mxtrt.stats().builds
+        given = {"data": x, "softmax_label": mx.nd.zeros((batch,)), **args}
+        with mxtrt.options(prefer=prefer):
+            executor = symbol.bind(mx.cpu(), given, grad_req="null", aux_states=aux)
+        report = mxtrt.last_report()
+        assert bool(report.segments) is kept
+        assert_close(executor.forward()[0], plain(symbol, args, aux, data=x)[0])
+        assert all(node.reason == "slower, says the test" for node in report.left)
+        if batch == 3:
+            assert mxtrt.stats().builds == builds
+    assert timed == [1, 2, 16]
+    assert report.segments[0].notes == [
+        "timed at other input shapes, where the engine is not slower"
+    ]
+
+
 @pytest.mark.parametrize(
     ("pairs", "noise", "kept"),
     [
