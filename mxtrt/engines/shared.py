@@ -66,6 +66,8 @@ class SharedSessions:
             if session is not None:
                 return session, True
             session = build()
+            if watch.changed():  # and perhaps changed back: it may have read something else
+                return session, False
             session.baseline = Baseline(watch, held)
             with self._lock:
                 self._live[place] = self._live[content] = session

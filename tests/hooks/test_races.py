@@ -78,6 +78,27 @@ def test_a_write_while_the_engine_is_built_is_seen(monkeypatch, release):
     assert mxtrt.stats().builds == before.builds
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_that_were_others_while_an_engine_was_built_are_seen(monkeypatch, shared):
+    """They are as before when it is done, as after an operator with a layout of its own."""
+    weights, build = mx.nd.ones((SIZE, SIZE)), OnnxRuntime.build
+
+    def meanwhile(self, request):
+        weights[:] = 2
+        weights.wait_to_read()
+        session = build(self, request)
+        weights[:] = 1
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntime, "build", meanwhile)
+        executor = bound(weights)
+    other = bound(weights if shared else mx.nd.ones((SIZE, SIZE)))
+    for _ in range(3):
+        assert_close(other.forward()[0], np.full((1, SIZE), SIZE))
+        assert_close(executor.forward()[0], np.full((1, SIZE), SIZE))
+
+
 @pytest.mark.parametrize("release", [False, True])
 def test_executors_that_share_weights_build_nothing_when_others_come_and_go(release):
     """Binds, reshapes and dropped executors count as writes; the contents say otherwise."""
