@@ -30,3 +30,5 @@ def test_every_reply_under_mixed_load_is_right(tmp_path, seconds):
     found = json.loads(file.read_text())
     assert found["requests"] > 20 * seconds
     assert (found["wrong"], found["errors"], found["stats"]["engine_failures"]) == (0, 0, 0)
+    assert found["refusals"] == []
+    assert sum(count for name, count in found.items() if name.startswith("odd requests"))
