@@ -47,6 +47,12 @@ def test_an_unchanged_script_is_served_by_the_environment_variable():
     assert "1 segments, 2 nodes in engines, 0 left in MXNet" in done.stdout
 
 
+def test_what_binds_is_imported_without_mxnet():
+    """Whoever imports it keeps those waiting who import MXNet, and must not wait for them."""
+    done = run("import sys, mxtrt.pipeline, mxtrt.inspection; print('mxnet' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_without_the_variable_nothing_heavy_is_imported():
     """MXNet runs as it is: no ONNX models, no engine, no report."""
     done = run(

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 
 import xxhash
-from mxnet.ndarray import NDArray
 
 from mxtrt.contents import Baseline
 from mxtrt.engines.base import BuildRequest, Session, Weight
@@ -56,7 +55,7 @@ class SharedSessions:
         session = self._find(place)
         if session is not None:
             return session, True
-        watch = library().watch([w.array for w in request.weights if isinstance(w.array, NDArray)])
+        watch = library().watch([weight.array for weight in _of_mxnet(request.weights)])
         held = _Held(request.weights)
         content = model, held.digest
         with self._lock:
@@ -114,9 +113,8 @@ class _Held:
 
     def same(self) -> bool:
         """Whether they hold the same at the same addresses."""
-        arrays = [w for w in self._weights if isinstance(w.array, NDArray)]
         return (
-            all(address_of(weight.array) == weight.address for weight in arrays)
+            all(address_of(one.array) == one.address for one in _of_mxnet(self._weights))
             and self._digest_now() == self.digest
         )
 
@@ -125,6 +123,13 @@ class _Held:
         for weight in self._weights:
             digest.update(weight.data)
         return digest.digest()
+
+
+def _of_mxnet(weights: Sequence[Weight]) -> list[Weight]:
+    """Those of some weights that are where MXNet's arrays are."""
+    from mxnet.ndarray import NDArray
+
+    return [weight for weight in weights if isinstance(weight.array, NDArray)]
 
 
 _shared = SharedSessions()
