@@ -31,6 +31,7 @@ __all__ = [
     "check_json",
     "decoding",
     "read_json",
+    "text_of",
     "with_shapes",
     "write_json",
 ]
@@ -183,14 +184,12 @@ class Graph:
 
     @classmethod
     def of(cls, symbol: Any) -> Graph:
-        """Read a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out.
+        """Read a symbol.
 
         Raises:
             GraphError: A name or an attribute in it is no text.
         """
-        with decoding():
-            text = symbol.tojson(remove_amp_cast=False)
-        return cls.from_mxnet(text)
+        return cls.from_mxnet(text_of(symbol))
 
     def to_json(self) -> str:
         """Write MXNet's symbol JSON; inferred shapes and dtypes are left out."""
@@ -350,6 +349,17 @@ def decoding() -> Iterator[None]:
         raise GraphError(
             f"a name or an attribute of the symbol is not UTF-8 ({error.reason}); rename it"
         ) from None
+
+
+def text_of(symbol: Any) -> str:
+    """The JSON of a symbol, complete: ``Symbol.tojson`` on its own leaves ``amp_cast`` out.
+
+    Raises:
+        GraphError: A name or an attribute in it is no text.
+    """
+    with decoding():
+        text: str = symbol.tojson(remove_amp_cast=False)
+    return text
 
 
 def read_json(text: str) -> Any:

@@ -14,7 +14,7 @@ from mxnet.symbol import Symbol
 from mxnet.util import is_np_shape
 
 from mxtrt.config import Options
-from mxtrt.graph import Graph
+from mxtrt.graph import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
@@ -134,7 +134,7 @@ _guessed: Recent[frozenset[str]] = Recent(16, 100_000)
 
 
 def _weights(symbol: Symbol, options: Options) -> frozenset[str]:
-    text = symbol.tojson(remove_amp_cast=False)
+    text = text_of(symbol)
     key = hashlib.sha256(text.encode()).digest(), options.data_names
     weights = _guessed.get(key)
     if weights is None:
