@@ -46,7 +46,7 @@ _NOT_ON_THIS_GPU = (
 _EVERY = 10**6
 
 #: How often MXNet answers before its answer is taken for the only one that it has.
-_REPEATS = 16
+_REPEATS = 24
 
 #: Numbers between the arrays of one time and those of the next: by these, by twice as many, ...
 _BETWEEN = 24

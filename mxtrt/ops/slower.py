@@ -2,7 +2,7 @@
 
 MXNet keeps them there, unless the option ``allow_ops`` names them: a segment that has one of them
 would be slower than MXNet, and cutting one in two costs some 20 microseconds.  The factors are
-those of ``nox -s bench -- --suite operators`` on a Zen 4, one thread each (ONNX Runtime 1.32); no
+those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32); no
 form in other ONNX operators that was tried is faster than MXNet.  What is slower by less, as large
 products and convolutions of many channels are, costs less than what is saved around it, or is
 found by the option ``prefer``.
