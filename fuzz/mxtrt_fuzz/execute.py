@@ -7,12 +7,14 @@ right is for :mod:`mxtrt_fuzz.oracle` to say.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import pickle
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 
 import mxtrt
 from mxtrt.models import import_mxnet, mxnet_reason
+from mxtrt.node.library import library
 from mxtrt.paging import SMALLEST
 from mxtrt.pipeline import forget
 from mxtrt_fuzz.graphs import Case
@@ -47,6 +50,9 @@ _EVERY = 10**6
 
 #: How often MXNet answers before its answer is taken for the only one that it has.
 _REPEATS = 24
+
+#: How many threads bind a case at once.
+_THREADS = 3
 
 #: Numbers between the arrays of one time and those of the next: by these, by twice as many, ...
 _BETWEEN = 24
@@ -186,6 +192,10 @@ class _Execution:
             return self.seen
         if self.setup.context == "gpu":
             self._move(self._mx.gpu())
+        first_binds = []
+        if self.setup.exactness and not library.made:
+            with self._timed("exactness"):
+                first_binds = self._together()
         for mask in self.setup.masks:
             with self._timed(f"mask {mask}"):
                 run = self._run(mask)
@@ -195,7 +205,7 @@ class _Execution:
             self.seen.runs.append(run)
         if self.setup.exactness:
             with self._timed("exactness"):
-                self._check_exactness()
+                self._check_exactness(first_binds)
         return self.seen
 
     def bound(self, mask: str | None) -> Callable[[], object]:
@@ -377,13 +387,17 @@ class _Execution:
         mxtrt.calibrate(self.symbol, self.inputs, params=params, out=path, samples=_EVERY)
         return str(path)
 
-    def _check_exactness(self) -> None:
-        """What has to be equal to the bit, where MXNet itself answers the same every time."""
-        unequal = self._unequal()
+    def _check_exactness(self, first_binds: Sequence[Any]) -> None:
+        """What has to be equal to the bit, where MXNet itself answers the same every time.
+
+        Args:
+            first_binds: What threads got that made the first binds of the process.
+        """
+        unequal = self._unequal(first_binds)
         if unequal and self._repeats_itself():
             self.seen.unequal = unequal
 
-    def _unequal(self) -> list[str]:
+    def _unequal(self, together: Sequence[Any]) -> list[str]:
         found = []
         with mxtrt.options(enabled=False):
             if not _equal(self._forwards(self._plainly()), self.seen.plain):
@@ -392,7 +406,13 @@ class _Execution:
             if run.mask == "all" and not run.reason and not _equal(run.outputs, self.seen.plain):
                 found.append("denied")
         first = next((run for run in self.seen.runs if run.mask == "none"), None)
-        if first is None or first.reason or self.case.seed % 4 == 3:
+        if first is None or first.reason:
+            return found
+        if self.case.seed % 4 == 3:
+            together = [*together, *self._together()]
+        if any(isinstance(one, str) or not _equal(one, first.outputs) for one in together):
+            found.append("together")
+        if self.case.seed % 4 == 3:
             return found
         if self.case.seed % 4 == 1:
             forget()
@@ -445,6 +465,47 @@ class _Execution:
             found += ["mixed"] if not _equal(unlike, expected) else []
             found += ["followed"] if not _equal(after, expected) else []
         return found
+
+    def _together(self) -> list[tuple[Outputs, ...] | str]:
+        """What threads get that bind the case at once, each with arrays of its own.
+
+        An error, or what they are told where one got no engine, as text.
+        """
+        options = self._options("none")
+        if options["precision"] == "int8":
+            return []
+        gate = threading.Barrier(_THREADS)
+        seen: list[tuple[Outputs, ...] | str] = []
+
+        def work(own: _Execution) -> None:
+            gate.wait()
+            try:
+                with mxtrt.options(**options):
+                    seen.append(own._forwards(own._ways[own._way]()))
+            except Exception as error:
+                seen.append(f"{type(error).__name__}: {mxnet_reason(error)}")
+
+        threads = [threading.Thread(target=work, args=(self._twin(),)) for _ in range(_THREADS)]
+        before = mxtrt.stats().refusals
+        with _Complaints() as complaints:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if mxtrt.stats().refusals > before:
+            seen.append(complaints.first or "a thread got no engine")
+        return seen
+
+    def _twin(self) -> _Execution:
+        """The same with a symbol and arrays of its own."""
+        twin = copy.copy(self)
+        vars(twin).pop("_ways", None)
+        twin.symbol = self._mx.sym.load_json(self.case.symbol_json())
+        twin.weights, twin.aux, *twin.inputs = (
+            {name: self._ndarray(array.asnumpy()) for name, array in arrays.items()}
+            for arrays in (self.weights, self.aux, *self.inputs)
+        )
+        return twin
 
     def _repeats_itself(self) -> bool:
         """Whether plain MXNet's answers are the same to the bit, wherever its arrays lie."""

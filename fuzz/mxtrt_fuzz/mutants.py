@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -316,6 +317,11 @@ def _found_by_model() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(mxtrt.engines.shared._Held, "_digest_now", return_value=b"")
 
 
+def _requests_mixed_up() -> contextlib.AbstractContextManager[Any]:
+    """A graph pass takes what another thread asked for last for its own."""
+    return mock.patch.object(mxtrt.pipeline, "_requests", SimpleNamespace())
+
+
 @contextlib.contextmanager
 def _stale_outputs() -> Iterator[None]:
     """An executor answers with the outputs of its first forward."""
@@ -377,6 +383,7 @@ _GRAPHS = (
     Mutant("weights retained", "memory", _retained_weights),
     Mutant("weights as they were before they were set", "plan", _stale_weights),
     Mutant("engines found whatever their weights hold", "engine", _found_by_model, exact=True),
+    Mutant("binds of other threads taken for one's own", "plan", _requests_mixed_up, exact=True),
     Mutant("outputs of the first forward", "node", _stale_outputs),
     Mutant("builds that fail", "engine", _failing_build),
 )

@@ -188,6 +188,7 @@ _UNEQUAL = {
     "reshaped": "after Executor.reshape the old or the new executor gives other numbers",
     "mixed": "a bind of other weights beside the first gives other numbers than on its own",
     "followed": "after a write to its weights a bind gives other numbers than a new one",
+    "together": "threads that bind it at once get other numbers, an error or no engine",
     "saved": "the graph saved and loaded gives other numbers",
 }
 

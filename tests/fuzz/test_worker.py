@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_autoload import run
 
+import mxtrt_fuzz
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.graphs import BINDS, Case
 from mxtrt_fuzz.oracle import Oracle
@@ -80,6 +83,35 @@ Thread 0x00007fae5cff96c0 (most recent call first):
         "what():  no kernel image is available | Fatal Python error: Aborted | Thread"
     )
     assert last_words("Killed\n") == "Killed"
+
+
+FIRST_BINDS = """
+    import sys, time
+    sys.path[:0] = {path!r}
+    import mxtrt, mxtrt.threads
+    from conftest import chain
+    from mxtrt_fuzz.execute import Setup, observe
+
+    def by_everyone(self, *args):
+        if args not in self._made:
+            value = self._function(*args)
+            time.sleep(0.2)
+            self._made[args] = value
+        return self._made[args]
+
+    if {spoilt}:
+        mxtrt.threads.Once.__call__ = by_everyone
+    seen = observe(chain("tanh", "exp", "relu"), Setup(masks=("none",)))
+    print(seen.invalid, [run.reason for run in seen.runs], seen.unequal)
+"""
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_threads_that_spoil_each_others_first_binds_are_found(spoilt: bool) -> None:
+    """The first case of a process is bound by several at once, with nothing loaded before."""
+    path = [str(Path(__file__).parent), str(Path(mxtrt_fuzz.__file__).parents[1])]
+    done = run(FIRST_BINDS.format(path=path, spoilt=spoilt))
+    assert (done.stdout.strip() != "[''] []") == spoilt, done.stdout + done.stderr
 
 
 def test_a_crash_is_a_failure_and_the_next_case_runs(make_chain: Callable[..., Case]) -> None:
