@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mxtrt.errors import Unsupported
-from mxtrt.graph import Entry, Graph, Node, TensorType
+from mxtrt.graph import Entry, Graph, Node, TensorType, untaken
 from mxtrt.onnx_builder import OnnxBuilder, tensor_type
 from mxtrt.ops import Call, convert, registry, slower
 from mxtrt.report import SegmentReport
@@ -254,10 +254,7 @@ def _value(graph: Graph, index: int, output: int) -> str:
     node = graph.nodes[index]
     if not node.is_variable or node.types[0].dtype != _HALF:
         return name
-    name += "__float32"
-    while name in graph.variables:
-        name += "_"
-    return name
+    return untaken(f"{name}__float32", graph.variables)
 
 
 def _widened(tensor: TensorType) -> TensorType:

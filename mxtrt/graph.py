@@ -13,7 +13,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ __all__ = [
     "decoding",
     "read_json",
     "text_of",
+    "untaken",
     "with_shapes",
     "write_json",
 ]
@@ -231,9 +232,7 @@ class Graph:
         for index, node in enumerate(self.nodes):
             label = node.name
             if not node.is_variable and (counts[label] > 1 or label in outputs):
-                label = f"{label}__{index}"
-                while label in taken:
-                    label += "_"
+                label = untaken(f"{label}__{index}", taken)
                 taken.add(label)
             labels.append(label)
         return tuple(labels)
@@ -349,6 +348,13 @@ def decoding() -> Iterator[None]:
         raise GraphError(
             f"a name or an attribute of the symbol is not UTF-8 ({error.reason}); rename it"
         ) from None
+
+
+def untaken(name: str, *taken: Container[str]) -> str:
+    """A name, longer where it is among others."""
+    while any(name in names for names in taken):
+        name += "_"
+    return name
 
 
 def text_of(symbol: Any) -> str:

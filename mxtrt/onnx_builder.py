@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from mxtrt.graph import untaken
+
 __all__ = ["IR_VERSION", "OPSET", "OnnxBuilder", "tensor_type"]
 
 #: ONNX operator set of every model that mxtrt writes: the newest that TensorRT 8.5 parses.
@@ -58,9 +60,7 @@ class OnnxBuilder:
 
     def free(self, name: str) -> str:
         """A name, longer where it is taken."""
-        while name in self._taken:
-            name += "_"
-        return name
+        return untaken(name, self._taken)
 
     def node(
         self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any

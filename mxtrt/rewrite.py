@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from mxtrt.graph import Entry, Graph, Node
+from mxtrt.graph import Entry, Graph, Node, untaken
 from mxtrt.node.library import OPERATOR
 from mxtrt.partition import Segment
 
@@ -143,9 +143,8 @@ def _engine_node(
     unread: tuple[Entry, ...],
 ) -> Node:
     producers = {graph.nodes[entry.node].name for entry in segment.outputs}
-    name = producers.pop() if len(segment.outputs) == 1 else f"mxtrt{key}"
-    while len(segment.outputs) > 1 and name in graph.labels:
-        name += "_"
+    one = len(segment.outputs) == 1
+    name = producers.pop() if one else untaken(f"mxtrt{key}", graph.labels)
     attrs = node_attributes(key, process, len(segment.inputs), len(segment.outputs))
     if unread:
         attrs["num_unread"] = str(len(unread))

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from mxtrt.convert import OnnxSegment
 from mxtrt.engines.base import Weight
+from mxtrt.graph import untaken
 
 __all__ = ["Array", "Step", "WorkingModel"]
 
@@ -84,10 +85,7 @@ class WorkingModel:
     def fresh(self, hint: str) -> str:
         """A value name that nothing else uses."""
         self._fresh += 1
-        name = f"{hint}__p{self._fresh}"
-        while name in self.inputs or name in self._initializers:
-            name += "_"
-        return name
+        return untaken(f"{hint}__p{self._fresh}", self.inputs, self._initializers)
 
     def types(self) -> dict[str, int]:
         """ONNX element type of every value."""
