@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from mxtrt.counters import count
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.hooks.brought import Brought, brought_by
 from mxtrt.report import publish
+from mxtrt.threads import rlock
 
 if TYPE_CHECKING:
     from mxtrt.plan import Plan
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKEND",
     "EngineSymbol",
+    "one_at_a_time",
     "originals",
     "own",
     "partition_symbol",
@@ -35,6 +38,25 @@ BACKEND = "TensorRT"
 
 #: MXNet's own functions, set when the wrappers are installed.
 originals = SimpleNamespace(optimize_for=None, bind=None)
+
+_subgraphs = rlock()  # taken again by a custom operator that binds while it is bound
+
+
+def one_at_a_time(function: Callable[..., _T]) -> Callable[..., _T]:
+    """MXNet's function, which other threads do not enter meanwhile.
+
+    For what has MXNet look for the subgraphs of one of its backends, as each bind on a CPU does for
+    oneDNN: it keeps what it knows of the graph at hand in objects that all threads share
+    (``BuildSubgraph`` in MXNet's src/executor/graph_executor.cc), and two binds at once crash now
+    and then.
+    """
+
+    @functools.wraps(function)
+    def alone(*args: Any, **kwargs: Any) -> _T:
+        with _subgraphs:
+            return function(*args, **kwargs)
+
+    return alone
 
 
 class EngineSymbol(Symbol):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from mxtrt.hooks.executor import adopt
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
+    one_at_a_time,
     originals,
     own,
     partition_symbol,
@@ -33,6 +34,8 @@ __all__ = ["give_engines", "install", "installed"]
 
 
 def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
+    of_others = one_at_a_time(original)
+
     @functools.wraps(original)
     def optimize_for(
         self: Symbol,
@@ -53,7 +56,7 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
             "skip_infer": skip_infer,
         }
         if backend != BACKEND:
-            return original(self, backend, args, aux, ctx, **inference, **kwargs)
+            return of_others(self, backend, args, aux, ctx, **inference, **kwargs)
         options = _explicit(kwargs)
         arrays = {**(args or {}), **(aux or {})}
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -287,8 +290,8 @@ def installed() -> bool:
 def install() -> None:
     """Put the wrappers in place."""
     originals.optimize_for = Symbol.optimize_for
-    originals.bind = Symbol.bind
+    originals.bind = one_at_a_time(Symbol.bind)
     Symbol.optimize_for = _wrap_optimize_for(Symbol.optimize_for)
-    Symbol.get_backend_symbol = _wrap_get_backend_symbol(Symbol.get_backend_symbol)
-    Symbol.bind = _wrap_bind(Symbol.bind)
-    Symbol.simple_bind = _wrap_simple_bind(Symbol.simple_bind)
+    Symbol.get_backend_symbol = _wrap_get_backend_symbol(one_at_a_time(Symbol.get_backend_symbol))
+    Symbol.bind = _wrap_bind(originals.bind)
+    Symbol.simple_bind = _wrap_simple_bind(one_at_a_time(Symbol.simple_bind))

@@ -1,7 +1,8 @@
-"""Weights that another thread writes to while engines are bound, built or dropped."""
+"""Threads that bind, build or drop engines, or write to weights, while others do."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -186,3 +187,58 @@ def test_weights_are_right_at_every_forward_while_others_bind_and_drop(shared):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+class Entered:
+    """MXNet's library, of which some functions note how many threads are in them."""
+
+    def __init__(self, library: Any, *names: str) -> None:
+        self._library, self._names = library, names
+        self.now = self.most = self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+        return self._counted(function) if name in self._names else function
+
+    def _counted(self, function: Any) -> Any:
+        def entered(*args: Any) -> Any:
+            self.now += 1
+            self.calls += 1
+            self.most = max(self.most, self.now)
+            time.sleep(0.01)  # the others come meanwhile
+            try:
+                return function(*args)
+            finally:
+                self.now -= 1
+
+        return entered
+
+
+def test_mxnet_looks_for_subgraphs_for_one_thread_at_a_time(monkeypatch):
+    """Two binds at once write to what MXNet has once for all, and now and then the process dies."""
+    monkeypatch.delenv("MXNET_SUBGRAPH_BACKEND")
+    module = sys.modules["mxnet.symbol.symbol"]
+    names = ("MXExecutorBindEX", "MXExecutorSimpleBindEx", "MXExecutorSimpleBindEx64")
+    seen = Entered(module._LIB, *names, "MXGenBackendSubgraph")
+    monkeypatch.setattr(module, "_LIB", seen)
+    ways = [
+        lambda symbol: symbol.bind(mx.cpu(), arrays(mx.nd.ones((SIZE, SIZE))), grad_req="null"),
+        lambda symbol: symbol.simple_bind(mx.cpu(), grad_req="null", data=(1, SIZE)),
+        lambda symbol: symbol.simple_bind(mx.cpu(), data=(1, SIZE)),
+        lambda symbol: symbol.get_backend_symbol("MKLDNN"),
+    ]
+    gate, made = threading.Barrier(len(ways)), []
+
+    def work(way: Any) -> None:
+        gate.wait()
+        with mxtrt.options():
+            made.append(way(dense()))
+
+    threads = [threading.Thread(target=work, args=(way,)) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == len(ways)
+    assert seen.calls > len(ways)  # an executor with engines is bound twice
+    assert seen.most == 1

@@ -32,7 +32,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"  # keeps fused weights when parameters are set again
+# oneDNN's subgraphs keep fused weights when parameters are set again.
+os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
 import mxtrt  # isort: skip
 import mxnet as mx
