@@ -436,7 +436,7 @@ def with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
         for node in graph.nodes
     ]
     symbol = mx.sym.load_json(Graph(shaped, entries, graph.attrs).to_json())
-    _, inferred, _ = symbol.infer_shape()
+    _, inferred, _ = symbol._infer_shape_impl(False)  # `infer_shape` prints to standard output
     if inferred is None:
         raise EngineError(f"MXNet does not accept the shapes {known}")
     shape_of = dict(zip(entries, inferred, strict=True))

@@ -27,6 +27,7 @@ from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt.node.library import library
 from mxtrt.paging import SMALLEST
 from mxtrt.pipeline import forget
+from mxtrt_fuzz import odd
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
@@ -118,6 +119,7 @@ class Observation:
         plain: Plain MXNet's heads for each set of inputs.
         runs: mxtrt, one run per support mask.
         unequal: What had to be equal to the bit and was not.
+        odd: What odd arrays at a forward did otherwise than in plain MXNet, by their kind.
         coarse: The engine was TensorRT, whose approximations are coarser than others'.
         seconds: Time by what it went into.
     """
@@ -126,6 +128,7 @@ class Observation:
     plain: tuple[Outputs, ...] = ()
     runs: list[Run] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
+    odd: dict[str, str] = field(default_factory=dict)
     coarse: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -177,6 +180,7 @@ class _Execution:
                 for turn in range(INPUT_SETS)
             ]
         self.symbol: Any = None
+        self._unmasked: tuple[_Forward, dict[str, Any]] | None = None
 
     def observe(self) -> Observation:
         forget()  # every case is the first one of its process
@@ -206,6 +210,10 @@ class _Execution:
         if self.setup.exactness:
             with self._timed("exactness"):
                 self._check_exactness(first_binds)
+        copies = self._way in ("optimize_for", "pickled")  # MXNet's executor, and what comes
+        if self._unmasked is not None and self.setup.context == "cpu" and not copies:
+            with self._timed("odd"):  # last: MXNet may change the layout of weights in it
+                self._meet_odd(*self._unmasked)
         return self.seen
 
     def bound(self, mask: str | None) -> Callable[[], object]:
@@ -362,7 +370,8 @@ class _Execution:
             try:
                 if options["precision"] == "int8" and self._inspected().segments:
                     stack.enter_context(mxtrt.options(ranges=self._calibrated(stack)))
-                run.outputs = self._forwards(self._ways[self._way]())
+                forward = self._ways[self._way]()
+                run.outputs = self._forwards(forward)
             except Exception as error:
                 run.raised = True
                 run.reason = f"{type(error).__name__}: {mxnet_reason(error)}"
@@ -374,7 +383,39 @@ class _Execution:
         run.segments = [list(segment.nodes) for segment in report.segments]
         run.left = [node.name for node in report.left]
         run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes
+        if mask == "none" and not run.reason:
+            self._unmasked = forward, options
         return run
+
+    def _meet_odd(self, forward: _Forward, options: Mapping[str, Any]) -> None:
+        """Odd arrays at a forward: plain MXNet's outcome, and the next forward is as before."""
+        with mxtrt.options(enabled=False):
+            plain = self._plainly()
+            ordinary = self._counted(plain)
+        with _Complaints(), mxtrt.options(**options):
+            usual = self._counted(forward)
+            values = not odd.difference(usual[0], ordinary[0])  # otherwise rounding decides them
+            for kind, inputs in odd.drawn(self._mx, self.inputs[0], self.case.seed):
+                expected = odd.outcome(plain, inputs)
+                # They hold the same numbers, but some of MXNet's operators misread sparse ones.
+                known = values and odd.hold_the_same(expected, ordinary[0])
+                told = odd.difference(odd.outcome(forward, inputs), expected, values=known)
+                told = told or self._unlike(usual, self._counted(forward))
+                if told:
+                    self.seen.odd[kind] = told
+                    break
+
+    def _unlike(self, usual: tuple[Any, int], later: tuple[Any, int]) -> str:
+        told = odd.difference(later[0], usual[0])
+        if not told and later[1] < usual[1]:
+            told = f"{later[1]} runs of engines where there were {usual[1]}"
+        return told and f"the next ordinary forward: {told}"
+
+    def _counted(self, forward: _Forward) -> tuple[Any, int]:
+        """The outcome of an ordinary forward, and how many engines it ran."""
+        before = mxtrt.stats().engine_runs
+        told = odd.outcome(forward, lambda: self.inputs[0])
+        return told, mxtrt.stats().engine_runs - before
 
     def _calibrated(self, stack: contextlib.ExitStack) -> str:
         """A file with the ranges of all that the options in force leave to engines.

@@ -17,6 +17,7 @@ import numpy as np
 import mxtrt.engine_node
 import mxtrt.engines.shared
 import mxtrt.hooks.executor
+import mxtrt.hooks.gluon
 import mxtrt.paging
 import mxtrt.partition
 import mxtrt.pipeline
@@ -356,6 +357,19 @@ def _inputs_exchanged() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _unseen_kinds() -> Iterator[None]:
+    """A block's engines take arrays of any storage type, dtype and context as if they fitted."""
+    original = mxtrt.hooks.gluon._Bound.__call__
+
+    def call(self: Any, flat: Any) -> Any:
+        dense = [array.tostype("default").as_in_context(self._context) for array in flat]
+        return original(self, [a.astype("float32") if a.dtype is np.float64 else a for a in dense])
+
+    with mock.patch.object(mxtrt.hooks.gluon._Bound, "__call__", call):
+        yield
+
+
+@contextlib.contextmanager
 def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
@@ -385,6 +399,7 @@ _GRAPHS = (
     Mutant("engines found whatever their weights hold", "engine", _found_by_model, exact=True),
     Mutant("binds of other threads taken for one's own", "plan", _requests_mixed_up, exact=True),
     Mutant("outputs of the first forward", "node", _stale_outputs),
+    Mutant("arrays that are not looked at", "hooks", _unseen_kinds),
     Mutant("builds that fail", "engine", _failing_build),
 )
 

@@ -95,6 +95,8 @@ class Oracle:
             verdict.failures.append(
                 _failure(case, "forward", f"unequal_{symptom}", _UNEQUAL[symptom])
             )
+        for kind, told in seen.odd.items():
+            verdict.failures.append(_failure(case, "forward", f"odd_{kind}", told))
         known = self.limits(case) if known is None else known
         wrong = self._wrong(case, seen, known, verdict)
         if wrong:

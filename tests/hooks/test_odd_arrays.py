@@ -299,6 +299,17 @@ def test_more_dtypes_than_a_block_has_engines_for(monkeypatch, caplog):
     assert told.startswith("calls whose inputs are of more than 1 combinations of dtypes")
 
 
+@pytest.mark.parametrize("warm", [0, 2])
+def test_shapes_that_mxnet_refuses_write_nothing_to_standard_output(warm, capfd):
+    """It is the program's own: MXNet's answer to a wrong shape is the exception."""
+    net = _dense()
+    with binds(True):
+        runs(net, warm)
+        with pytest.raises(mx.MXNetError):
+            net(mx.nd.ones((4, 7)))
+    assert capfd.readouterr().out == ""
+
+
 def test_sparse_inputs_are_told_of_once(caplog):
     """A log line says why the engine does not answer."""
     net = _dense()
