@@ -32,6 +32,15 @@ def test_softmax_agrees_over_its_attributes(op: str) -> None:
     sweep()
 
 
+@pytest.mark.parametrize(("op", "axis"), [("softmax", 1), ("log_softmax", -3)])
+def test_axes_behind_it_become_one_of_any_size(op: str, axis: int) -> None:
+    """ONNX Runtime is several times faster then; pictures of every size share one model."""
+    small, large = (check_op(op, shape, axis=axis) for shape in ((2, 5, 3, 4), (1, 5, 6, 7)))
+    assert small.body == large.body
+    assert "Reshape" in small.ops
+    assert "Reshape" not in check_op(op, (2, 5, 3), axis=1).ops
+
+
 @pytest.mark.parametrize("op", ["softmax", "softmin", "SoftmaxActivation"])
 def test_the_share_of_a_single_class_is_one(op: str) -> None:
     """In int8 too, where ONNX Runtime's softmax makes it zero."""
