@@ -65,6 +65,11 @@ def _large(call: Call) -> bool:
     return prod(call.shape()) >= 4096
 
 
+def _elu(call: Call) -> bool:
+    """With act_type=elu, of 100,000 numbers or more."""
+    return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
+
+
 def _soft_relu(call: Call) -> bool:
     """With act_type=softrelu, of 4096 numbers or more."""
     return call.text("act_type") == "softrelu" and _large(call)
@@ -78,6 +83,7 @@ RULES: Mapping[str, Rule] = {
     "RNN": Rule("1.03 to 3.6", _but_lstm),
     "_npx_rnn": Rule("1.03 to 3.6", _but_lstm),
     "Activation": Rule("13", _soft_relu),
+    "LeakyReLU": Rule("4", _elu),
     "LRN": Rule("1.5 to 23", _always),
     "BilinearSampler": Rule("1.5", _always),
     "SpatialTransformer": Rule("1.3 to 1.7", _always),

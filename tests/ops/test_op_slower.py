@@ -60,6 +60,7 @@ LEFT = {
     "relu": (recurrent("rnn_relu", 3), SEQUENCE),
     "gru": (recurrent("gru", 65), SEQUENCE),
     "softrelu": (mx.sym.Activation(DATA, act_type="softrelu", name="op"), LARGE),
+    "elu": (mx.sym.LeakyReLU(DATA, act_type="elu", name="op"), (1, 64, 40, 40)),
     "lrn": (mx.sym.LRN(DATA, nsize=3, name="op"), IMAGE),
     "sampler": (mx.sym.BilinearSampler(DATA, GRID, name="op"), IMAGE),
     "transformer": (
@@ -98,6 +99,8 @@ TAKEN = {
     "gru": (recurrent("gru", 64), SEQUENCE),
     "relu": (mx.sym.Activation(DATA, act_type="relu", name="op"), LARGE),
     "small softrelu": (mx.sym.Activation(DATA, act_type="softrelu", name="op"), IMAGE),
+    "small elu": (mx.sym.LeakyReLU(DATA, act_type="elu", name="op"), LARGE),
+    "leaky": (mx.sym.LeakyReLU(DATA, name="op"), (1, 64, 40, 40)),
     "small log1p": (mx.sym.log1p(DATA, name="op"), IMAGE),
 }
 
