@@ -85,7 +85,9 @@ def _bench(session: nox.Session, *arguments: str, file: str = RUN) -> None:
 
     On a GPU plain MXNet has what it takes by itself.
     """
-    threads = {} if "--gpu" in arguments else {"OMP_NUM_THREADS": "1"}
+    option = "--bench-threads"
+    number = arguments[arguments.index(option) + 1] if option in arguments else "1"
+    threads = {} if "--gpu" in arguments else {"OMP_NUM_THREADS": number}
     session.run(
         "pytest",
         "tests/bench",
@@ -109,8 +111,9 @@ def bench(session: nox.Session) -> None:
     """Run the suites zoo, micro, mixed and bert; writes RUN.json (half an hour on two cores).
 
     ``--quick`` for a few of each, ``--suite micro`` for one suite, ``--counters-only`` for no
-    latencies, ``--bench-seconds 30`` for narrower intervals, ``--gpu`` for TensorRT on this
-    machine's GPU.
+    latencies, ``--bench-seconds 30`` for narrower intervals, ``--bench-threads 2`` for more threads
+    of either side, ``--gpu`` for TensorRT on this machine's GPU.  ``--suite operators`` runs what
+    has no baseline: every kind of operator alone.
     """
     _bench(session, *_install_bench(session))
 

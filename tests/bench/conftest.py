@@ -9,7 +9,7 @@ from typing import Any
 
 import mxnet as mx
 import pytest
-from bench.harness import SUITES, THREADS, Bench, Settings
+from bench.harness import MORE_SUITES, SUITES, Bench, Settings
 
 from mxtrt import config as options
 from mxtrt.perf.machine import environment
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = config.getoption("--suite") or SUITES
     for item in items:
         suite = item.path.stem.removeprefix("test_suite_")
-        if item.path.parent == Path(__file__).parent and suite in SUITES:
+        if item.path.parent == Path(__file__).parent and suite in SUITES + MORE_SUITES:
             item.add_marker(pytest.mark.slow)
             if suite not in asked:
                 item.add_marker(pytest.mark.skip(reason=f"--suite has no {suite}"))
@@ -46,7 +46,7 @@ def _environment(settings: Settings) -> dict[str, Any]:
     return {
         **environment(engine, gpu),
         "context": str(settings.context),
-        "threads": None if settings.gpu else THREADS,
+        "threads": None if settings.gpu else settings.threads,
     }
 
 

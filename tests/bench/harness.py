@@ -22,10 +22,9 @@ from mxtrt.perf.paired import Duet
 from mxtrt.perf.runs import EXTRA, Benchmark
 from mxtrt.plan import Plan, live_plans
 
-#: Threads of either side on a CPU.
-THREADS = 1
-
 SUITES = ("zoo", "micro", "mixed", "bert")
+#: Suites that are run when they are asked for, and have no baseline.
+MORE_SUITES = ("operators",)
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,22 @@ class Settings:
     seconds: float
     names: frozenset[str] | None
     gpu: bool
+    threads: int
 
     @classmethod
     def of(cls, pytest_config: pytest.Config) -> Settings:
         """The settings of a run."""
         option = pytest_config.getoption
         suites = frozenset(option("--suite") or SUITES)
-        if unknown := suites - set(SUITES):
-            raise pytest.UsageError(f"--suite {min(unknown)} is none of {', '.join(SUITES)}")
+        known = SUITES + MORE_SUITES
+        if unknown := suites - set(known):
+            raise pytest.UsageError(f"--suite {min(unknown)} is none of {', '.join(known)}")
         again = option("--again")
         measures = not option("--counters-only") and not option("--gpu")
-        if measures and os.environ.get("OMP_NUM_THREADS") != str(THREADS):
+        threads = int(option("--bench-threads"))
+        if measures and os.environ.get("OMP_NUM_THREADS") != str(threads):
             raise pytest.UsageError(
-                f"the suites measure with OMP_NUM_THREADS={THREADS}, it is "
+                f"the suites measure with OMP_NUM_THREADS={threads}, it is "
                 f"{os.environ.get('OMP_NUM_THREADS')}; run them with: nox -s bench"
             )
         names = frozenset(Path(again).read_text().split()) if again else None
@@ -61,6 +63,7 @@ class Settings:
             float(option("--bench-seconds")),
             names,
             bool(option("--gpu")),
+            threads,
         )
 
     @property
@@ -69,8 +72,8 @@ class Settings:
         # Counters do not depend on a measurement at the bind.
         if self.gpu:
             return {"engine": "tensorrt", "prefer": "engine"}
-        # One thread on either side: a ratio then does not tell how busy the other cores were.
-        return {"engine": "onnxruntime", "threads": THREADS, "prefer": "engine"}
+        # As many on either side; with one a ratio does not tell how busy the other cores were.
+        return {"engine": "onnxruntime", "threads": self.threads, "prefer": "engine"}
 
     @property
     def context(self) -> mx.Context:
