@@ -38,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--counters-only", action="store_true", help="measure no latencies")
     parser.addoption("--bench-seconds", type=float, default=8.0, help="seconds per benchmark")
     parser.addoption("--bench-threads", type=int, default=1, help="threads of either side")
+    parser.addoption(
+        "--bench-prefer",
+        default="engine",
+        help="option prefer of the benches; with engine the counters depend on no measurement",
+    )
     parser.addoption("--again", metavar="FILE", help="only the benchmarks that a file names")
     parser.addoption(
         "--engine-cache", metavar="DIR", help="keep the engines of the GPU tests there"

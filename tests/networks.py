@@ -9,6 +9,16 @@ import numpy as np
 
 import mxtrt
 
+#: The networks of ``mxnet.gluon.model_zoo.vision``.
+ZOO = (
+    ["alexnet", "inceptionv3", "squeezenet1.0", "squeezenet1.1"]
+    + [f"densenet{depth}" for depth in (121, 161, 169, 201)]
+    + [f"mobilenet{width}" for width in ("0.25", "0.5", "0.75", "1.0")]
+    + [f"mobilenetv2_{width}" for width in ("0.25", "0.5", "0.75", "1.0")]
+    + [f"resnet{depth}_v{version}" for depth in (18, 34, 50, 101, 152) for version in (1, 2)]
+    + [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
+)
+
 
 def classifier() -> mx.sym.Symbol:
     """Convolution, BatchNorm, relu, pooling, dense and SoftmaxOutput: a Module-style network."""

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon.model_zoo import vision
+from networks import ZOO
 
 import mxtrt
 
-NAMES = (
-    ["alexnet", "inceptionv3", "squeezenet1.0", "squeezenet1.1"]
-    + [f"densenet{depth}" for depth in (121, 161, 169, 201)]
-    + [f"mobilenet{width}" for width in ("0.25", "0.5", "0.75", "1.0")]
-    + [f"mobilenetv2_{width}" for width in ("0.25", "0.5", "0.75", "1.0")]
-    + [f"resnet{depth}_v{version}" for depth in (18, 34, 50, 101, 152) for version in (1, 2)]
-    + [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
-)
 QUICK = {"densenet121", "mobilenet0.25", "mobilenetv2_0.25", "resnet18_v1", "squeezenet1.1"}
 
 
@@ -48,7 +41,7 @@ def network(name: str, x: mx.nd.NDArray) -> gluon.HybridBlock:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ZOO],
 )
 def test_zoo_networks_agree_with_plain_mxnet(name: str, table: Callable[..., None]) -> None:
     """Largest difference at most 1e-5 of the largest output, batch 1 and 4, in one segment."""
@@ -85,4 +78,4 @@ def test_the_zoo_has_no_other_networks():
     """The list above is the whole zoo, as MXNet itself lists it."""
     with pytest.raises(ValueError, match="Available options are") as error:
         vision.get_model("no such network")
-    assert sorted(str(error.value).split("\n\t")[1:]) == sorted(NAMES)
+    assert sorted(str(error.value).split("\n\t")[1:]) == sorted(ZOO)

@@ -14,6 +14,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.gluon.model_zoo import vision
 
 import mxtrt
 from mxtrt.errors import MxtrtWarning
@@ -24,7 +25,7 @@ from mxtrt.plan import Plan, live_plans
 
 SUITES = ("zoo", "micro", "mixed", "bert")
 #: Suites that are run when they are asked for, and have no baseline.
-MORE_SUITES = ("operators",)
+MORE_SUITES = ("operators", "networks")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Settings:
     names: frozenset[str] | None
     gpu: bool
     threads: int
+    prefer: str
 
     @classmethod
     def of(cls, pytest_config: pytest.Config) -> Settings:
@@ -64,16 +66,16 @@ class Settings:
             names,
             bool(option("--gpu")),
             threads,
+            option("--bench-prefer"),
         )
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of every bind with engines."""
-        # Counters do not depend on a measurement at the bind.
         if self.gpu:
-            return {"engine": "tensorrt", "prefer": "engine"}
+            return {"engine": "tensorrt", "prefer": self.prefer}
         # As many on either side; with one a ratio does not tell how busy the other cores were.
-        return {"engine": "onnxruntime", "threads": self.threads, "prefer": "engine"}
+        return {"engine": "onnxruntime", "threads": self.threads, "prefer": self.prefer}
 
     @property
     def context(self) -> mx.Context:
@@ -206,3 +208,25 @@ def both(
         call()
     arrays = [parameter.data() for parameter in ours.collect_params().values()]
     return plain_call, Bound(call, plans, arrays)
+
+
+def zoo_network(bench: Bench, name: str, batch: int) -> tuple[Callable[[], None], Bound]:
+    """A network of the model zoo, of random weights, as :func:`both` gives it.
+
+    Args:
+        bench: The fixture.
+        name: As ``mxnet.gluon.model_zoo.vision.get_model`` takes it.
+        batch: Pictures of a call.
+    """
+    size = 299 if name == "inceptionv3" else 224
+    context = bench.settings.context
+    x = mx.nd.random.uniform(-1, 1, shape=(batch, 3, size, size), ctx=context)
+
+    def make() -> mx.gluon.HybridBlock:
+        mx.random.seed(1)
+        net = vision.get_model(name)
+        net.collect_params().setattr("grad_req", "null")
+        net.initialize(mx.init.MSRAPrelu(slope=0.0), ctx=context)
+        return net
+
+    return both(bench, make, x)

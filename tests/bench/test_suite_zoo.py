@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import mxnet as mx
 import pytest
-from bench.harness import Bench, both
-from mxnet.gluon.model_zoo import vision
+from bench.harness import Bench, zoo_network
 
 NETWORKS = (
     "resnet18_v1",
@@ -29,16 +27,5 @@ def test_a_network_of_the_zoo(name: str, batch: int, bench: Bench) -> None:
     bench.wanted(title)
     if bench.settings.quick and (name, batch) not in QUICK:
         pytest.skip("not in --quick")
-    size = 299 if name == "inceptionv3" else 224
-    context = bench.settings.context
-    x = mx.nd.random.uniform(-1, 1, shape=(batch, 3, size, size), ctx=context)
-
-    def make() -> mx.gluon.HybridBlock:
-        mx.random.seed(1)
-        net = vision.get_model(name)
-        net.collect_params().setattr("grad_req", "null")
-        net.initialize(mx.init.MSRAPrelu(slope=0.0), ctx=context)
-        return net
-
-    plain, ours = both(bench, make, x)
+    plain, ours = zoo_network(bench, name, batch)
     bench(title, plain, ours)
