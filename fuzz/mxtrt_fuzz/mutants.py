@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -318,9 +319,22 @@ def _found_by_model() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.object(mxtrt.engines.shared._Held, "_digest_now", return_value=b"")
 
 
-def _requests_mixed_up() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _requests_mixed_up() -> Iterator[None]:
     """A graph pass takes what another thread asked for last for its own."""
-    return mock.patch.object(mxtrt.pipeline, "_requests", SimpleNamespace())
+    original = mxtrt.pipeline.request_pass
+
+    @contextlib.contextmanager
+    def late(request: Any) -> Iterator[None]:
+        with original(request):
+            time.sleep(0.005)  # the others come meanwhile
+            yield
+
+    with (
+        mock.patch.object(mxtrt.pipeline, "_requests", SimpleNamespace()),
+        mock.patch.object(mxtrt.pipeline, "request_pass", late),
+    ):
+        yield
 
 
 @contextlib.contextmanager
