@@ -13,7 +13,8 @@ import numpy as np
 from mxtrt.errors import Unsupported
 from mxtrt.graph import Entry, Graph, Node, TensorType, untaken
 from mxtrt.onnx_builder import OnnxBuilder, tensor_type
-from mxtrt.ops import Call, convert, registry, slower
+from mxtrt.ops import Call, convert, registry
+from mxtrt.ops.slower import Rule, rule_for
 from mxtrt.report import SegmentReport
 
 __all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]
@@ -80,13 +81,13 @@ class Support:
         reasons: Why operator nodes have to stay in MXNet, by index; the others can be converted.
         cheap: Convertible nodes that compute little for each element.
         known: Convertible nodes whose values depend on nothing but shapes.
-        slower: Why convertible nodes stay in MXNet where the engine computes on the CPU.
+        slower: Rules by which convertible nodes may stay in MXNet on a CPU, by index.
     """
 
     reasons: dict[int, str]
     cheap: frozenset[int]
     known: frozenset[int]
-    slower: Mapping[int, str]
+    slower: Mapping[int, Rule]
 
 
 def support(
@@ -103,7 +104,7 @@ def support(
     reasons: dict[int, str] = {}
     cheap: set[int] = set()
     known: set[int] = set()
-    slow: dict[int, str] = {}
+    slow: dict[int, Rule] = {}
     read = {entry for node in graph.nodes for entry in node.inputs} | set(graph.heads)
     highest: dict[int, int] = {}
     for entry in read:
@@ -124,8 +125,8 @@ def support(
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue
-        if (why := slower.reason(call)) is not None:
-            slow[index] = why
+        if (rule := rule_for(call)) is not None:
+            slow[index] = rule
         if _CHEAP.issuperset(made.op_type for made in builder.nodes):
             cheap.add(index)
         if all(i in _shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):

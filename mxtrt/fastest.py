@@ -180,8 +180,7 @@ def _compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alon
     values = {name: values[name] for name in node.inputs}  # MXNet has its copy of the weights
     ours = _Engine(node, values, options.inline_below if alone else 0)
     # One thread's time is its own, however busy the machine is.
-    single = cores.threads() == 1 and options.threads < 2
-    clock = time.process_time if single else time.perf_counter
+    clock = time.process_time if cores.single(options.threads) else time.perf_counter
     found, forwards = _timed(lambda: _wait(ours()), plain, clock)
     if node.failures:
         raise RefusedNodesError(node.failures)

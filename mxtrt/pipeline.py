@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mxtrt.config import Options
 from mxtrt.convert import OnnxSegment, support, to_onnx
 from mxtrt.engine_node import EngineNode, engine_failed, infer_shapes
-from mxtrt.engines import Engine, select
+from mxtrt.engines import Engine, cores, select
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.graph import Graph
@@ -134,9 +134,11 @@ def analyse(
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     allowed = {own_name(name) for name in options.allow_ops}
     if on_cpu and "*" not in allowed:
-        for index, reason in can.slower.items():
-            if graph.nodes[index].op not in allowed:
-                reasons.setdefault(index, reason)
+        guesses = options.prefer != "engine" and options.precision == "fp32"
+        guesses = guesses and cores.single(options.threads)
+        for index, rule in can.slower.items():
+            if graph.nodes[index].op not in allowed and (guesses or not rule.one_thread):
+                reasons.setdefault(index, rule.reason)
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)

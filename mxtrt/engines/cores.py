@@ -32,6 +32,15 @@ def threads(environment: Mapping[str, str] = os.environ, root: Path = Path("/"))
     return max(1, min(bounds))
 
 
+def single(asked: int) -> bool:
+    """Whether MXNet and the engine compute with one thread each.
+
+    Args:
+        asked: Option ``threads``.
+    """
+    return threads() == 1 and asked < 2
+
+
 def spins(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:
     """Whether the threads of plain MXNet would spin before they sleep.
 

@@ -3,9 +3,9 @@
 MXNet keeps them there, unless the option ``allow_ops`` names them: a segment that has one of them
 would be slower than MXNet, and cutting one in two costs some 20 microseconds.  The factors are
 those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32); no
-form in other ONNX operators that was tried is faster than MXNet.  What is slower by less, as large
-products and convolutions of many channels are, costs less than what is saved around it, or is
-found by the option ``prefer``.
+form in other ONNX operators that was tried is faster than MXNet.  What is slower by less, as
+convolutions of many channels are, costs less than what is saved around it, or is found by the
+option ``prefer``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import prod
 
 from mxtrt.ops.registry import Call
 
-__all__ = ["RULES", "Rule", "reason"]
+__all__ = ["RULES", "Rule", "rule_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,18 @@ class Rule:
     Attributes:
         factor: How many times as long ONNX Runtime takes.
         holds: Whether a node is one of those that the rule is about.
+        one_thread: Whether it is so only where one thread computes in float32.  Such a rule is a
+            guess at what ``prefer`` would measure.
     """
 
     factor: str
     holds: Callable[[Call], bool]
+    one_thread: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why the node stays in MXNet."""
+        return f"on a CPU ONNX Runtime takes {self.factor} times as long for it as MXNet"
 
 
 def _always(call: Call) -> bool:
@@ -70,6 +78,13 @@ def _elu(call: Call) -> bool:
     return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
 
 
+def _many_rows(call: Call) -> bool:
+    """Where one thread computes in float32, of 512 rows and 1,500,000 numbers or more."""
+    shape = call.shape()
+    rows = shape[0] if call.flag("flatten", True) else prod(shape[:-1])
+    return rows >= 512 and prod(shape) >= 1_500_000 and call.integer("num_hidden") >= 256
+
+
 def _soft_relu(call: Call) -> bool:
     """With act_type=softrelu, of 4096 numbers or more."""
     return call.text("act_type") == "softrelu" and _large(call)
@@ -79,6 +94,8 @@ def _soft_relu(call: Call) -> bool:
 RULES: Mapping[str, Rule] = {
     "Convolution": Rule("1.2 to 1.6", _in_three_axes),
     "Deconvolution": Rule("1.1 to 1.8", _of_all_channels),
+    "FullyConnected": Rule("1.1 to 1.4", _many_rows, one_thread=True),
+    "_npx_fully_connected": Rule("1.1 to 1.4", _many_rows, one_thread=True),
     "Pooling": Rule("1.6", _averages_last),
     "RNN": Rule("1.03 to 3.6", _but_lstm),
     "_npx_rnn": Rule("1.03 to 3.6", _but_lstm),
@@ -93,10 +110,8 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def reason(call: Call) -> str | None:
-    """Why a node that can be converted stays in MXNet on a CPU; None where it does not."""
+def rule_for(call: Call) -> Rule | None:
+    """The rule by which a node that can be converted stays in MXNet on a CPU, if there is one."""
     rule = RULES.get(call.node.op)
     # Of float16 MXNet has hardly a kernel there.
-    if rule is None or call.half or not rule.holds(call):
-        return None
-    return f"on a CPU ONNX Runtime takes {rule.factor} times as long for it as MXNet"
+    return None if rule is None or call.half or not rule.holds(call) else rule

@@ -10,6 +10,7 @@ import pytest
 from networks import assert_close, parameters, plain
 
 import mxtrt
+from mxtrt.engines import cores
 from mxtrt.engines.tensorrt import TensorRT
 from mxtrt.inspection import typed_graph
 from mxtrt.ops.slower import RULES
@@ -31,6 +32,11 @@ def deconv(kernel, **attrs):
 def pooling(**attrs):
     """Pooling by windows of two."""
     return mx.sym.Pooling(DATA, kernel=(2, 2), name="op", **attrs)
+
+
+def dense(units, **attrs):
+    """A dense layer for each row."""
+    return mx.sym.FullyConnected(DATA, num_hidden=units, flatten=False, name="op", **attrs)
 
 
 def recurrent(mode, size):
@@ -55,6 +61,7 @@ LEFT = {
     "conv in groups": (conv((3, 1, 1), num_group=2), VOLUME),
     "deconv": (deconv((4, 4), stride=(2, 2)), IMAGE),
     "deconv 3d": (deconv((2, 2, 2)), VOLUME),
+    "dense": (dense(256), (128, 16, 768)),
     "pooling": (pooling(pool_type="avg", layout="NHWC"), IMAGE),
     "rnn": (recurrent("rnn_tanh", 3), SEQUENCE),
     "relu": (recurrent("rnn_relu", 3), SEQUENCE),
@@ -93,6 +100,9 @@ TAKEN = {
     "conv of single channels": (conv((3, 3, 3), num_group=4), VOLUME),
     "deconv of single channels": (deconv((4, 4), num_group=4), IMAGE),
     "deconv 1d": (deconv((4,)), (2, 4, 8)),
+    "dense": (dense(256), (128, 8, 768)),
+    "dense of few rows": (mx.sym.FullyConnected(DATA, num_hidden=256, name="op"), (8, 200_000)),
+    "dense of few units": (dense(10), (128, 16, 768)),
     "pooling": (pooling(pool_type="avg"), IMAGE),
     "largest, channels last": (pooling(layout="NHWC"), IMAGE),
     "lstm": (recurrent("lstm", 65), SEQUENCE),
@@ -103,6 +113,13 @@ TAKEN = {
     "leaky": (mx.sym.LeakyReLU(DATA, name="op"), (1, 64, 40, 40)),
     "small log1p": (mx.sym.log1p(DATA, name="op"), IMAGE),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Some rules are about one thread, with the default of the option ``prefer``."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MXTRT_PREFER", "auto")
 
 
 def around(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
@@ -164,7 +181,26 @@ def test_a_float16_network_keeps_its_engine():
     assert report.left == []
 
 
-@pytest.mark.parametrize("name", ["conv", "gru", "lrn"])
+@pytest.mark.parametrize(
+    "options",
+    [{"prefer": "engine"}, {"precision": "int8"}, {"threads": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_one_thread_computes_slower_is_a_guess(options):
+    """It holds for the defaults only."""
+    symbol, shape = LEFT["dense"]
+    assert reasons(around(symbol), shape)
+    assert reasons(around(symbol), shape, **options) == {}
+
+
+def test_several_threads_keep_what_one_computes_slower(monkeypatch):
+    """Their engine is as fast, and MXNet's threads beside it would cost more."""
+    monkeypatch.setattr(cores, "threads", lambda: 2)
+    symbol, shape = LEFT["dense"]
+    assert reasons(around(symbol), shape) == {}
+
+
+@pytest.mark.parametrize("name", ["conv", "gru", "lrn", "dense"])
 def test_the_bind_does_what_the_inspection_says(name):
     """MXNet's numbers, and the reason in the report."""
     symbol, shape = LEFT[name]
