@@ -16,13 +16,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import mxtrt
+import mxtrt.engine_node
 from mxtrt.models import import_mxnet, mxnet_reason
 from mxtrt.node.library import library
 from mxtrt.paging import SMALLEST
@@ -54,6 +56,9 @@ _REPEATS = 24
 
 #: How many threads bind a case at once.
 _THREADS = 3
+
+#: How many input shapes a block keeps while it meets more of them.
+_MOST_SIZES = 4
 
 #: Numbers between the arrays of one time and those of the next: by these, by twice as many, ...
 _BETWEEN = 24
@@ -214,6 +219,9 @@ class _Execution:
         if self._unmasked is not None and self.setup.context == "cpu" and not copies:
             with self._timed("odd"):  # last: MXNet may change the layout of weights in it
                 self._meet_odd(*self._unmasked)
+            if self._way.startswith("gluon") and not self.seen.coarse:  # TensorRT's builds are slow
+                with self._timed("sizes"):
+                    self._meet_sizes(self._unmasked[1])
         return self.seen
 
     def bound(self, mask: str | None) -> Callable[[], object]:
@@ -404,6 +412,55 @@ class _Execution:
                 if told:
                     self.seen.odd[kind] = told
                     break
+
+    def _meet_sizes(self, options: Mapping[str, Any]) -> None:
+        """More batch sizes at a block than it keeps, and each again: plain MXNet's outcome."""
+        drawn = [times for times in odd.batches(self.case.seed) if self._scales(times)]
+        with mxtrt.options(enabled=False):
+            plain = self._plainly()
+            ordinary = self._counted(plain)
+        with _Complaints(), mock.patch.object(mxtrt.engine_node, "_MOST_VARIANTS", _MOST_SIZES):
+            with mxtrt.options(**options):
+                forward = self._ways[self._way]()
+                usual = self._counted(forward)
+            values = not odd.difference(usual[0], ordinary[0])
+            for times in (*drawn, *drawn):
+                inputs = partial(self._tiled, times)
+                with mxtrt.options(enabled=False):
+                    expected = odd.outcome(plain, inputs)
+                with mxtrt.options(**options):
+                    told = odd.difference(odd.outcome(forward, inputs), expected, values=values)
+                    told = told or self._unlike(usual, self._counted(forward))
+                if told:
+                    self.seen.odd["size"] = f"{times} times the batch size: {told}"
+                    return
+
+    def _tiled(self, times: int) -> dict[str, Any]:
+        """The first inputs with every row so many times."""
+        return {name: self._mx.nd.repeat(a, times, axis=0) for name, a in self.inputs[0].items()}
+
+    def _scales(self, times: int) -> bool:
+        """Whether so many times the rows make so many times the rows of all that is computed.
+
+        Otherwise MXNet's operators may write beyond their outputs (Reshape by ``(1, 0)``).
+        """
+        if not all(array.ndim for array in self.inputs[0].values()):
+            return False
+        shapes = {name: array.shape for name, array in self.inputs[0].items()}
+        larger = {name: (times * shape[0], *shape[1:]) for name, shape in shapes.items()}
+        inner = self.symbol.get_internals()
+        try:
+            # `infer_shape` prints to standard output what does not fit.
+            inferred = [inner._infer_shape_impl(False, **known)[1] for known in (shapes, larger)]
+        except self._mx.MXNetError:
+            return False
+        if None in inferred:
+            return False
+        fixed = self.weights.keys() | self.aux.keys()
+        return all(
+            after == (before if name in fixed else (*(times * n for n in before[:1]), *before[1:]))
+            for name, before, after in zip(inner.list_outputs(), *inferred, strict=True)
+        )
 
     def _unlike(self, usual: tuple[Any, int], later: tuple[Any, int]) -> str:
         told = odd.difference(later[0], usual[0])

@@ -384,6 +384,19 @@ def _unseen_kinds() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _first_size() -> Iterator[None]:
+    """Whatever the input shapes are, the outputs have those of the first ones."""
+    original = mxtrt.engine_node.EngineNode._add
+
+    def add(self: Any, shapes: Any, graph: Any, model: Any) -> None:
+        first = self.__dict__.setdefault("_first", graph)
+        original(self, shapes, first, model)
+
+    with mock.patch.object(mxtrt.engine_node.EngineNode, "_add", add):
+        yield
+
+
+@contextlib.contextmanager
 def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
@@ -414,6 +427,7 @@ _GRAPHS = (
     Mutant("binds of other threads taken for one's own", "plan", _requests_mixed_up, exact=True),
     Mutant("outputs of the first forward", "node", _stale_outputs),
     Mutant("arrays that are not looked at", "hooks", _unseen_kinds),
+    Mutant("outputs of the first batch size", "plan", _first_size),
     Mutant("builds that fail", "engine", _failing_build),
 )
 

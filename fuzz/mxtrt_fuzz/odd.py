@@ -16,12 +16,15 @@ import numpy as np
 
 from mxtrt_fuzz.values import Array
 
-__all__ = ["ODD", "difference", "drawn", "hold_the_same", "outcome"]
+__all__ = ["ODD", "batches", "difference", "drawn", "hold_the_same", "outcome"]
 
 _Forward = Callable[[Mapping[str, Any]], list[Any]]
 
 #: Ways that one case is tried in.
 _WAYS = 4
+
+#: Batch sizes that one case is tried at.
+_BATCHES = 6
 
 #: What an answer may be off from another one, relative to its largest value: int8 is coarse.
 _OFF = 0.1
@@ -71,6 +74,16 @@ def drawn(
         ):
             continue
         yield str(way), partial(_odd, mx, inputs, name, ODD[way])
+
+
+def batches(seed: int) -> list[int]:
+    """By what the batch size is multiplied, one time after the other.
+
+    Args:
+        seed: Draws them.
+    """
+    random = np.random.default_rng([seed, zlib.crc32(b"batches")])
+    return [int(times) for times in 2 + random.permutation(12)[:_BATCHES]]
 
 
 def _odd(

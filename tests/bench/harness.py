@@ -57,7 +57,7 @@ class Settings:
                 f"the suites measure with OMP_NUM_THREADS={threads}, it is "
                 f"{os.environ.get('OMP_NUM_THREADS')}; run them with: nox -s bench"
             )
-        names = frozenset(Path(again).read_text().split()) if again else None
+        names = frozenset(Path(again).read_text().splitlines()) if again else None
         return cls(
             suites,
             bool(option("--quick")),

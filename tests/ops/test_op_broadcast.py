@@ -20,6 +20,7 @@ from harness import check_op, data, mx, refusal, symbol, to_onnx
         ("repeat", (2, 3), {"repeats": 2}),
         ("repeat", (2, 3), {"repeats": 3, "axis": 0}),
         ("repeat", (2, 3), {"repeats": 2, "axis": -1}),
+        ("repeat", (2, 3), {"repeats": 17, "axis": 1}),
         ("repeat", (2, 3), {"repeats": 1, "axis": 1}),
     ],
 )
