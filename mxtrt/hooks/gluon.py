@@ -299,6 +299,8 @@ class _Bindings:
             args: The arguments.
             in_mxnet: Has MXNet's operators answer it.
         """
+        if not self._latest and self._epoch is _Epoch.now and not self._tries.due():
+            return self.in_mxnet(in_mxnet)  # at once, where no engine may answer
         flat, form = _flatten(args)
         if form != self._in_format and not _differ_in_none(form, self._in_format):
             return self.in_mxnet(in_mxnet)
