@@ -1,6 +1,6 @@
 """Lengths and indices among the values of a graph.
 
-MXNet's kernels take most of them as they are, and read or write where they point to: whoever makes
+Many of MXNet's kernels take them as they are, and read or write where they point to: whoever makes
 values up for a graph has to keep them in range.
 """
 
@@ -39,12 +39,14 @@ class Place:
         entry: What it reads.
         low: The least that is in range.
         high: The most that is in range.
+        cut: MXNet brings what is out of range into it.
         regions: They are the first of every five numbers; the others are corners in pixels.
     """
 
     entry: Entry
     low: int
     high: int
+    cut: bool = False
     regions: bool = False
 
     def takes(self, values: Array) -> bool:
@@ -68,7 +70,9 @@ def _of_node(graph: Graph, node: Node) -> Iterator[Place]:
     shapes = [graph.type_of(read).shape for read in node.inputs]
     if len(shapes) > place and all(shape for shape in shapes):
         low, high = limits(node, [tuple(shape or ()) for shape in shapes])
-        yield Place(node.inputs[place], low, max(high, low), node.op == "_contrib_ROIAlign")
+        own = _own(node.op)
+        regions = own == "_contrib_ROIAlign"
+        yield Place(node.inputs[place], low, max(high, low), own in _CUT, regions)
 
 
 _Limits = Callable[[Node, Sequence[tuple[int, ...]]], tuple[int, int]]
@@ -108,6 +112,11 @@ _READERS: Mapping[str, tuple[int, _Limits]] = {
     "_contrib_index_copy": (1, lambda node, shapes: (0, shapes[0][0] - 1)),
     "_contrib_ROIAlign": (1, lambda node, shapes: (0, shapes[0][0] - 1)),
 }
+
+
+#: Those whose kernels clip or wrap (TakeZeroAxisCPU, pick, batch_take and one_hot in MXNet's
+#: src/operator/tensor/indexing_op.* and broadcast_reduce_op.h).
+_CUT = frozenset({"take", "pick", "batch_take", "one_hot", "Embedding"})
 
 
 def _own(op: str) -> str:
@@ -163,7 +172,7 @@ def keep_in_range(
         compute: The value of an entry, for values of the variables.
 
     Raises:
-        IndicesError: No such values were found.
+        IndicesError: No such values were found, nor any with which MXNet brings all into range.
     """
     found = places(graph)
     variables = reached(graph, found)
@@ -171,11 +180,13 @@ def keep_in_range(
     random = np.random.default_rng(2)
     drawn = {name: _draw(random, values[name], led) for name, led in sorted(changing.items())}
     plain = ({name: np.full_like(values[name], n) for name in changing} for n in _PLAIN)
-    for other in ({}, drawn, *plain):
-        tried = {**values, **other}
-        # In order: what is computed behind an operator is asked for when that reads no more amiss.
-        if all(place.takes(compute(place.entry, tried)) for place in found):
-            return tried
+    ways = [{**values, **other} for other in ({}, drawn, *plain)]
+    for asked in (found, [place for place in found if not place.cut]):
+        for tried in ways:
+            # In order: what is computed behind an operator is asked for when that reads no more
+            # amiss.
+            if all(place.takes(compute(place.entry, tried)) for place in asked):
+                return tried
     raise IndicesError(
         "its lengths or indices depend on its data, and random ones are out of range"
     )

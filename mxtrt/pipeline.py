@@ -45,6 +45,7 @@ class PassRequest:
         gpu: The GPU that the graph's arrays are on, None for host memory.
         refused: Nodes that the engine refused before, with its words.
         keep: Variables that stay arguments though nothing reads them any more.
+        slower_stays: Whether what an engine on the CPU computes slower than MXNet stays there.
         plan: Set by the pass: the engines of the partitioned symbol.
     """
 
@@ -53,6 +54,7 @@ class PassRequest:
     gpu: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     keep: Collection[str] = ()
+    slower_stays: bool = True
     plan: Plan | None = field(default=None, init=False)
 
 
@@ -257,6 +259,7 @@ def _made(text: str, request: PassRequest, engine: Engine) -> _Made:
         frozenset(request.refused.items()),
         request.options,
         request.gpu,
+        request.slower_stays,
         (engine.name, engine.version),
     )
     made = recent.get(key)
@@ -274,7 +277,7 @@ def _make(graph: Graph, request: PassRequest, engine: Engine) -> _Made:
         request.refused,
         engine,
         gpu=request.gpu is not None,
-        on_cpu=engine.on_cpu,
+        on_cpu=engine.on_cpu and request.slower_stays,
     )
     parts: list[_Part] = []
     without_inputs: list[int] = []

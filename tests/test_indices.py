@@ -143,6 +143,24 @@ def test_indices_of_a_network_are_not_guessed() -> None:
     assert any("out of range" in note for note in segment.notes)
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda places: F.Embedding(places, F.var("y"), input_dim=2, output_dim=4),
+        lambda places: F.take(F.var("y"), places),
+        lambda places: F.pick(F.var("y"), F.slice_axis(places, axis=0, begin=0, end=2)),
+    ],
+    ids=["Embedding", "take", "pick"],
+)
+def test_indices_of_a_network_that_mxnet_brings_into_range_are_verified(
+    monkeypatch: pytest.MonkeyPatch, reads: Callable[..., Any]
+) -> None:
+    """TensorRT gets a softmax behind such an embedding wrong."""
+    places = F.reshape(F.dot(X, F.var("w")) + 100, (-1,))
+    shapes = {"x": (3, 4), "w": (4, 1), "y": (2, 4)}
+    assert drawn(monkeypatch, reads(places) * 2 + 1, shapes, verify=True)
+
+
 def _block(function: Callable[..., Any]) -> Any:
     class Block(mx.gluon.HybridBlock):
         def hybrid_forward(self, F: Any, x: Any, v: Any) -> Any:

@@ -125,6 +125,8 @@ def partition_symbol(
     weights: frozenset[str],
     refused: Mapping[str, str] | None = None,
     keep: Collection[str] = (),
+    *,
+    slower_stays: bool = True,
     **inference: Any,
 ) -> EngineSymbol:
     """Run the graph pass; engines are described but not built.
@@ -138,6 +140,7 @@ def partition_symbol(
         weights: Names of the arguments and auxiliary states that are weights.
         refused: Reasons why further nodes stay in MXNet, by name.
         keep: Variables that stay arguments though nothing reads them any more.
+        slower_stays: Whether what an engine on the CPU computes slower than MXNet stays there.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
 
     Raises:
@@ -155,7 +158,7 @@ def partition_symbol(
         if not library().is_readable(array):
             raise EngineError("a pending write to one of its parameters or inputs failed")
     gpu = None if ctx is None else gpu_of(ctx)
-    request = PassRequest(options, weights, gpu, refused or {}, keep)
+    request = PassRequest(options, weights, gpu, refused or {}, keep, slower_stays)
     with library().range("mxtrt partition"), request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None

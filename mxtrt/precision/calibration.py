@@ -6,7 +6,6 @@ between segments, MXNet computes here too.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import tempfile
@@ -21,6 +20,7 @@ from mxtrt import config
 from mxtrt.errors import EngineError, GraphError, OptionError
 from mxtrt.graph import Entry, Graph
 from mxtrt.node.library import OPERATOR
+from mxtrt.ops.slower import RULES
 from mxtrt.precision.apply import folded
 from mxtrt.precision.int8 import require_quantizer
 from mxtrt.precision.quantizer import quantization, quiet
@@ -112,13 +112,33 @@ def calibrate(
 def _chains(
     symbol: Any, arrays: Mapping[str, Any], batch: Batch, *, guess: bool
 ) -> Iterator[Chain]:
-    """The symbol partitioned with its weights known, and as a bind would that has to guess them."""
-    yield Chain(symbol, arrays, batch)
+    """The symbol partitioned in every way that a bind may do it.
+
+    With its weights known, and as a bind does that has to guess them; for an engine on the CPU, and
+    for one on a GPU, which gets what MXNet computes faster on a CPU too.
+
+    Raises:
+        EngineError: No node of it runs in an engine, in any way.
+    """
+    ways: list[frozenset[str] | None] = [None]
     guessed = guess_weights(Graph.of(symbol), config.current().data_names)
     used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} & arrays.keys()
     if guess and not used <= guessed:
-        with contextlib.suppress(EngineError):  # nothing of that runs in an engine
-            yield Chain(symbol, arrays, batch, guessed & used)
+        ways.append(guessed & used)
+    found, reason = 0, None
+    for weights in ways:
+        for slower_stays in (True, False):
+            try:
+                chain = Chain(symbol, arrays, batch, weights, slower_stays=slower_stays)
+            except EngineError as error:
+                reason = error
+                continue
+            found += 1
+            yield chain
+            if slower_stays and not chain.slower:
+                break  # without any of these both are one
+    if reason is not None and not found:
+        raise reason
 
 
 def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
@@ -225,8 +245,11 @@ class Chain:
         arrays: Its arguments and auxiliary states but the data.
         batch: Data that it accepts.
         weights: Which of the arrays are weights, None for all.
+        slower_stays: Whether what ONNX Runtime computes slower than MXNet stays there, as it does
+            on a CPU.
 
     Attributes:
+        slower: Names of the nodes that stay for that reason.
         models: The segments in float32, normalisation folded.
     """
 
@@ -236,6 +259,8 @@ class Chain:
         arrays: Mapping[str, Any],
         batch: Batch,
         weights: frozenset[str] | None = None,
+        *,
+        slower_stays: bool = True,
     ) -> None:
         import mxnet as mx
 
@@ -243,7 +268,11 @@ class Chain:
         from mxtrt.hooks.partitioned import partition_symbol
 
         self._options = config.current().replace(
-            engine="onnxruntime", precision="fp32", release_weights=False, enabled=True
+            engine="onnxruntime",
+            precision="fp32",
+            prefer="engine",  # what is guessed or measured of fp32 says nothing of int8
+            release_weights=False,
+            enabled=True,
         )
         pipeline.prepare(self._options, mx.cpu())
         names = symbol.list_arguments()
@@ -267,9 +296,17 @@ class Chain:
         self._arrays = {**args, **aux}
         known_weights = frozenset(arrays) if weights is None else weights
         self._symbol = partition_symbol(
-            symbol, dict(args), dict(aux), mx.cpu(), self._options, known_weights
+            symbol,
+            dict(args),
+            dict(aux),
+            mx.cpu(),
+            self._options,
+            known_weights,
+            slower_stays=slower_stays,
         )
         plan = self._symbol.plan
+        reasons = {rule.reason for rule in RULES.values()}
+        self.slower = [left.name for left in plan.report.left if left.reason in reasons]
         if not plan.nodes:
             raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")
         self.models = [folded(*node.calibrated(self._arrays)) for node in plan.nodes]

@@ -19,6 +19,7 @@ from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph import TensorType
 from mxtrt.pipeline import forget
+from mxtrt.precision.calibration import Chain
 from mxtrt.precision.ranges import read_ranges
 
 SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}
@@ -87,6 +88,40 @@ def test_ranges_serve_every_bind_whatever_it_takes_for_weights(way, kept, tmp_pa
     quantized = (2 if way == "block" else 1) - len(kept)  # a product of data is none of them
     assert f"{quantized} of 2 layers in int8" in segment.notes
     assert 0 <= np.abs(seen - expected.asnumpy()).max() < 0.2
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_ranges_serve_the_engines_of_a_gpu_too(alone, tmp_path):
+    """TensorRT gets what stays in MXNet on a CPU: its segments are others."""
+    volume = mx.sym.reshape(mx.sym.var("data"), (2, 2, 3, 16, 16))
+    symbol = mx.sym.Convolution(volume, kernel=(3, 3, 3), num_filter=4, name="volume")
+    if not alone:
+        symbol = mx.sym.FullyConnected(mx.sym.relu(symbol), num_hidden=3, name="dense")
+    arrays = arrays_of(symbol, data=SHAPES["data"])
+    calibrated(symbol, arrays, tmp_path / "ranges.json")
+    found, seen = read_ranges(tmp_path / "ranges.json"), []
+    for slower_stays in (True, False)[alone:]:
+        chain = Chain(symbol, arrays, {"data": pictures()}, slower_stays=slower_stays)
+        layers = [layer.name for model in chain.models for layer in found.find(model).layers]
+        seen.append((chain.slower, len(layers)))
+    expected = [([], 1)] if alone else [(["volume"], 1), ([], 2)]
+    assert seen == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"prefer": "auto"}])
+def test_what_is_guessed_of_float32_does_not_choose_the_layers(options, tmp_path, monkeypatch):
+    """One thread computes dense layers of many rows faster in MXNet, but not in int8."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=256, flatten=False, name="dense")
+    symbol = mx.sym.relu(symbol)
+    arrays = arrays_of(symbol, data=(2048, 768))
+    data = mx.nd.random.uniform(-1, 1, (2048, 768))
+    path = tmp_path / "ranges.json"
+    with mxtrt.options(**options):
+        mxtrt.calibrate(symbol, [data], params=arrays, out=path)
+    forward(symbol, arrays, data, precision="int8", ranges=path, **options)
+    (segment,) = mxtrt.last_report().segments
+    assert "1 of 1 layers in int8" in segment.notes
 
 
 def test_the_file_says_where_it_comes_from(tmp_path):
