@@ -202,10 +202,10 @@ def test_time_grows_with_the_number_of_nodes():
             nodes.append(Node("op", f"n{index}", {}, tuple(Entry(i) for i in sorted(reads))))
         graph = Graph(nodes, [Entry(count - 1)])
         best = []
-        for _ in range(3):
-            begin = time.perf_counter()
+        for _ in range(5):
+            begin = time.thread_time()  # whatever else the machine does
             cut(graph, reasons)
-            best.append(time.perf_counter() - begin)
+            best.append(time.thread_time() - begin)
         return min(best)
 
     assert seconds(20_000) < 30 * seconds(2_000)

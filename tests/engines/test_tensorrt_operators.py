@@ -6,8 +6,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from networks import ZOO
 from test_tensorrt_build import AMPERE
-from test_zoo import NAMES, network
+from test_zoo import network
 
 from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
@@ -121,7 +122,7 @@ def test_the_builder_builds_every_operator(api: Api, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ZOO)
 def test_the_builder_builds_every_network_of_the_zoo(api: Api, name: str) -> None:
     """All 34, as one engine each."""
     size = 299 if name == "inceptionv3" else 224

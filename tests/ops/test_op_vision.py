@@ -192,6 +192,13 @@ def test_box_decode_takes_the_bound_for_a_size_that_is_no_number() -> None:
             {"target_shape": (1, 4), "transform_type": "affine"},
         ),
         (
+            "other coordinates",
+            "SpatialTransformer",
+            [(6, 2, 4, 4), (1, 6)],
+            {"target_shape": (2, 2), "transform_type": "affine"},
+        ),
+        ("other coordinates", "BilinearSampler", [(6, 2, 4, 4), (1, 2, 4, 4)], {}),
+        (
             "position_sensitive",
             "_contrib_ROIAlign",
             [(1, 4, 4, 4), (1, 5)],
