@@ -54,8 +54,8 @@ def is_open(graph: Graph) -> bool:
 
     MXNet's products of matrices and convolutions are up to a seventh faster on a CPU, or as much
     slower.  Around them ONNX Runtime saves more than that: normalisations become part of the
-    convolutions before them, activations and sums too.  (Of twelve
-    networks of the zoo, on a Zen 4, those with as many normalisations as convolutions are faster.)
+    convolutions before them, activations and sums too.  (On a
+    Zen 4 every network of the zoo with as many normalisations as convolutions is faster.)
 
     Args:
         graph: The segment, with shapes.

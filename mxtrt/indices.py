@@ -181,7 +181,8 @@ def keep_in_range(
     drawn = {name: _draw(random, values[name], led) for name, led in sorted(changing.items())}
     plain = ({name: np.full_like(values[name], n) for name in changing} for n in _PLAIN)
     ways = [{**values, **other} for other in ({}, drawn, *plain)]
-    for asked in (found, [place for place in found if not place.cut]):
+    uncut = [place for place in found if not place.cut]
+    for asked in (found, uncut) if len(uncut) < len(found) else (found,):
         for tried in ways:
             # In order: what is computed behind an operator is asked for when that reads no more
             # amiss.

@@ -104,6 +104,12 @@ def _connect() -> None:
     library().set_callbacks(_graph_pass, infer_shapes, engine_failed)
 
 
+def _guesses(options: Options) -> bool:
+    """Whether rules of one thread in float32 choose, in place of a measurement by ``prefer``."""
+    default = options.prefer != "engine" and options.precision == "fp32"
+    return default and cores.single(options.threads)
+
+
 def analyse(
     graph: Graph,
     weights: Collection[str],
@@ -136,8 +142,7 @@ def analyse(
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     allowed = {own_name(name) for name in options.allow_ops}
     if on_cpu and "*" not in allowed:
-        guesses = options.prefer != "engine" and options.precision == "fp32"
-        guesses = guesses and cores.single(options.threads)
+        guesses = any(rule.one_thread for rule in can.slower.values()) and _guesses(options)
         for index, rule in can.slower.items():
             if graph.nodes[index].op not in allowed and (guesses or not rule.one_thread):
                 reasons.setdefault(index, rule.reason)

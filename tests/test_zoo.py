@@ -75,7 +75,7 @@ def test_zoo_networks_agree_with_plain_mxnet(name: str, table: Callable[..., Non
 
 
 def test_the_zoo_has_no_other_networks():
-    """The list above is the whole zoo, as MXNet itself lists it."""
+    """The list is the whole zoo, as MXNet itself lists it."""
     with pytest.raises(ValueError, match="Available options are") as error:
         vision.get_model("no such network")
     assert sorted(str(error.value).split("\n\t")[1:]) == sorted(ZOO)

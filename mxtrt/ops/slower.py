@@ -79,7 +79,7 @@ def _elu(call: Call) -> bool:
 
 
 def _many_rows(call: Call) -> bool:
-    """Where one thread computes in float32, of 512 rows and 1,500,000 numbers or more."""
+    """Where one thread computes in float32, 512 rows, 256 units and 1,500,000 numbers or more."""
     shape = call.shape()
     rows = shape[0] if call.flag("flatten", True) else prod(shape[:-1])
     return rows >= 512 and prod(shape) >= 1_500_000 and call.integer("num_hidden") >= 256
