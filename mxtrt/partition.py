@@ -18,7 +18,7 @@ in the number of edges (up to the inverse Ackermann function of the union-find).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mxtrt.graph import Entry, Graph, Node
 
@@ -77,11 +77,13 @@ class Worth:
         movers: Nodes that only move data; a segment of nothing else stays in MXNet.
         cheap: Nodes that compute little for each element; a segment of fewer than
             :data:`FEWEST_CHEAP` of them and movers stays in MXNet, unless it is the whole graph.
+        alone: Why nodes stay in MXNet whose segment has but movers beside them, by index.
     """
 
     min_nodes: int = 1
     movers: frozenset[int] = frozenset()
     cheap: frozenset[int] = frozenset()
+    alone: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Sets:
@@ -222,6 +224,8 @@ def _refusal(
     computing = [index for index in nodes if index not in worth.movers]
     if not whole and len(computing) < FEWEST_CHEAP and worth.cheap.issuperset(computing):
         return "its segment is one cheap operator, which costs more to enter than it saves"
+    if len(computing) == 1 and computing[0] in worth.alone:
+        return worth.alone[computing[0]]
     for index in nodes:
         for entry in graph.nodes[index].inputs:
             producer = graph.nodes[entry.node]

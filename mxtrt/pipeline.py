@@ -25,6 +25,7 @@ from mxtrt.graph import Graph
 from mxtrt.models import own_name
 from mxtrt.node import library
 from mxtrt.ops import registry
+from mxtrt.ops.slower import Rule
 from mxtrt.partition import Partition, Segment, Worth, partition
 from mxtrt.plan import Plan, Timed
 from mxtrt.recent import Recent
@@ -104,10 +105,32 @@ def _connect() -> None:
     library().set_callbacks(_graph_pass, infer_shapes, engine_failed)
 
 
-def _guesses(options: Options) -> bool:
-    """Whether rules of one thread in float32 choose, in place of a measurement by ``prefer``."""
-    default = options.prefer != "engine" and options.precision == "fp32"
-    return default and cores.single(options.threads)
+def _kept(
+    graph: Graph, rules: Mapping[int, Rule], options: Options
+) -> tuple[dict[int, str], dict[int, str]]:
+    """What MXNet keeps on a CPU as it is faster there, and what it keeps if nothing is around it.
+
+    Args:
+        graph: The symbol.
+        rules: Rules that hold for its nodes, by index.
+        options: The options of the bind.
+    """
+    allowed = {own_name(name) for name in options.allow_ops}
+    always: dict[int, str] = {}
+    alone: dict[int, str] = {}
+    if not rules or "*" in allowed:
+        return always, alone
+    guesses = options.prefer != "engine" and options.precision == "fp32"
+    one_thread = guesses and cores.single(options.threads)
+    for index, rule in rules.items():
+        if graph.nodes[index].op in allowed:
+            continue
+        if rule.alone:
+            if guesses:
+                alone[index] = rule.reason
+        elif one_thread or not rule.one_thread:
+            always[index] = rule.reason
+    return always, alone
 
 
 def analyse(
@@ -141,18 +164,16 @@ def analyse(
                 if dtype not in engine.dtypes:
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     allowed = {own_name(name) for name in options.allow_ops}
-    if on_cpu and "*" not in allowed:
-        guesses = any(rule.one_thread for rule in can.slower.values()) and _guesses(options)
-        for index, rule in can.slower.items():
-            if graph.nodes[index].op not in allowed and (guesses or not rule.one_thread):
-                reasons.setdefault(index, rule.reason)
+    kept, alone = _kept(graph, can.slower if on_cpu else {}, options)
+    for index, reason in kept.items():
+        reasons.setdefault(index, reason)
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
         if node.op in registry() and registry()[node.op].moves_data_only
     )
     cheap = frozenset(index for index in can.cheap if graph.nodes[index].op not in allowed)
-    worth = Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset())
+    worth = Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset(), alone)
     while True:
         known = can.known - reasons.keys()
         found = partition(graph, reasons, frozenset(weights), worth=worth, known=known)

@@ -66,8 +66,9 @@ def document() -> str:
         parts.append("| operator | ONNX | dtypes | stays in MXNet |\n|---|---|---|---|\n")
         parts.append("\n".join(sorted(families[module])) + "\n")
     parts.append(_SLOWER)
-    for name, rule in RULES.items():
-        parts.append(f"| {rule.factor} | `{name}` | {_first_sentence(rule.holds.__doc__)} |\n")
+    for name, rules in RULES.items():
+        for rule in rules:
+            parts.append(f"| {rule.factor} | `{name}` | {_first_sentence(rule.holds.__doc__)} |\n")
     parts.append("\n## Operators that stay in MXNet\n\n| operator | reason |\n|---|---|\n")
     for reason in dict.fromkeys(LEFT.values()):
         patterns = ", ".join(f"`{name}`" for name, why in LEFT.items() if why == reason)

@@ -3,9 +3,8 @@
 MXNet keeps them there, unless the option ``allow_ops`` names them: a segment that has one of them
 would be slower than MXNet, and cutting one in two costs some 20 microseconds.  The factors are
 those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32); no
-form in other ONNX operators that was tried is faster than MXNet.  What is slower by less, as
-convolutions of many channels are, costs less than what is saved around it, or is found by the
-option ``prefer``.
+form in other ONNX operators that was tried is faster than MXNet.  What is slower by less costs less
+than what is saved around it; where there is nothing around it, a rule says so.
 """
 
 from __future__ import annotations
@@ -26,13 +25,17 @@ class Rule:
     Attributes:
         factor: How many times as long ONNX Runtime takes.
         holds: Whether a node is one of those that the rule is about.
-        one_thread: Whether it is so only where one thread computes in float32.  Such a rule is a
-            guess at what ``prefer`` would measure.
+        one_thread: Whether it is so only where one thread computes in float32.
+        alone: Whether it is so only where a segment computes nothing else in float32: ONNX Runtime
+            makes it part of a convolution before it, or what follows part of it.
+
+    The last two are guesses at what ``prefer`` would measure.
     """
 
     factor: str
     holds: Callable[[Call], bool]
     one_thread: bool = False
+    alone: bool = False
 
     @property
     def reason(self) -> str:
@@ -63,9 +66,15 @@ def _averages_last(call: Call) -> bool:
 
 
 def _but_lstm(call: Call) -> bool:
-    """A mode other than lstm, but gru for batch size times state size of at most 128."""
-    mode, size = call.text("mode"), call.shape()[1] * call.integer("state_size")
-    return mode != "lstm" and (mode != "gru" or size > 128)
+    """A mode other than lstm."""
+    return call.text("mode") != "lstm"
+
+
+def _of_several_channels(call: Call) -> bool:
+    """Alone in its segment, unless each channel has its own kernel, or that is a point in 3D."""
+    kernel = call.integers("kernel")
+    point = len(kernel) == 3 and max(kernel) == 1
+    return not point and call.integer("num_group", 1) < call.shape()[1]
 
 
 def _large(call: Call) -> bool:
@@ -76,6 +85,17 @@ def _large(call: Call) -> bool:
 def _elu(call: Call) -> bool:
     """With act_type=elu, of 100,000 numbers or more."""
     return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
+
+
+def _leaky(call: Call) -> bool:
+    """Alone in its segment, with act_type=leaky or gelu, of 100,000 numbers or more."""
+    kind = call.text("act_type", "leaky")
+    return kind in ("leaky", "gelu") and prod(call.shape()) >= 100_000
+
+
+def _many_classes(call: Call) -> bool:
+    """Of 4096 numbers or more, counted behind it."""
+    return prod(call.shape()) * call.integer("depth") >= 4096
 
 
 def _many_rows(call: Call) -> bool:
@@ -90,28 +110,37 @@ def _soft_relu(call: Call) -> bool:
     return call.text("act_type") == "softrelu" and _large(call)
 
 
-#: By operator.
-RULES: Mapping[str, Rule] = {
-    "Convolution": Rule("1.2 to 1.6", _in_three_axes),
-    "Deconvolution": Rule("1.1 to 1.8", _of_all_channels),
-    "FullyConnected": Rule("1.1 to 1.4", _many_rows, one_thread=True),
-    "_npx_fully_connected": Rule("1.1 to 1.4", _many_rows, one_thread=True),
-    "Pooling": Rule("1.6", _averages_last),
-    "RNN": Rule("1.03 to 3.6", _but_lstm),
-    "_npx_rnn": Rule("1.03 to 3.6", _but_lstm),
-    "Activation": Rule("13", _soft_relu),
-    "LeakyReLU": Rule("4", _elu),
-    "LRN": Rule("1.5 to 23", _always),
-    "BilinearSampler": Rule("1.5", _always),
-    "SpatialTransformer": Rule("1.3 to 1.7", _always),
-    "_contrib_ROIAlign": Rule("1.3", _always),
-    "log1p": Rule("2", _large),
-    "_npi_log1p": Rule("2", _large),
+_CONVOLUTIONS = (
+    Rule("1.2 to 1.6", _in_three_axes),
+    Rule("up to 1.1", _of_several_channels, alone=True),
+)
+_DENSE = (Rule("1.1 to 1.4", _many_rows, one_thread=True),)
+_RECURRENT = (Rule("1.03 to 3.6", _but_lstm),)
+
+#: By operator; of several rules the first one that holds counts.
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "Convolution": _CONVOLUTIONS,
+    "Deconvolution": (Rule("1.1 to 1.8", _of_all_channels),),
+    "FullyConnected": _DENSE,
+    "_npx_fully_connected": _DENSE,
+    "Pooling": (Rule("1.6", _averages_last),),
+    "RNN": _RECURRENT,
+    "_npx_rnn": _RECURRENT,
+    "Activation": (Rule("13", _soft_relu),),
+    "LeakyReLU": (Rule("4", _elu), Rule("1.05 to 1.4", _leaky, alone=True)),
+    "LRN": (Rule("1.5 to 23", _always),),
+    "BilinearSampler": (Rule("1.5", _always),),
+    "SpatialTransformer": (Rule("1.3 to 1.7", _always),),
+    "_contrib_ROIAlign": (Rule("1.3", _always),),
+    "log1p": (Rule("2", _large),),
+    "_npi_log1p": (Rule("2", _large),),
+    "one_hot": (Rule("3", _many_classes),),
+    "where": (Rule("2.5", _large),),
 }
 
 
 def rule_for(call: Call) -> Rule | None:
     """The rule by which a node that can be converted stays in MXNet on a CPU, if there is one."""
-    rule = RULES.get(call.node.op)
-    # Of float16 MXNet has hardly a kernel there.
-    return None if rule is None or call.half or not rule.holds(call) else rule
+    if call.half:  # of float16 MXNet has hardly a kernel there
+        return None
+    return next((rule for rule in RULES.get(call.node.op, ()) if rule.holds(call)), None)

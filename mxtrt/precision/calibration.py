@@ -305,7 +305,7 @@ class Chain:
             slower_stays=slower_stays,
         )
         plan = self._symbol.plan
-        reasons = {rule.reason for rule in RULES.values()}
+        reasons = {rule.reason for rules in RULES.values() for rule in rules}
         self.slower = [left.name for left in plan.report.left if left.reason in reasons]
         if not plan.nodes:
             raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")

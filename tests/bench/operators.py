@@ -154,6 +154,11 @@ def _others() -> Iterator[tuple[str, Subject]]:
     yield "resize", Subject(larger, ((1, 21, 60, 60),))
     words = lambda i: mx.sym.relu(mx.sym.Embedding(i, input_dim=30000, output_dim=300))  # noqa: E731
     yield "move/Embedding", Subject(words, ((64, 128),), 30000)
+    yield "where", Subject(mx.sym.where, (features,) * 3)
+    yield "cumsum", Subject(lambda x: mx.sym.cumsum(x, axis=1), (features,))
+    yield "one_hot", Subject(lambda i: mx.sym.one_hot(i, 1000), ((64, 32),), 1000)
+    yield "pick", Subject(lambda x, i: mx.sym.pick(mx.sym.relu(x), i), ((512, 1000), (512,)), 1000)
+    yield "topk", Subject(lambda x: mx.sym.topk(x, k=5), ((64, 1000),))
     nearest = lambda x: mx.sym.UpSampling(x, scale=2, sample_type="nearest")  # noqa: E731
     moves: dict[str, tuple[Callable[..., Symbol], Shape]] = {
         "UpSampling": (nearest, (1, 256, 26, 26)),
