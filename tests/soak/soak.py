@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import gc
@@ -449,6 +450,41 @@ def slope(samples: list[tuple[float, int]]) -> tuple[float, float]:
     return float(value), float(np.sqrt(covariance[0, 0]))
 
 
+def course(samples: list[tuple[float, int]]) -> dict[str, Any]:
+    """How an amount of memory went on, and how much it grew in the second half."""
+    growth, error = slope(samples)
+    return {
+        "MiB": [round(amount / 2**20, 1) for _, amount in samples[:: max(len(samples) // 10, 1)]],
+        "slope_KiB_per_minute": round(growth * 60 / 1024, 1),
+        "slope_error": round(error * 60 / 1024, 1),
+    }
+
+
+class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` of glibc 2.33 and later."""
+
+    # fmt: off
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd",
+        "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    ))
+    # fmt: on
+
+
+def allocated_bytes() -> int:
+    """What the C library's heaps have given out; 0 where it does not tell.
+
+    A leak makes it grow, while resident memory grows with what lies free between blocks, too.
+    """
+    try:
+        tell = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    tell.restype = _Mallinfo2
+    told = tell()
+    return int(told.uordblks + told.hblkhd)
+
+
 def state() -> dict[str, int]:
     """What the process holds, but for engines that are kept for the next bind."""
     shared_sessions().forget()
@@ -485,13 +521,16 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
     ]
     for worker in workers:
         worker.start()
-    samples: list[tuple[float, int]] = []
+    resident: list[tuple[float, int]] = []
+    allocated: list[tuple[float, int]] = []
     first: dict[str, int] = {}
     replies, since = -1, begin
     while any(worker.is_alive() for worker in workers):
         time.sleep(min(1.0, seconds / 20))
-        samples.append((time.monotonic() - begin, resident_bytes()))
-        if not first and samples[-1][0] > seconds / 2:
+        elapsed = time.monotonic() - begin
+        resident.append((elapsed, resident_bytes()))
+        allocated.append((elapsed, allocated_bytes()))
+        if not first and elapsed > seconds / 2:
             first = state()
         if (now := sum(log.counts.total() for log in logs)) != replies:
             replies, since = now, time.monotonic()
@@ -510,7 +549,6 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
     gc.collect()
     counts = sum((log.counts for log in logs), Counter())
     requests = {name: n for name, n in sorted(counts.items()) if "requests" in name}
-    growth, error = slope(samples)
     return {
         "seconds": round(took, 1),
         "threads": threads,
@@ -523,9 +561,8 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
         "updates": counts["updates"],
         "disturbances": counts["disturbances"],
         "stats": dataclasses.asdict(mxtrt.stats()),
-        "resident_MiB": [round(r / 2**20, 1) for _, r in samples[:: max(len(samples) // 10, 1)]],
-        "slope_KiB_per_minute": round(growth * 60 / 1024, 1),
-        "slope_error": round(error * 60 / 1024, 1),
+        "resident": course(resident),
+        "allocated": course(allocated),
         "half_way": first,
         "at_the_end": last,
         "after": state(),
