@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mxtrt.config import OPTIONS, Options, disable, enable, options
-    from mxtrt.counters import Stats, stats
+    from mxtrt.observe.counters import Stats, stats
     from mxtrt.errors import (
         EngineError,
         GraphError,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         NodeError,
         OptionError,
     )
-    from mxtrt.inspection import inspect
-    from mxtrt.ledger import Ledger, memory
-    from mxtrt.precision.calibration import calibrate
-    from mxtrt.report import Report, last_report
+    from mxtrt.offline.inspection import inspect
+    from mxtrt.plan.ledger import Ledger, memory
+    from mxtrt.offline.calibration import calibrate
+    from mxtrt.observe.report import Report, last_report
 
 __version__ = "0.1.0"
 
@@ -67,12 +67,12 @@ _HOME = {
         "NodeError",
         "OptionError",
     ),
-    "mxtrt.counters": ("Stats", "stats"),
-    "mxtrt.inspection": ("inspect",),
-    "mxtrt.ledger": ("Ledger", "memory"),
+    "mxtrt.observe.counters": ("Stats", "stats"),
+    "mxtrt.offline.inspection": ("inspect",),
+    "mxtrt.plan.ledger": ("Ledger", "memory"),
     "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),
-    "mxtrt.precision.calibration": ("calibrate",),
-    "mxtrt.report": ("Report", "last_report"),
+    "mxtrt.offline.calibration": ("calibrate",),
+    "mxtrt.observe.report": ("Report", "last_report"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -80,7 +80,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'mxtrt' has no attribute {name!r}")
-    from mxtrt.threads import loading
+    from mxtrt.system.threads import loading
 
     with loading:
         value = getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -27,7 +27,7 @@ import pytest
 
 from mxtrt import config
 from mxtrt.hooks import decision
-from mxtrt.pipeline import forget
+from mxtrt.plan.graph_pass import forget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.convert.onnx_builder import OnnxBuilder
 
 __all__ = ["failing", "plant", "unbuildable", "unfillable"]
 

@@ -41,7 +41,7 @@ SCRIPT = """
     net.hybridize()
     net(mx.nd.ones((1, 3, 8, 8))).wait_to_read()
     import sys
-    print("mxtrt.report" in sys.modules and sys.modules["mxtrt.report"].last_report())
+    print("mxtrt.observe.report" in sys.modules and sys.modules["mxtrt.observe.report"].last_report())
 """
 
 
@@ -54,7 +54,7 @@ def test_an_unchanged_script_is_served_by_the_environment_variable():
 
 def test_what_binds_is_imported_without_mxnet():
     """Whoever imports it keeps those waiting who import MXNet, and must not wait for them."""
-    done = run("import sys, mxtrt.pipeline, mxtrt.inspection; print('mxnet' in sys.modules)")
+    done = run("import sys, mxtrt.plan.graph_pass, mxtrt.offline.inspection; print('mxnet' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -63,7 +63,7 @@ def test_without_the_variable_nothing_heavy_is_imported():
     done = run(
         "import mxtrt\n"
         + textwrap.dedent(SCRIPT)
-        + "\nprint(sorted(m for m in sys.modules if m in ('mxtrt.pipeline', 'mxtrt.ops')))",
+        + "\nprint(sorted(m for m in sys.modules if m in ('mxtrt.plan.graph_pass', 'mxtrt.convert.ops')))",
         USE_TENSORRT="0",
     )
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mxtrt.cache import EngineCache
+from mxtrt.engines.cache import EngineCache
 
 
 def entries(path: Path) -> list[Path]:

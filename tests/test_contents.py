@@ -6,9 +6,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from mxtrt import paging
-from mxtrt.contents import Contents
-from mxtrt.ledger import memory
+from mxtrt.weights import paging
+from mxtrt.weights.contents import Contents
+from mxtrt.plan.ledger import memory
 
 
 def large(value: float = 1.0) -> mx.nd.NDArray:

@@ -13,10 +13,10 @@ import pytest
 from networks import assert_close
 
 import mxtrt
-from mxtrt import engine_node
-from mxtrt.engine_node import EngineNode
+from mxtrt.plan import engine_node
+from mxtrt.plan.engine_node import EngineNode
 from mxtrt.node import library
-from mxtrt.plan import live_plans
+from mxtrt.plan.plan import live_plans
 
 MOST = 8
 

@@ -15,11 +15,11 @@ from planted import plant
 from test_verify import bound
 
 import mxtrt
-from mxtrt import fastest
+from mxtrt.trial import fastest
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.engines.tensorrt import TensorRT
-from mxtrt.inspection import typed_graph
-from mxtrt.perf.paired import paired
+from mxtrt.offline.inspection import typed_graph
+from mxtrt.timing.paired import paired
 
 X = images()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mxtrt.files import TEMPORARY, new_file, write_text
+from mxtrt.system.files import TEMPORARY, new_file, write_text
 
 
 def test_a_file_takes_the_place_of_an_older_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from networks import assert_close, classifier, images, mixed, parameters, plain
 
 from mxtrt.errors import GraphError
-from mxtrt.graph import Entry, Graph, Node
+from mxtrt.graph.symbol import Entry, Graph, Node
 
 
 @pytest.mark.parametrize("symbol", [classifier(), mixed()])

@@ -12,14 +12,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from mxtrt import params_file
-from mxtrt.convert import WeightType
+from mxtrt.saved import params_file
+from mxtrt.convert.segment import WeightType
 from mxtrt.engines import Weight
 from mxtrt.errors import EngineError, GraphError
-from mxtrt.graph import Graph, TensorType
-from mxtrt.models import load_params, load_symbol
+from mxtrt.graph.symbol import Graph, TensorType
+from mxtrt.saved.models import load_params, load_symbol
 from mxtrt.precision.ranges import read_ranges
-from mxtrt.saved import Saved
+from mxtrt.saved.symbol_file import Saved
 from mxtrt_fuzz import files
 from mxtrt_fuzz.corpus import read
 

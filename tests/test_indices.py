@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import mxtrt
-from mxtrt import fastest, trial, verify
+from mxtrt.trial import fastest
+from mxtrt.trial import segment as trial
+from mxtrt.trial import verify
 
 F = mx.sym
 X, V = F.var("x"), F.var("v")

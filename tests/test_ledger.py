@@ -11,7 +11,7 @@ from networks import classifier, images, parameters
 
 import mxtrt
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.threads import Living
+from mxtrt.system.threads import Living
 
 X = images()
 
@@ -19,7 +19,7 @@ X = images()
 @pytest.fixture(autouse=True)
 def of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tests in this process keep alive is not counted."""
-    monkeypatch.setattr("mxtrt.plan._plans", Living())
+    monkeypatch.setattr("mxtrt.plan.plan._plans", Living())
 
 
 def bind(symbol: mx.sym.Symbol, **options: object) -> mx.executor.Executor:

@@ -18,9 +18,9 @@ from test_autoload import run
 
 import mxtrt
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.measure import resident_bytes
+from mxtrt.timing.measure import resident_bytes
 from mxtrt.node import library
-from mxtrt.plan import live_plans
+from mxtrt.plan.plan import live_plans
 
 X = images(size=64)  # the dense weights are large enough to be paged out
 

@@ -16,7 +16,7 @@ from networks import assert_close
 
 import mxtrt
 from mxtrt.errors import GraphError
-from mxtrt.graph import Entry, Graph, read_json, write_json
+from mxtrt.graph.symbol import Entry, Graph, read_json, write_json
 
 F = mx.sym
 
@@ -213,7 +213,7 @@ def test_names_that_meet_are_told_apart(meeting: str, half: bool) -> None:
 
 def test_constants_and_casts_are_not_called_like_variables() -> None:
     """Their names are made of what they hold, and could be known."""
-    from mxtrt.onnx_builder import OnnxBuilder
+    from mxtrt.convert.onnx_builder import OnnxBuilder
 
     name = OnnxBuilder().constant(np.float32(2))
     symbol = F.tanh(F.var("x")) * 2 + F.var(name) - F.var("x__float32")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.convert.onnx_builder import OnnxBuilder
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3)])

@@ -9,8 +9,9 @@ import pytest
 from networks import assert_close
 
 import mxtrt
-from mxtrt import paging, plan
-from mxtrt.threads import once
+from mxtrt.weights import paging
+from mxtrt.plan import plan
+from mxtrt.system.threads import once
 
 
 def resident(array: mx.nd.NDArray) -> float:

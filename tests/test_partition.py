@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtrt.graph import Entry, Graph, Node, TensorType
-from mxtrt.partition import Partition, Worth, partition
-from mxtrt.rewrite import rewrite, undo
+from mxtrt.graph.symbol import Entry, Graph, Node, TensorType
+from mxtrt.graph.partition import Partition, Worth, partition
+from mxtrt.graph.rewrite import rewrite, undo
 
 
 @st.composite

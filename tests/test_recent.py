@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxtrt.recent import Recent
+from mxtrt.system.recent import Recent
 
 
 def test_what_was_used_longest_ago_goes_first():

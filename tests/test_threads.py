@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from test_autoload import run
 
-from mxtrt.threads import Living, once
+from mxtrt.system.threads import Living, once
 
 
 def at_once(body: Callable[[int], None], threads: int = 8) -> None:
@@ -120,7 +120,7 @@ def test_a_lock_that_another_thread_holds_at_a_fork_is_free_in_the_child(make):
     done = run(
         f"""
         import os, threading
-        from mxtrt.threads import {make}
+        from mxtrt.system.threads import {make}
         held, stop, ours = threading.Event(), threading.Event(), {make}()
 
         def hold():
@@ -148,7 +148,7 @@ def test_a_fork_waits_for_what_another_thread_makes_or_imports(tmp_path):
         f"""
         import os, sys, threading, time
         sys.path.insert(0, {str(tmp_path)!r})
-        from mxtrt.threads import loading, once
+        from mxtrt.system.threads import loading, once
         begun = threading.Event()
 
         @once

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mxnet as mx
 import pytest
 
-from mxtrt.graph import Graph
-from mxtrt.weights import guess_weights
+from mxtrt.graph.symbol import Graph
+from mxtrt.graph.roles import guess_weights
 
 
 def guessed(symbol, *data):

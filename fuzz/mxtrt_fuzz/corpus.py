@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxtrt.graph import check_json
+from mxtrt.graph.symbol import check_json
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure
 from mxtrt_fuzz.values import INPUT_SETS, Array, input_arrays, weight_arrays

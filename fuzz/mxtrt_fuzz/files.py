@@ -18,9 +18,9 @@ def read(data: bytes) -> None:
     import json  # here, so that it is instrumented
 
     from mxtrt.errors import GraphError
-    from mxtrt.graph import Graph
-    from mxtrt.params_file import check_params, read_params
-    from mxtrt.saved import Saved
+    from mxtrt.graph.symbol import Graph
+    from mxtrt.saved.params_file import check_params, read_params
+    from mxtrt.saved.symbol_file import Saved
 
     try:
         if data[:1] == b"p":
@@ -42,9 +42,9 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["mxtrt", "json"]):
-        import mxtrt.graph
-        import mxtrt.params_file
-        import mxtrt.saved  # noqa: F401 - imported to be instrumented
+        import mxtrt.graph.symbol
+        import mxtrt.saved.params_file
+        import mxtrt.saved.symbol_file  # noqa: F401 - imported to be instrumented
     atheris.Setup(sys.argv, read)
     atheris.Fuzz()
 

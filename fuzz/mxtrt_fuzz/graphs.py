@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-from mxtrt.graph import DTYPES, Entry, write_json
+from mxtrt.graph.symbol import DTYPES, Entry, write_json
 
 __all__ = [
     "BINDS",

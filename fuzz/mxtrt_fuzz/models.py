@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import mxtrt
-from mxtrt.graph import Graph
+from mxtrt.graph.symbol import Graph
 from mxtrt_fuzz.execute import Observation
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.oracle import Verdict

@@ -15,20 +15,20 @@ from unittest import mock
 
 import numpy as np
 
-import mxtrt.engine_node
+import mxtrt.plan.engine_node
 import mxtrt.engines.shared
 import mxtrt.hooks.executor
 import mxtrt.hooks.gluon
-import mxtrt.paging
-import mxtrt.partition
-import mxtrt.pipeline
-import mxtrt.rewrite
-from mxtrt import onnx_builder
-from mxtrt.graph import Graph
+import mxtrt.weights.paging
+import mxtrt.graph.partition
+import mxtrt.plan.graph_pass
+import mxtrt.graph.rewrite
+from mxtrt.convert import onnx_builder
+from mxtrt.graph.symbol import Graph
 
 __all__ = ["MUTANTS", "Mutant"]
 
-_pipeline: Any = mxtrt.pipeline
+_pipeline: Any = mxtrt.plan.graph_pass
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def _rounded_weights(dtype: Any) -> Iterator[None]:
     """Engines are given weights in a lower precision."""
     import mxnet as mx
 
-    original = mxtrt.engine_node.EngineNode.build
+    original = mxtrt.plan.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any, **how: Any) -> None:
         low = {
@@ -212,7 +212,7 @@ def _rounded_weights(dtype: Any) -> Iterator[None]:
         }
         original(self, {**arrays, **low}, **how)
 
-    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
         yield
 
 
@@ -294,15 +294,15 @@ def _forgotten_node() -> Iterator[None]:
 @contextlib.contextmanager
 def _retained_weights() -> Iterator[None]:
     """Weights that engines hold stay resident in MXNet too."""
-    nothing = mxtrt.paging.PagedOut(0, 0, 0, 0)
-    with mock.patch.object(mxtrt.paging, "page_out", return_value=nothing):
+    nothing = mxtrt.weights.paging.PagedOut(0, 0, 0, 0)
+    with mock.patch.object(mxtrt.weights.paging, "page_out", return_value=nothing):
         yield
 
 
 @contextlib.contextmanager
 def _stale_weights() -> Iterator[None]:
     """An executor takes its weights for unchanged when they were set after the bind."""
-    original = mxtrt.engine_node.EngineNode.build
+    original = mxtrt.plan.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any, **how: Any) -> None:
         import mxnet as mx
@@ -310,7 +310,7 @@ def _stale_weights() -> Iterator[None]:
         zeros = {n: mx.nd.zeros_like(arrays[n]) for n in self.weights}
         original(self, {**arrays, **zeros}, **how)
 
-    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
         yield
 
 
@@ -322,7 +322,7 @@ def _found_by_model() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def _requests_mixed_up() -> Iterator[None]:
     """A graph pass takes what another thread asked for last for its own."""
-    original = mxtrt.pipeline.request_pass
+    original = mxtrt.plan.graph_pass.request_pass
 
     @contextlib.contextmanager
     def late(request: Any) -> Iterator[None]:
@@ -331,8 +331,8 @@ def _requests_mixed_up() -> Iterator[None]:
             yield
 
     with (
-        mock.patch.object(mxtrt.pipeline, "_requests", SimpleNamespace()),
-        mock.patch.object(mxtrt.pipeline, "request_pass", late),
+        mock.patch.object(mxtrt.plan.graph_pass, "_requests", SimpleNamespace()),
+        mock.patch.object(mxtrt.plan.graph_pass, "request_pass", late),
     ):
         yield
 
@@ -386,13 +386,13 @@ def _unseen_kinds() -> Iterator[None]:
 @contextlib.contextmanager
 def _first_size() -> Iterator[None]:
     """Whatever the input shapes are, the outputs have those of the first ones."""
-    original = mxtrt.engine_node.EngineNode._add
+    original = mxtrt.plan.engine_node.EngineNode._add
 
     def add(self: Any, shapes: Any, graph: Any, model: Any) -> None:
         first = self.__dict__.setdefault("_first", graph)
         original(self, shapes, first, model)
 
-    with mock.patch.object(mxtrt.engine_node.EngineNode, "_add", add):
+    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "_add", add):
         yield
 
 
@@ -401,14 +401,14 @@ def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
 
-    original = mxtrt.engine_node.EngineNode.build
+    original = mxtrt.plan.engine_node.EngineNode.build
 
     def build(self: Any, arrays: Any, **how: Any) -> None:
         if len(self.report.nodes) > 2:
             raise EngineError("refused")
         original(self, arrays, **how)
 
-    with mock.patch.object(mxtrt.engine_node.EngineNode, "build", build):
+    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
         yield
 
 

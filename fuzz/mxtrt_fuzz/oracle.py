@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.execute import Observation, Run
 from mxtrt_fuzz.graphs import Case, Operation
 from mxtrt_fuzz.properties import ledger, partition_faults

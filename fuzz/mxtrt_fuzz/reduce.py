@@ -11,7 +11,7 @@ import ast
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import Case, Node, Operation, Tensor, Variable
 from mxtrt_fuzz.specs import Attributes, specs, whole
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import Case, Operation, Variable
 from mxtrt_fuzz.specs import INTEGERS, Attributes, OpSpec, specs
 from mxtrt_fuzz.values import Array, Arrays, wide

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 import mxtrt
-from mxtrt.graph import Entry
-from mxtrt.measure import resident_bytes
-from mxtrt.models import import_mxnet
+from mxtrt.graph.symbol import Entry
+from mxtrt.timing.measure import resident_bytes
+from mxtrt.saved.models import import_mxnet
 from mxtrt_fuzz.execute import Setup, bound
 from mxtrt_fuzz.generate import Grower
 from mxtrt_fuzz.graphs import BINDS, Case, Operation, Tensor, Variable

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.reference import DEVIATIONS, Noise, Reference, Values
 from mxtrt_fuzz.specs import INTEGERS
 from mxtrt_fuzz.values import Array

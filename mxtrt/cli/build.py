@@ -33,7 +33,7 @@ def build_model(
     with task("building"):
         from mxtrt.cli.compare import served, symbol_block
         from mxtrt.cli.model import load_model, random_inputs
-        from mxtrt.pipeline import prepare
+        from mxtrt.plan.graph_pass import prepare
 
         chosen = prepare(options)
         if not chosen.static_shapes:

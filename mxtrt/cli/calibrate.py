@@ -58,8 +58,8 @@ def calibrate_model(
         raise OptionError("option --params is missing; ranges depend on the weights")
     with task("loading"):
         from mxtrt.cli.model import load_model
-        from mxtrt.precision.calibration import calibrate
-        from mxtrt.precision.search import keep_accuracy as search
+        from mxtrt.offline.calibration import calibrate
+        from mxtrt.offline.search import keep_accuracy as search
 
         def batches() -> Iterator[dict[str, Any]]:
             return data_of.batches(data, batch, list(shape or ()))

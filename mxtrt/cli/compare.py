@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt import config, pipeline
+from mxtrt import config
+from mxtrt.plan import graph_pass as pipeline
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, MxtrtWarning
-from mxtrt.measure import Pairs, bootstrap_ratio, interleave, parity_error, resident_bytes
-from mxtrt.report import Report, last_report
+from mxtrt.timing.measure import Pairs, bootstrap_ratio, interleave, parity_error, resident_bytes
+from mxtrt.observe.report import Report, last_report
 
 __all__ = ["LEVEL", "Comparison", "Latency", "compare", "served", "symbol_block"]
 

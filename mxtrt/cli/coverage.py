@@ -12,7 +12,7 @@ from mxtrt.cli.arguments import output_option
 from mxtrt.cli.output import show, table, task, write_output
 
 if TYPE_CHECKING:
-    from mxtrt.coverage import Coverage
+    from mxtrt.offline.coverage import Coverage
 
 __all__ = ["show_coverage"]
 
@@ -38,7 +38,7 @@ def show_coverage(
     A histogram is a line such as {"model": "net", "ops": {"Convolution": 3}}.
     """
     with task("counting"):
-        from mxtrt.coverage import coverage, read_models
+        from mxtrt.offline.coverage import coverage, read_models
 
         found = coverage(read_models(path))
     if json is not None:

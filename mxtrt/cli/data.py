@@ -75,7 +75,7 @@ def _of_arrays(path: Path, batch: int) -> Iterator[dict[str, Any]]:
 def _of_records(path: Path, batch: int, shapes: list[str]) -> Iterator[dict[str, Any]]:
     import mxnet as mx
 
-    from mxtrt.models import parse_shape
+    from mxtrt.saved.models import parse_shape
 
     if len(shapes) != 1:
         raise OptionError("a record file needs the shape of its pictures; give it with --shape")

@@ -48,10 +48,10 @@ def run_demo(seconds: Seconds = 8.0, json: Json = False) -> None:
             raise OptionError(
                 f"the demo needs the package {package}; install it with: pip install 'mxtrt[demo]'"
             )
-    from mxtrt import pipeline
+    from mxtrt.plan import graph_pass as pipeline
     from mxtrt.cli.bench import show_comparison
     from mxtrt.cli.compare import compare
-    from mxtrt.models import import_mxnet
+    from mxtrt.saved.models import import_mxnet
 
     with task("loading MXNet"):
         import_mxnet()
@@ -94,7 +94,7 @@ def _digits(options: Options, progress: Any) -> _Accuracy:
     from sklearn.datasets import load_digits
 
     from mxtrt.cli.compare import served
-    from mxtrt.measure import parity_error
+    from mxtrt.timing.measure import parity_error
 
     mx.random.seed(7)
     pictures, labels = load_digits(return_X_y=True)

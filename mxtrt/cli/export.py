@@ -32,7 +32,7 @@ def export_model(
         raise GraphError("the model holds the weights: give the params file with --params")
     with task("exporting"):
         from mxtrt.cli.model import load_model
-        from mxtrt.export import export_onnx
+        from mxtrt.offline.export import export_onnx
 
         loaded = load_model(model, params, shape or ())
         arguments = loaded.symbol.list_arguments()

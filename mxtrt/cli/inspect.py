@@ -10,7 +10,7 @@ from mxtrt.cli.arguments import DenyOps, Engine, Json, Model, Params, Shapes, ch
 from mxtrt.cli.output import bytes_text, emit_json, show, table, task
 
 if TYPE_CHECKING:
-    from mxtrt.report import Report
+    from mxtrt.observe.report import Report
 
 __all__ = ["inspect_model"]
 
@@ -31,7 +31,7 @@ def inspect_model(
     options = chosen_options(engine, deny_ops)
     with task("partitioning"):
         from mxtrt.cli.model import load_model
-        from mxtrt.inspection import inspect
+        from mxtrt.offline.inspection import inspect
 
         loaded = load_model(model, params, shape or ())
         chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}

@@ -36,7 +36,7 @@ def write_output(path: Path, text: str) -> None:
         OptionError: It cannot be written; an older file of that name is as it was.
     """
     from mxtrt.errors import OptionError
-    from mxtrt.files import write_text
+    from mxtrt.system.files import write_text
 
     try:
         write_text(path, text)

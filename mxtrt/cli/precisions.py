@@ -82,7 +82,7 @@ def compare_precisions(
         EngineError: An engine is missing, or the symbol cannot run with it.
     """
     from mxtrt.precision.ranges import read_ranges
-    from mxtrt.precision.search import answers, layer_errors
+    from mxtrt.offline.search import answers, layer_errors
 
     plain = None if batches is None else answers(symbol, params, batches(), enabled=False)
     rows = []

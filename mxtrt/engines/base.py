@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mxtrt.config import Options
-from mxtrt.convert import OnnxSegment, WeightType
-from mxtrt.graph import TensorType
+from mxtrt.convert.segment import OnnxSegment, WeightType
+from mxtrt.graph.symbol import TensorType
 from mxtrt.node import library
-from mxtrt.paging import in_host_memory
+from mxtrt.weights.paging import in_host_memory
 
 if TYPE_CHECKING:
-    from mxtrt.contents import Baseline
+    from mxtrt.weights.contents import Baseline
 
 __all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight"]
 

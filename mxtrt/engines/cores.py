@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from math import ceil
 from pathlib import Path, PurePosixPath
 
-from mxtrt.threads import in_forked_process
+from mxtrt.system.threads import in_forked_process
 
 __all__ = ["spins", "threads"]
 

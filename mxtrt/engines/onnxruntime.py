@@ -14,8 +14,8 @@ from mxtrt.engines import cores
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
-from mxtrt.ops import EDGES
-from mxtrt.threads import once
+from mxtrt.convert.ops import EDGES
+from mxtrt.system.threads import once
 
 __all__ = ["OnnxRuntime", "session_config", "shared_library"]
 

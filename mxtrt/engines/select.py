@@ -8,7 +8,7 @@ import logging
 from mxtrt.config import Options
 from mxtrt.engines.base import Engine
 from mxtrt.errors import EngineError
-from mxtrt.threads import once
+from mxtrt.system.threads import once
 
 __all__ = ["runs_on_cpu", "select"]
 

@@ -14,7 +14,7 @@ import warnings
 from types import ModuleType
 
 from mxtrt.errors import MxtrtWarning
-from mxtrt.threads import loading
+from mxtrt.system.threads import loading
 
 __all__ = ["install"]
 

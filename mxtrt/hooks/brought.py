@@ -18,7 +18,7 @@ from mxnet.executor import Executor
 from mxnet.symbol import Symbol
 
 if TYPE_CHECKING:
-    from mxtrt.saved import Saved
+    from mxtrt.saved.symbol_file import Saved
 
 __all__ = ["Brought", "brought_by", "complete", "types_with", "write_into"]
 

@@ -12,12 +12,12 @@ from mxnet.base import MXNetError
 
 from mxtrt import config
 from mxtrt.config import Options
-from mxtrt.counters import count
+from mxtrt.observe.counters import count
 from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
-from mxtrt.models import mxnet_reason
+from mxtrt.saved.models import mxnet_reason
 from mxtrt.node.library import library
-from mxtrt.report import Report, publish
-from mxtrt.threads import loading
+from mxtrt.observe.report import Report, publish
+from mxtrt.system.threads import loading
 
 __all__ = [
     "attempt",
@@ -116,7 +116,7 @@ def attempt(body: Callable[[], _T], options: Options, context: Any = None) -> _T
         return None
     try:
         with loading:  # ONNX: not before the first bind that wants an engine
-            from mxtrt import pipeline
+            from mxtrt.plan import graph_pass as pipeline
 
         pipeline.prepare(options, context)
         return body()

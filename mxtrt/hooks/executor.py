@@ -17,11 +17,11 @@ from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
-from mxtrt.counters import count
+from mxtrt.observe.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
-from mxtrt.hooks.freshness import Freshness
-from mxtrt.hooks.inline import InlineRun, OtherArraysError
+from mxtrt.plan.freshness import Freshness
+from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
     originals,

@@ -22,14 +22,14 @@ from mxnet.ndarray import CachedOp, NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
-from mxtrt.counters import count
+from mxtrt.observe.counters import count
 from mxtrt.hooks import decision
-from mxtrt.hooks.freshness import Freshness
-from mxtrt.hooks.inline import Alike, InlineRun, OtherArraysError
+from mxtrt.plan.freshness import Freshness
+from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
-from mxtrt.models import mxnet_reason
-from mxtrt.threads import rlock
+from mxtrt.saved.models import mxnet_reason
+from mxtrt.system.threads import rlock
 
 __all__ = ["install"]
 

@@ -1,7 +1,7 @@
 """Saving and loading what was partitioned: ``Symbol.save``, pickle, checkpoints and exports.
 
 Where MXNet writes a symbol together with its weights, both are written as they were before the
-graph was partitioned.  A symbol on its own gets a sidecar, see :mod:`mxtrt.saved`, and is
+graph was partitioned.  A symbol on its own gets a sidecar, see :mod:`mxtrt.saved.symbol_file`, and is
 partitioned again where it is loaded; weights that no engine takes there are brought along, and
 binds complete their arguments with them.
 """
@@ -30,7 +30,7 @@ from mxnet.symbol import symbol as symbols
 from mxnet.symbol.numpy import _symbol as numpy_symbols
 
 from mxtrt.errors import GraphError
-from mxtrt.files import write_text
+from mxtrt.system.files import write_text
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, brought_by, complete
 from mxtrt.hooks.partitioned import EngineSymbol, own
@@ -40,9 +40,9 @@ from mxtrt.node.library import OPERATOR
 if TYPE_CHECKING:
     from mxtrt.config import Options
     from mxtrt.engines import Weight
-    from mxtrt.graph import Graph, TensorType
-    from mxtrt.plan import Plan
-    from mxtrt.saved import Saved
+    from mxtrt.graph.symbol import Graph, TensorType
+    from mxtrt.plan.plan import Plan
+    from mxtrt.saved.symbol_file import Saved
 
 __all__ = ["install", "restored"]
 
@@ -60,7 +60,7 @@ def _has_engines(symbol: Symbol) -> bool:
     if isinstance(symbol, EngineSymbol):
         return symbol.deferred is None
     # Without a live engine there is none to save, and the symbol need not be looked through.
-    live_plans = getattr(sys.modules.get("mxtrt.plan"), "live_plans", list)
+    live_plans = getattr(sys.modules.get("mxtrt.plan.plan"), "live_plans", list)
     if not live_plans():
         return False
     try:
@@ -77,8 +77,8 @@ def _whole(symbol: Symbol) -> tuple[Symbol, dict[str, Any], Saved | None]:
     Raises:
         GraphError: Its engines are not of this process, or are gone.
     """
-    from mxtrt import rewrite
-    from mxtrt.graph import Graph
+    from mxtrt.graph import rewrite
+    from mxtrt.graph.symbol import Graph
 
     graph = Graph.of(symbol)
     plans = _plans_of(graph)
@@ -124,7 +124,7 @@ def _plans_of(graph: Graph) -> list[Plan]:
     if not nodes:
         return []
     from mxtrt.node import library
-    from mxtrt.plan import live_plans
+    from mxtrt.plan.plan import live_plans
 
     plans = {str(node.key): plan for plan in live_plans() for node in plan.nodes}
     for node in nodes:
@@ -140,7 +140,7 @@ def _described(
     plans: list[Plan], types: Mapping[str, Any], unread: tuple[str, ...], left: tuple[str, ...]
 ) -> Saved:
     import mxtrt
-    from mxtrt.saved import Saved
+    from mxtrt.saved.symbol_file import Saved
 
     options = plans[0].options
     ranges = ""
@@ -166,7 +166,7 @@ def _described(
 
 def _stored(whole: Symbol, weights: Mapping[str, Any]) -> dict[str, Callable[[], Weight]]:
     """Weights as they are written, by the names that a checkpoint gives them."""
-    from mxtrt.convert import WeightType
+    from mxtrt.convert.segment import WeightType
     from mxtrt.engines import Weight
 
     states = set(whole.list_auxiliary_states())
@@ -187,7 +187,7 @@ def _wrap_save(original: Callable[..., None]) -> Callable[..., None]:
         if not _has_engines(self) or not isinstance(fname, str):
             original(self, fname, remove_amp_cast)
             return
-        from mxtrt import saved
+        from mxtrt.saved import symbol_file as saved
 
         if "://" in fname:
             raise GraphError(
@@ -209,7 +209,7 @@ def _wrap_reduce(original: Callable[[Symbol], Any]) -> Callable[[Symbol], Any]:
     def __reduce__(self: Symbol) -> Any:  # noqa: N807 - the name is Python's
         if self.handle is None or not _has_engines(self):
             return original(self)
-        from mxtrt.params_file import write_params
+        from mxtrt.saved.params_file import write_params
 
         whole, weights, facts = _whole(self)
         if facts is None:
@@ -292,7 +292,7 @@ def restored(text: str, data: bytes) -> Symbol:
     Raises:
         GraphError: They are damaged.
     """
-    from mxtrt import saved
+    from mxtrt.saved import symbol_file as saved
 
     facts = saved.Saved.from_json(text)
     if facts is None:
@@ -377,7 +377,7 @@ def _file_of(ranges: str, options: Options) -> str:
 
 
 def _read(fname: str, original: Callable[[str], Symbol]) -> Symbol:
-    from mxtrt import saved
+    from mxtrt.saved import symbol_file as saved
 
     text = saved.marked(fname)
     if text is None:
@@ -449,7 +449,7 @@ def _wrap_imports(original: Callable[..., Any]) -> Callable[..., Any]:
         allow_missing: bool = False,
         ignore_extra: bool = False,
     ) -> Any:
-        from mxtrt import saved
+        from mxtrt.saved import symbol_file as saved
 
         # The symbol brings what engines held where it was saved.
         missing = allow_missing or saved.marked(symbol_file) is not None

@@ -14,7 +14,7 @@ from mxnet.symbol import Symbol
 from mxnet.util import is_np_shape
 
 from mxtrt.config import Options
-from mxtrt.graph import Graph, text_of
+from mxtrt.graph.symbol import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
@@ -27,8 +27,8 @@ from mxtrt.hooks.partitioned import (
     partition_symbol,
     until_accepted,
 )
-from mxtrt.recent import Recent
-from mxtrt.weights import guess_weights
+from mxtrt.system.recent import Recent
+from mxtrt.graph.roles import guess_weights
 
 __all__ = ["give_engines", "install", "installed"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mxnet.ndarray import NDArray
 
-from mxtrt.threads import once
+from mxtrt.system.threads import once
 
 __all__ = ["install"]
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.errors import NodeError
-from mxtrt.graph import DTYPES, decoding
+from mxtrt.graph.symbol import DTYPES, decoding
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
-from mxtrt.threads import once
+from mxtrt.system.threads import once
 
 __all__ = [
     "MXNET_FUNCTIONS",

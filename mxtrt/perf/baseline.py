@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mxtrt.errors import OptionError
-from mxtrt.files import write_text
-from mxtrt.perf.paired import Paired
+from mxtrt.system.files import write_text
+from mxtrt.timing.paired import Paired
 from mxtrt.perf.runs import Run
 
 __all__ = ["Baseline", "read_baseline", "update_baseline"]

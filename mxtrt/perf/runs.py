@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtrt.errors import OptionError
-from mxtrt.perf.paired import Paired
+from mxtrt.timing.paired import Paired
 
 __all__ = ["EXTRA", "Benchmark", "Run", "read_run"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxtrt.perf.baseline import Baseline
-from mxtrt.perf.paired import Paired
+from mxtrt.timing.paired import Paired
 from mxtrt.perf.runs import Benchmark, Run
 
 __all__ = [

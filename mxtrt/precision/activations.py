@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from mxtrt.engines.onnxruntime import session_config
-from mxtrt.graph import TensorType
+from mxtrt.graph.symbol import TensorType
 from mxtrt.precision.working import Array, WorkingModel
 
 __all__ = ["can_run", "largest_magnitudes", "random_feeds", "session"]

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mxtrt.config import Options
-from mxtrt.convert import OnnxSegment
+from mxtrt.convert.segment import OnnxSegment
 from mxtrt.engines.base import Engine, Weight
 from mxtrt.errors import EngineError
-from mxtrt.graph import TensorType
+from mxtrt.graph.symbol import TensorType
 from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype

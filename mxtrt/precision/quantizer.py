@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mxtrt.threads import once
+from mxtrt.system.threads import once
 
 __all__ = ["quantization", "quiet"]
 

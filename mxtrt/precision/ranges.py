@@ -20,8 +20,8 @@ from typing import Any
 from onnx import TensorProto
 
 from mxtrt.errors import EngineError
-from mxtrt.files import write_text
-from mxtrt.graph import check_json
+from mxtrt.system.files import write_text
+from mxtrt.graph.symbol import check_json
 from mxtrt.precision.working import Step, WorkingModel
 
 __all__ = ["KEPT", "Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from mxtrt.convert import OnnxSegment
+from mxtrt.convert.segment import OnnxSegment
 from mxtrt.engines.base import Weight
-from mxtrt.graph import untaken
+from mxtrt.graph.symbol import untaken
 
 __all__ = ["Array", "Step", "WorkingModel"]
 

@@ -14,7 +14,7 @@ from bench.harness import MORE_SUITES, SUITES, Bench, Settings
 from mxtrt import config as options
 from mxtrt.perf.machine import environment
 from mxtrt.perf.runs import EXTRA
-from mxtrt.pipeline import prepare
+from mxtrt.plan.graph_pass import prepare
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

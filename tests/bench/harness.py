@@ -19,9 +19,9 @@ from mxnet.gluon.model_zoo import vision
 import mxtrt
 from mxtrt.errors import MxtrtWarning
 from mxtrt.perf.counters import count
-from mxtrt.perf.paired import Duet
+from mxtrt.timing.paired import Duet
 from mxtrt.perf.runs import EXTRA, Benchmark
-from mxtrt.plan import Plan, live_plans
+from mxtrt.plan.plan import Plan, live_plans
 
 SUITES = ("zoo", "micro", "mixed", "bert")
 #: Suites that are run when they are asked for, and have no baseline.

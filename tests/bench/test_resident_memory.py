@@ -14,7 +14,7 @@ import warnings
 warnings.simplefilter("ignore")
 import mxtrt, mxnet as mx
 from mxnet.gluon.model_zoo import vision
-from mxtrt.measure import resident_bytes
+from mxtrt.timing.measure import resident_bytes
 shape = (1, 3, 224, 224)
 x = mx.nd.random.uniform(shape=shape)
 net = vision.get_model("{model}")

@@ -13,8 +13,8 @@ from mxnet.gluon.model_zoo import vision
 from onnx import numpy_helper
 
 import mxtrt
-from mxtrt.inspection import segments_of
-from mxtrt.measure import bootstrap_ratio, interleave
+from mxtrt.offline.inspection import segments_of
+from mxtrt.timing.measure import bootstrap_ratio, interleave
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 from bench.harness import Bench, Settings, both
 
 import mxtrt
-from mxtrt.inspection import segments_of
+from mxtrt.offline.inspection import segments_of
 
 SIZES = (50, 500, 1000, 2000, 5000)
 BASE = 500

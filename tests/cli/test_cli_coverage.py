@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mxtrt.coverage import ModelOps, coverage, read_models
+from mxtrt.offline.coverage import ModelOps, coverage, read_models
 
 #: Sets of operators of 1253 models of MXNet's, GluonCV's, GluonNLP's, GluonTS', Sockeye's and
 #: osmr's zoos, by how many models share one.

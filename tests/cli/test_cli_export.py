@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from mxtrt import export
+from mxtrt.offline import export
 from mxtrt.errors import GraphError
-from mxtrt.models import import_mxnet, load_params, load_symbol
+from mxtrt.saved.models import import_mxnet, load_params, load_symbol
 
 mx = import_mxnet()
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -123,7 +123,7 @@ def test_ends_of_the_script_pass_through(
         (("-m", "no.such.module"), "there is no module 'no.such.module' to run"),
         (("-m", "onnx.onnx_cpp2py_export.nothing"), "there is no module"),
         (("-m", ".relative"), "there is no module '.relative'"),
-        (("-m", "mxtrt.ops"), "there is no module 'mxtrt.ops' to run"),
+        (("-m", "mxtrt.convert.ops"), "there is no module 'mxtrt.convert.ops' to run"),
         ((".",), "the script . is a directory without __main__.py"),
     ],
 )

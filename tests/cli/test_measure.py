@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mxtrt.measure import bootstrap_ratio, interleave, parity_error, resident_bytes
+from mxtrt.timing.measure import bootstrap_ratio, interleave, parity_error, resident_bytes
 
 
 def test_calls_alternate_abba_after_the_warmup() -> None:

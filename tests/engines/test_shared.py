@@ -13,7 +13,7 @@ from networks import assert_close, classifier, images, parameters, plain
 import mxtrt
 from mxtrt.engines import shared
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.plan import live_plans
+from mxtrt.plan.plan import live_plans
 
 X = images(size=64)  # the dense weights are large enough to be paged out
 SYMBOL = classifier()
@@ -222,7 +222,7 @@ def test_a_predictor_whose_image_size_changes_builds_once():
 
 def test_a_graph_bound_before_at_these_shapes_is_not_partitioned_again(monkeypatch):
     """Neither with the same weights nor with others; with other shapes or options it is."""
-    from mxtrt import pipeline
+    from mxtrt.plan import graph_pass as pipeline
 
     seen = []
     analyse = pipeline.analyse

@@ -24,8 +24,8 @@ from mxtrt.engines.tensorrt.builder import (
     content_hash,
 )
 from mxtrt.errors import EngineError, RefusedNodesError
-from mxtrt.graph import TensorType
-from mxtrt.inspection import segments_of
+from mxtrt.graph.symbol import TensorType
+from mxtrt.offline.inspection import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from test_tensorrt_build import request_for
 
-from mxtrt.cache import EngineCache
+from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.tensorrt import engine, runtime
 from mxtrt.engines.tensorrt.engine import TensorRT
 from mxtrt.errors import EngineError

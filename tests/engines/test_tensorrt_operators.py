@@ -15,10 +15,10 @@ from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
 from mxtrt.errors import EngineError
-from mxtrt.graph import Entry, TensorType
-from mxtrt.inspection import segments_of
-from mxtrt.models import own_name
-from mxtrt.ops import registry
+from mxtrt.graph.symbol import Entry, TensorType
+from mxtrt.offline.inspection import segments_of
+from mxtrt.saved.models import own_name
+from mxtrt.convert.ops import registry
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import weight_arrays

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from mxtrt.cache import EngineCache
+from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.engines.tensorrt.builder import canonical, content_hash

@@ -25,11 +25,11 @@ from networks import assert_close, parameters, plain
 import mxtrt
 from faults.cached import cached
 from faults.conditions import full_disk, little_memory, read_only
-from mxtrt.cache import EngineCache
+from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import EngineError
-from mxtrt.files import TEMPORARY
-from mxtrt.pipeline import forget
+from mxtrt.system.files import TEMPORARY
+from mxtrt.plan.graph_pass import forget
 
 X = mx.nd.array(np.random.RandomState(1).uniform(-1, 1, (2, 768)))
 

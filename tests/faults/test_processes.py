@@ -17,9 +17,9 @@ import pytest
 import mxtrt
 from faults.cached import cached
 from faults.test_faults import Scene, caching, filled
-from mxtrt import export
-from mxtrt.cache import EngineCache
-from mxtrt.files import TEMPORARY
+from mxtrt.offline import export
+from mxtrt.engines.cache import EngineCache
+from mxtrt.system.files import TEMPORARY
 
 ROOT = Path(mxtrt.__file__).parents[1]
 
@@ -35,7 +35,8 @@ def stop(*_):
 
 WRITE = """
 import pathlib
-from mxtrt import cache, files
+from mxtrt.engines import cache
+from mxtrt.system import files
 build = pathlib.Path(given["plan"]).read_bytes
 {change}
 cache.EngineCache(given["folder"], 1 << 30).get_or_build(given["key"], build)
@@ -62,7 +63,7 @@ POINTS = {
 EXPORT = """
 fsync, times = os.fsync, iter(range(given["point"]))
 os.fsync = lambda handle: fsync(handle) if next(times, None) is not None else stop()
-from mxtrt import export
+from mxtrt.offline import export
 from mxtrt.cli import main
 export.LARGE = 1024
 sys.argv = ["mxtrt", "export", *given["arguments"]]
@@ -153,7 +154,7 @@ def test_two_processes_want_one_engine(shared, caplog):
 def test_a_process_that_never_finishes_is_not_waited_for_for_ever(shared, monkeypatch):
     """The second builds the engine itself."""
     scene, entry, whole, given = shared
-    monkeypatch.setattr("mxtrt.cache._PATIENCE", 0.2)
+    monkeypatch.setattr("mxtrt.engines.cache._PATIENCE", 0.2)
     other = start(WRITE.format(change=POINTS["it builds"][0]), **given)
     try:
         assert other.stdout.readline() == "here\n"

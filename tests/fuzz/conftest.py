@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.worker import Worker

@@ -12,7 +12,7 @@ import mxnet as mx
 import pytest
 
 from mxtrt.cli import main
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz import campaign
 from mxtrt_fuzz.corpus import write
 from mxtrt_fuzz.graphs import Case, Tensor, Variable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.generate import cases
 from mxtrt_fuzz.graphs import BINDS, LANES, Case, Operation, Tensor, Variable
 from mxtrt_fuzz.reduce import retyped

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 
-import mxtrt.ops
-from mxtrt.inspection import segments_of
-from mxtrt.models import own_name
+import mxtrt.convert.ops
+from mxtrt.offline.inspection import segments_of
+from mxtrt.saved.models import own_name
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
@@ -35,7 +35,7 @@ def worker() -> Iterator[Worker]:
 
 def test_every_converter_has_a_specification() -> None:
     """From the registry of converters, not from a list."""
-    missing = set(mxtrt.ops.registry()) - set(specs())
+    missing = set(mxtrt.convert.ops.registry()) - set(specs())
     assert not missing, f"add an OpSpec in fuzz/mxtrt_fuzz/specs for {sorted(missing)}"
 
 
@@ -91,7 +91,7 @@ def _shapes_of_data(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(mxtrt.ops.registry()) if own_name(n) == n])
+@pytest.mark.parametrize("name", [n for n in sorted(mxtrt.convert.ops.registry()) if own_name(n) == n])
 def test_no_operator_makes_a_shape_of_its_data(name: str) -> None:
     """TensorRT's parser takes some of them, and then the builder wants a profile of the values."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt.precision.ranges import Ranges, SegmentRanges, TensorRange
 from mxtrt.precision.working import WorkingModel
 from mxtrt_fuzz.execute import Setup, observe

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.corpus import read, reproducers, write
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import cases

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.resident import SLACK, growth, heavy_cases
 

@@ -88,7 +88,7 @@ Thread 0x00007fae5cff96c0 (most recent call first):
 FIRST_BINDS = """
     import sys, time
     sys.path[:0] = {path!r}
-    import mxtrt, mxtrt.threads
+    import mxtrt, mxtrt.system.threads
     from conftest import chain
     from mxtrt_fuzz.execute import Setup, observe
 
@@ -100,7 +100,7 @@ FIRST_BINDS = """
         return self._made[args]
 
     if {spoilt}:
-        mxtrt.threads.Once.__call__ = by_everyone
+        mxtrt.system.threads.Once.__call__ = by_everyone
     seen = observe(chain("tanh", "exp", "relu"), Setup(masks=("none",)))
     print(seen.invalid, [run.reason for run in seen.runs], seen.unequal)
 """

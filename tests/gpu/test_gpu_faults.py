@@ -14,7 +14,7 @@ from networks import assert_close, classifier, images, parameters, plain
 from test_autoload import run
 
 import mxtrt
-from mxtrt.child import Child
+from mxtrt.system.child import Child
 from mxtrt.engines.tensorrt import TensorRT, tensorrt
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.errors import EngineError

@@ -9,8 +9,8 @@ import pytest
 from networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
-from mxtrt.convert import OnnxSegment
-from mxtrt.engine_node import EngineNode
+from mxtrt.convert.segment import OnnxSegment
+from mxtrt.plan.engine_node import EngineNode
 from mxtrt.node.library import library
 
 X = images()

@@ -25,7 +25,7 @@ import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import EngineError, GraphError, RefusedNodesError
 from mxtrt.hooks.partitioned import EngineSymbol
-from mxtrt.saved import sidecar_of
+from mxtrt.saved.symbol_file import sidecar_of
 
 X = images()
 OPERATOR = "_mxtrt_engine"
@@ -375,7 +375,7 @@ def test_another_kind_of_machine_takes_what_it_has(tmp_path, monkeypatch, change
         def select(_: Any) -> Any:
             raise EngineError("ONNX Runtime is not installed here")
 
-        monkeypatch.setattr("mxtrt.pipeline.select", select)
+        monkeypatch.setattr("mxtrt.plan.graph_pass.select", select)
         with pytest.warns(mxtrt.MxtrtWarning, match="not installed here"):
             loaded = mx.sym.load(str(path))
     assert has_engines(loaded) == bool(change)
@@ -576,7 +576,7 @@ def test_an_interrupted_save_leaves_the_older_symbol(files, monkeypatch):
     path, sidecar = files
     before = path.read_text()
     symbol = partitioned(seed=1)[0]
-    monkeypatch.setattr("mxtrt.saved.write_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("mxtrt.saved.symbol_file.write_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         symbol.save(str(path))
     assert path.read_text() == before

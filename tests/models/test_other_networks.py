@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mxtrt
-from mxtrt.ops import registry
+from mxtrt.convert.ops import registry
 
 #: Height and width of the data, small ones where the network takes any.
 SIZES = {

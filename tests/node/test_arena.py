@@ -11,7 +11,7 @@ SCRIPT = """
     import json, mxtrt, mxnet as mx
     from mxtrt.node import library
     from mxtrt.perf.counters import count
-    from mxtrt.plan import live_plans
+    from mxtrt.plan.plan import live_plans
 
     def bound(channels):
         net = mx.gluon.nn.HybridSequential()
@@ -60,7 +60,7 @@ def test_sessions_share_scratch_memory_and_the_first_run_leaves_no_pieces_behind
 SIZES = """
     import json, mxtrt, mxnet as mx
     from mxtrt.node import library
-    from mxtrt.plan import live_plans
+    from mxtrt.plan.plan import live_plans
 
     net = mx.gluon.nn.HybridSequential()
     for _ in range(4):

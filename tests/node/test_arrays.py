@@ -73,7 +73,7 @@ def test_an_array_is_whole_when_the_kernel_gives_no_mapping(shim, call, tmp_path
         f"""
         import mxtrt, mxnet as mx, numpy as np
         from pathlib import Path
-        from mxtrt import paging
+        from mxtrt.weights import paging
         array = mx.nd.random.uniform(shape=(300, 1000))
         values, address = array.asnumpy(), paging.address_of(array)
         paging.page_out([mx.nd.ones((300, 1000))], Path({str(tmp_path)!r}))

@@ -456,10 +456,10 @@ def test_runs_under_way_end_with_an_error_when_the_gpu_does(check, waiting):
 # A symbol of optimize_for on GPU 0, and its engine node as MXNet's operator calls it there.  What
 # doubles its input is a dense layer, so that a wrong weight is a wrong answer.
 SYMBOL = """
-    from mxtrt import pipeline
+    from mxtrt.plan import graph_pass as pipeline
     from mxtrt.engines import Session
     from mxtrt.errors import EngineError
-    from mxtrt.rewrite import node_attributes
+    from mxtrt.graph.rewrite import node_attributes
 
     class Engine:
         name, version, contexts = "stand-in", "1", ("cpu", "gpu")
@@ -647,7 +647,7 @@ def test_a_weight_that_is_written_to_while_it_is_copied_is_not_used(check_symbol
 def test_a_gpu_in_error_says_both(check_symbol):
     """What the engine said, and that nothing can be copied; no process is started for it."""
     check_symbol("""
-    from mxtrt.takeover import TakeOver
+    from mxtrt.plan.takeover import TakeOver
 
     engines = partitioned()
     break_down()

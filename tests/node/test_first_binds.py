@@ -157,7 +157,7 @@ def test_children_of_a_process_that_has_engines_answer_by_mxnet():
     """They answer, say why, and end, whoever held a lock when they were forked."""
     before = """
     import mxnet as mx
-    from mxtrt import threads
+    from mxtrt.system import threads
     net = mx.gluon.nn.Dense(3, in_units=4)
     net.initialize(mx.init.One())
     net.hybridize()

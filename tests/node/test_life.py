@@ -23,7 +23,7 @@ from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node.library import Library, library
 from mxtrt.node.library import _find as find
-from mxtrt.threads import Living
+from mxtrt.system.threads import Living
 
 SETUP = """
     import mxtrt, mxnet as mx, sys
@@ -301,7 +301,7 @@ def test_the_node_loads_while_another_context_is_in_force():
 
 def test_executors_in_garbage_cycles_are_collected(monkeypatch):
     """The collector takes an executor and its arrays in any order."""
-    monkeypatch.setattr("mxtrt.plan._plans", Living())  # of this test alone
+    monkeypatch.setattr("mxtrt.plan.plan._plans", Living())  # of this test alone
     symbol = classifier()
     args, aux = parameters(symbol, data=images().shape)
     for _ in range(20):

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import settings
 from onnx import numpy_helper
 
-import mxtrt.ops
+import mxtrt.convert.ops
 from mxtrt.errors import Unsupported
-from mxtrt.graph import Entry, Graph, Node, TensorType
-from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.graph.symbol import Entry, Graph, Node, TensorType
+from mxtrt.convert.onnx_builder import OnnxBuilder
 
 with warnings.catch_warnings():  # MXNet 1.9.1 reads names that NumPy 1.20 and newer deprecate
     warnings.simplefilter("ignore")
@@ -134,7 +134,7 @@ def convert_nodes(
             graph.nodes[e.node].is_variable and graph.nodes[e.node].name not in inputs
             for e in node.inputs
         ]
-        mxtrt.ops.convert(
+        mxtrt.convert.ops.convert(
             node,
             [graph.type_of(e) for e in node.inputs],
             [names[e.node, e.output] for e in node.inputs],
@@ -223,5 +223,5 @@ def refusal(
     node = Node(op, "op", strings, tuple(map(Entry, range(count))), (result,))
     names = [f"x{i}" for i in range(count)]
     with pytest.raises(Unsupported) as caught:
-        mxtrt.ops.convert(node, types, names, [False] * count, OnnxBuilder())
+        mxtrt.convert.ops.convert(node, types, names, [False] * count, OnnxBuilder())
     return str(caught.value)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness import Converted, data, mx, operator, symbol, to_onnx
 
-import mxtrt.ops
+import mxtrt.convert.ops
 
 CASES: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("Convolution", [(3, 8, 8), (4, 3, 3, 3), (4,)], {"kernel": (3, 3), "num_filter": 4}),
@@ -130,10 +130,10 @@ def test_batch_norm_is_the_same_for_batch_1_and_4(axis: int) -> None:
 
 def test_every_registered_operator_exists_in_mxnet() -> None:
     """A misspelt name would never convert anything."""
-    for name in mxtrt.ops.registry():
+    for name in mxtrt.convert.ops.registry():
         operator(name)
 
 
 def test_every_converter_says_what_it_maps_to() -> None:
     """One line at least, for the documentation."""
-    assert all(entry.convert.__doc__ for entry in mxtrt.ops.registry().values())
+    assert all(entry.convert.__doc__ for entry in mxtrt.convert.ops.registry().values())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from harness import check, data, mx, refusal, symbol, to_onnx
 
-import mxtrt.ops
+import mxtrt.convert.ops
 
 DTYPES = ["float32", "int32", "int64", "int8", "uint8"]
 
@@ -67,7 +67,7 @@ def test_of_some_inputs_only_the_shape_is_read() -> None:
     """What a converter declares is what it emits: no other ONNX operator reads such an input."""
     shapes = {"Crop": [(1, 2, 6, 6), (1, 2, 3, 3)], "broadcast_like": [(1, 3), (4, 3)]}
     attrs = {"Crop": {"num_args": 2}, "_npi_full_like": {"fill_value": 1}}
-    for name, entry in mxtrt.ops.registry().items():
+    for name, entry in mxtrt.convert.ops.registry().items():
         if not entry.shape_only:
             continue
         given = shapes.get(name, [(4, 3), (4, 3)] if 1 in entry.shape_only else [(4, 3)])

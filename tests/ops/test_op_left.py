@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 import pytest
 from harness import mx, refusal
 
-import mxtrt.ops
-from mxtrt.ops.left import LEFT
+import mxtrt.convert.ops
+from mxtrt.convert.ops.left import LEFT
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_every_reason_is_of_operators_of_mxnet_without_a_converter(pattern: str)
     """The table holds nothing that is converted, and nothing that does not exist."""
     known = [op for op in mx.operator.get_all_registered_operators() if fnmatchcase(op, pattern)]
     assert known
-    assert not mxtrt.ops.registry().keys() & set(known)
+    assert not mxtrt.convert.ops.registry().keys() & set(known)

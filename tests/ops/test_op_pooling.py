@@ -12,9 +12,9 @@ from harness import SWEEP, assert_close, check_op, data, mx, refusal, run_mxnet,
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import mxtrt.ops
-from mxtrt.graph import Entry, Node, TensorType
-from mxtrt.onnx_builder import OnnxBuilder
+import mxtrt.convert.ops
+from mxtrt.graph.symbol import Entry, Node, TensorType
+from mxtrt.convert.onnx_builder import OnnxBuilder
 
 
 @st.composite
@@ -131,7 +131,7 @@ def test_the_hidden_workspace_of_maximum_pooling_does_not_matter() -> None:
     workspace = TensorType((1, 1, 3, 3), np.dtype(np.int32))
     node = Node("Pooling", "p", {"kernel": "(2, 2)"}, (Entry(0),), (pooled, workspace))
     builder = OnnxBuilder()
-    mxtrt.ops.convert(node, [source], ["x"], [False], builder)
+    mxtrt.convert.ops.convert(node, [source], ["x"], [False], builder)
     assert [(n.op_type, list(n.output)) for n in builder.nodes] == [("MaxPool", ["p_output0"])]
 
 

@@ -14,7 +14,7 @@ from networks import assert_close, parameters, plain
 
 import mxtrt
 from mxtrt.hooks import gluon as hook
-from mxtrt.ops import registry
+from mxtrt.convert.ops import registry
 
 #: What a bind of these networks may leave in MXNet.
 LEFT = {"CTCLoss", "MakeLoss"}

@@ -12,9 +12,9 @@ from networks import assert_close, parameters, plain
 import mxtrt
 from mxtrt.engines import cores
 from mxtrt.engines.tensorrt import TensorRT
-from mxtrt.inspection import typed_graph
-from mxtrt.ops.slower import RULES
-from mxtrt.pipeline import analyse
+from mxtrt.offline.inspection import typed_graph
+from mxtrt.convert.ops.slower import RULES
+from mxtrt.plan.graph_pass import analyse
 
 DATA = mx.sym.var("data")
 

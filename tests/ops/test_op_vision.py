@@ -75,7 +75,7 @@ def test_bilinear_resize_to_the_size_of_another_tensor() -> None:
 
 def test_factors_give_every_size() -> None:
     """No float32 factor is a hair too small for the size that MXNet inferred."""
-    from mxtrt.ops.vision import _scale
+    from mxtrt.convert.ops.vision import _scale
 
     for size in range(1, 130):
         for wanted in range(1, 300):

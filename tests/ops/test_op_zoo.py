@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from harness import convert_nodes, mx, typed_graph
 
-from mxtrt.onnx_builder import OnnxBuilder
+from mxtrt.convert.onnx_builder import OnnxBuilder
 
 NAMES = ["alexnet", "densenet121", "inceptionv3", "mobilenet1.0", "mobilenetv2_1.0"]
 NAMES += ["resnet18_v1", "resnet18_v2", "resnet50_v1", "squeezenet1.0", "vgg11", "vgg11_bn"]

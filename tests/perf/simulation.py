@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mxtrt.perf.paired import Paired, paired
+from mxtrt.timing.paired import Paired, paired
 from mxtrt.perf.runs import Benchmark, Run
 
 ENVIRONMENT = {"key": "simulated_engine_mxnet-1.9.1", "cpu": "simulated"}
@@ -19,7 +19,7 @@ def latencies(
     noise: float = 0.01,
     drift: float = 0.06,
 ) -> Paired:
-    """Figures of simulated calls in the order in which :class:`mxtrt.perf.paired.Duet` makes them.
+    """Figures of simulated calls in the order in which :class:`mxtrt.timing.paired.Duet` makes them.
 
     Args:
         seed: Seed of the noise.

@@ -51,8 +51,8 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 import mxtrt, mxnet as mx
 from mxtrt.perf.counters import count
-from mxtrt.perf.paired import Duet
-from mxtrt.plan import live_plans
+from mxtrt.timing.paired import Duet
+from mxtrt.plan.plan import live_plans
 
 options = json.loads(sys.argv[1])
 seconds = float(sys.argv[2])

@@ -11,8 +11,8 @@ import onnx
 
 from mxtrt import config
 from mxtrt.engines import Weight
-from mxtrt.graph import TensorType
-from mxtrt.inspection import segments_of
+from mxtrt.graph.symbol import TensorType
+from mxtrt.offline.inspection import segments_of
 from mxtrt.precision import retyped
 
 

@@ -17,9 +17,9 @@ from mxtrt import config
 from mxtrt.engines import BuildRequest
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import RefusedNodesError
-from mxtrt.graph import TensorType
-from mxtrt.pipeline import forget
-from mxtrt.precision.calibration import Chain
+from mxtrt.graph.symbol import TensorType
+from mxtrt.plan.graph_pass import forget
+from mxtrt.offline.calibration import Chain
 from mxtrt.precision.ranges import read_ranges
 
 SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}

@@ -14,7 +14,7 @@ from segments import Segment, arrays_of
 import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
-from mxtrt.graph import TensorType
+from mxtrt.graph.symbol import TensorType
 
 HALF, SINGLE = "FLOAT16", "FLOAT"
 

@@ -10,8 +10,8 @@ import pytest
 from digits import digits, lenet, trained
 
 import mxtrt
-from mxtrt.precision.calibration import traced
-from mxtrt.precision.search import answers, keep_accuracy, layer_errors
+from mxtrt.offline.calibration import traced
+from mxtrt.offline.search import answers, keep_accuracy, layer_errors
 
 pytest.importorskip("sklearn")
 

@@ -44,9 +44,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import classifier, images, mixed, parameters, plain
 
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.measure import resident_bytes
+from mxtrt.timing.measure import resident_bytes
 from mxtrt.node import library
-from mxtrt.plan import live_plans
+from mxtrt.plan.plan import live_plans
 
 SIZE = 48  # of the pictures: dense weights are large enough to be paged out
 VERSIONS = 4  # of the weights

@@ -1,4 +1,4 @@
-"""Specifications of operators, one module per family as in ``mxtrt.ops``.
+"""Specifications of operators, one module per family as in ``mxtrt.convert.ops``.
 
 Importing this package fills the registry.  An operator is its converter and its specification.
 """

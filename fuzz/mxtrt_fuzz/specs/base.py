@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mxtrt.graph import Entry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import Case, Operation, Role, Shape, Tensor
 from mxtrt_fuzz.values import Array
 
@@ -265,7 +265,7 @@ class OpSpec:
     @cached_property
     def converted(self) -> bool:
         """Whether mxtrt has a converter for it."""
-        from mxtrt.ops import registry
+        from mxtrt.convert.ops import registry
 
         return self.name in registry()
 

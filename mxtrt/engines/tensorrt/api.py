@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mxtrt.errors import EngineError
-from mxtrt.ops import FLOATS
-from mxtrt.threads import once
+from mxtrt.convert.ops import FLOATS
+from mxtrt.system.threads import once
 
 __all__ = ["PACKAGES", "Api", "load_api"]
 

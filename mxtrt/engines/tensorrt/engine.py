@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import weakref
 
-from mxtrt.cache import EngineCache
+from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
 from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
@@ -15,7 +15,7 @@ from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
-from mxtrt.threads import lock, once
+from mxtrt.system.threads import lock, once
 
 __all__ = ["TensorRT", "tensorrt"]
 

@@ -14,7 +14,7 @@ from mxtrt.engines.base import BuildRequest, MemoryTally
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError
 from mxtrt.node import library
-from mxtrt.threads import lock
+from mxtrt.system.threads import lock
 
 __all__ = ["Context", "LoadedEngine", "Runtime"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mxtrt.cli.output import bytes_text
-from mxtrt.coverage import Coverage
+from mxtrt.offline.coverage import Coverage
 from mxtrt.perf.baseline import Baseline
 from mxtrt.perf.counters import MEANINGS
 from mxtrt.perf.drift import Drift, drifts
-from mxtrt.perf.paired import Paired
+from mxtrt.timing.paired import Paired
 from mxtrt.perf.runs import Benchmark, Run
 from mxtrt.perf.verdicts import Outcome, judge
 
@@ -122,15 +122,15 @@ def content(run: Run, baseline: Baseline | None, fleet: Path | None = None) -> C
     Args:
         run: The run.
         baseline: What it is held against, None for nothing.
-        fleet: Models whose operators are looked at, see :func:`mxtrt.coverage.read_models`.
+        fleet: Models whose operators are looked at, see :func:`mxtrt.offline.coverage.read_models`.
     """
     outcome = judge(run, baseline) if baseline is not None else None
     names = sorted({*run.benchmarks, *(baseline.names if baseline else ())}, key=_natural)
     headline, tone = _headline(run, outcome)
     coverage = None
     if fleet is not None:
-        from mxtrt.coverage import coverage as covered
-        from mxtrt.coverage import read_models
+        from mxtrt.offline.coverage import coverage as covered
+        from mxtrt.offline.coverage import read_models
 
         coverage = covered(read_models(fleet))
     return Content(

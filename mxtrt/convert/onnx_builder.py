@@ -1,0 +1,120 @@
+"""Building an ONNX model node by node.
+
+Weights are never copied into the model: they are declared as *external* initializers and
+handed to the engine by pointer.  Only small constants (shapes, scalars) are stored inline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from mxtrt.graph.symbol import untaken
+
+__all__ = ["IR_VERSION", "OPSET", "OnnxBuilder", "tensor_type"]
+
+#: ONNX operator set of every model that mxtrt writes: the newest that TensorRT 8.5 parses.
+OPSET = 17
+#: ONNX IR version that goes with it.
+IR_VERSION = 8
+
+_ONNX_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.float64): TensorProto.DOUBLE,
+    np.dtype(np.float16): TensorProto.FLOAT16,
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
+    np.dtype(np.bool_): TensorProto.BOOL,
+}
+
+
+def tensor_type(dtype: np.dtype[Any]) -> int:
+    """ONNX element type of a NumPy dtype."""
+    return _ONNX_TYPES[np.dtype(dtype)]
+
+
+class OnnxBuilder:
+    """Collects nodes and initializers, then writes one :class:`onnx.ModelProto`.
+
+    Args:
+        taken: Names that are not for it to make.
+    """
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        self._taken = taken
+        self.nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+        self._weights: dict[str, TensorProto] = {}
+        self._fresh = 0
+
+    def fresh(self, hint: str) -> str:
+        """A value name that nothing else uses."""
+        self._fresh += 1
+        return self.free(f"{hint}__{self._fresh}")
+
+    def free(self, name: str) -> str:
+        """A name, longer where it is taken."""
+        return untaken(name, self._taken)
+
+    def node(
+        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> None:
+        """Append a node; attributes that are ``None`` are left out."""
+        proto = NodeProto(op_type=op_type, input=inputs, output=outputs, name=outputs[0])
+        for key in sorted(attributes):
+            if attributes[key] is not None:
+                proto.attribute.append(helper.make_attribute(key, attributes[key]))
+        self.nodes.append(proto)
+
+    def constant(self, array: np.ndarray[Any, Any]) -> str:
+        """Store a small array inline and return its name; equal arrays share one."""
+        array = np.asarray(array, order="C")
+        raw = array.tobytes()
+        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + raw).hexdigest()[:16]
+        name = self.free(f"const_{digest}")
+        if name not in self._constants:
+            self._constants[name] = TensorProto(
+                name=name, data_type=tensor_type(array.dtype), dims=array.shape, raw_data=raw
+            )
+        return name
+
+    def weight(self, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        """Declare a weight whose bytes the engine is given by pointer."""
+        proto = TensorProto(name=name, data_type=tensor_type(dtype), dims=shape)
+        proto.data_location = TensorProto.EXTERNAL
+        proto.external_data.add(key="location", value="mxnet")
+        self._weights[name] = proto
+
+    def model(
+        self,
+        inputs: Sequence[tuple[str, Sequence[int | str], np.dtype[Any]]],
+        outputs: Sequence[tuple[str, Sequence[int | str], np.dtype[Any]]],
+        name: str = "segment",
+    ) -> ModelProto:
+        """The finished model.
+
+        Args:
+            inputs: Name, dimensions (integers or symbols) and dtype of every input.
+            outputs: The same of every output.
+            name: Name of the ONNX graph.
+        """
+        graph = GraphProto(
+            name=name,
+            node=self.nodes,
+            initializer=[*self._constants.values(), *self._weights.values()],
+            input=[_value(*value) for value in inputs],
+            output=[_value(*value) for value in outputs],
+        )
+        model = ModelProto(ir_version=IR_VERSION, producer_name="mxtrt", graph=graph)
+        model.opset_import.add(domain="", version=OPSET)
+        return model
+
+
+def _value(name: str, dims: Sequence[int | str], dtype: np.dtype[Any]) -> Any:
+    return helper.make_tensor_value_info(name, tensor_type(dtype), list(dims))

@@ -1,0 +1,146 @@
+"""Operators that ONNX Runtime computes slower than MXNet on a CPU, and how much.
+
+MXNet keeps them there, unless the option ``allow_ops`` names them: a segment that has one of them
+would be slower than MXNet, and cutting one in two costs some 20 microseconds.  The factors are
+those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32); no
+form in other ONNX operators that was tried is faster than MXNet.  What is slower by less costs less
+than what is saved around it; where there is nothing around it, a rule says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from mxtrt.convert.ops.registry import Call
+
+__all__ = ["RULES", "Rule", "rule_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an operator stays in MXNet on a CPU.
+
+    Attributes:
+        factor: How many times as long ONNX Runtime takes.
+        holds: Whether a node is one of those that the rule is about.
+        one_thread: Whether it is so only where one thread computes in float32.
+        alone: Whether it is so only where a segment computes nothing else in float32: ONNX Runtime
+            makes it part of a convolution before it, or what follows part of it.
+
+    The last two are guesses at what ``prefer`` would measure.
+    """
+
+    factor: str
+    holds: Callable[[Call], bool]
+    one_thread: bool = False
+    alone: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why the node stays in MXNet."""
+        return f"on a CPU ONNX Runtime takes {self.factor} times as long for it as MXNet"
+
+
+def _always(call: Call) -> bool:
+    """Always."""
+    return True
+
+
+def _in_three_axes(call: Call) -> bool:
+    """In three axes, unless the kernel is a single point or every channel has its own."""
+    kernel, groups = call.integers("kernel"), call.integer("num_group", 1)
+    return len(kernel) == 3 and max(kernel) > 1 and groups < call.shape()[1]
+
+
+def _of_all_channels(call: Call) -> bool:
+    """In two or three axes, without groups."""
+    return len(call.integers("kernel")) > 1 and call.integer("num_group", 1) == 1
+
+
+def _averages_last(call: Call) -> bool:
+    """Averages of windows with the channels last."""
+    average = call.text("pool_type", "max") == "avg" and not call.flag("global_pool")
+    return average and call.text("layout", "").endswith("C")
+
+
+def _but_lstm(call: Call) -> bool:
+    """A mode other than lstm."""
+    return call.text("mode") != "lstm"
+
+
+def _of_several_channels(call: Call) -> bool:
+    """Alone in its segment, unless each channel has its own kernel, or that is a point in 3D."""
+    kernel = call.integers("kernel")
+    point = len(kernel) == 3 and max(kernel) == 1
+    return not point and call.integer("num_group", 1) < call.shape()[1]
+
+
+def _large(call: Call) -> bool:
+    """Of 4096 numbers or more: for fewer it is not worth cutting a segment."""
+    return prod(call.shape()) >= 4096
+
+
+def _elu(call: Call) -> bool:
+    """With act_type=elu, of 100,000 numbers or more."""
+    return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
+
+
+def _leaky(call: Call) -> bool:
+    """Alone in its segment, with act_type=leaky or gelu, of 100,000 numbers or more."""
+    kind = call.text("act_type", "leaky")
+    return kind in ("leaky", "gelu") and prod(call.shape()) >= 100_000
+
+
+def _many_classes(call: Call) -> bool:
+    """Of 4096 numbers or more, counted behind it."""
+    return prod(call.shape()) * call.integer("depth") >= 4096
+
+
+def _many_rows(call: Call) -> bool:
+    """Where one thread computes in float32, 512 rows, 256 units and 1,500,000 numbers or more."""
+    shape = call.shape()
+    rows = shape[0] if call.flag("flatten", True) else prod(shape[:-1])
+    return rows >= 512 and prod(shape) >= 1_500_000 and call.integer("num_hidden") >= 256
+
+
+def _soft_relu(call: Call) -> bool:
+    """With act_type=softrelu, of 4096 numbers or more."""
+    return call.text("act_type") == "softrelu" and _large(call)
+
+
+_CONVOLUTIONS = (
+    Rule("1.2 to 1.6", _in_three_axes),
+    Rule("up to 1.1", _of_several_channels, alone=True),
+)
+_DENSE = (Rule("1.1 to 1.4", _many_rows, one_thread=True),)
+_RECURRENT = (Rule("1.03 to 3.6", _but_lstm),)
+
+#: By operator; of several rules the first one that holds counts.
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "Convolution": _CONVOLUTIONS,
+    "Deconvolution": (Rule("1.1 to 1.8", _of_all_channels),),
+    "FullyConnected": _DENSE,
+    "_npx_fully_connected": _DENSE,
+    "Pooling": (Rule("1.6", _averages_last),),
+    "RNN": _RECURRENT,
+    "_npx_rnn": _RECURRENT,
+    "Activation": (Rule("13", _soft_relu),),
+    "LeakyReLU": (Rule("4", _elu), Rule("1.05 to 1.4", _leaky, alone=True)),
+    "LRN": (Rule("1.5 to 23", _always),),
+    "BilinearSampler": (Rule("1.5", _always),),
+    "SpatialTransformer": (Rule("1.3 to 1.7", _always),),
+    "_contrib_ROIAlign": (Rule("1.3", _always),),
+    "log1p": (Rule("2", _large),),
+    "_npi_log1p": (Rule("2", _large),),
+    "one_hot": (Rule("3", _many_classes),),
+    "where": (Rule("2.5", _large),),
+}
+
+
+def rule_for(call: Call) -> Rule | None:
+    """The rule by which a node that can be converted stays in MXNet on a CPU, if there is one."""
+    if call.half:  # of float16 MXNet has hardly a kernel there
+        return None
+    return next((rule for rule in RULES.get(call.node.op, ()) if rule.holds(call)), None)

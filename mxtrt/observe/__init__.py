@@ -1,0 +1,1 @@
+"""What a person is told: ``report`` of one bind, ``counters`` of the process, ``metrics`` of them."""

@@ -1,0 +1,428 @@
+"""Calibration: the user's own data through the float32 segments, and the ranges of all tensors.
+
+ONNX Runtime's calibrators collect the ranges, segment by segment.  What MXNet computes before and
+between segments, MXNet computes here too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from mxtrt import config
+from mxtrt.errors import EngineError, GraphError, OptionError
+from mxtrt.graph.symbol import Entry, Graph
+from mxtrt.node.library import OPERATOR
+from mxtrt.convert.ops.slower import RULES
+from mxtrt.precision.apply import folded
+from mxtrt.precision.int8 import require_quantizer
+from mxtrt.precision.quantizer import quantization, quiet
+from mxtrt.precision.ranges import (
+    KEPT,
+    Layer,
+    Ranges,
+    SegmentRanges,
+    TensorRange,
+    layers_of,
+    structure_of,
+    tensors_of,
+)
+from mxtrt.precision.working import Array, WorkingModel
+from mxtrt.graph.roles import guess_weights
+
+__all__ = ["METHODS", "Batch", "Chain", "batches_of", "calibrate", "traced"]
+
+#: How ranges are chosen from what was seen.
+METHODS = ("entropy", "percentile", "minmax")
+
+#: Arrays by name of the data argument.
+Batch = dict[str, Any]
+
+
+def calibrate(
+    net: Any,
+    data: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    method: str = "minmax",
+    samples: int = 512,
+    model: str = "",
+    keep: Iterable[str] = (),
+) -> Ranges:
+    """Collect the ranges that ``precision="int8"`` needs.
+
+    Args:
+        net: An initialized Gluon block, or an ``mxnet.symbol.Symbol``.
+        data: What is usually fed: a ``DataIter``, a ``DataLoader``, or any iterable of batches.
+            A batch is an array, a list of arrays in the order of the data arguments (labels that
+            follow are left out), or a mapping of arrays by name.
+        params: Arguments and auxiliary states of a symbol by name.
+        out: Where to write the ranges; give this file as option ``ranges``.
+        method: One of :data:`METHODS`: all that was seen (``minmax``), all but a few outliers
+            (``percentile``: 99.999 %), or what changes the distribution least (``entropy``).
+        samples: How many samples to use, at most.
+        model: Name of the model for people; the block's own by default.
+        keep: MXNet layers that stay out of int8: their names, ``"first"`` or ``"last"``.  They are
+            float16 where the engine computes it, else float32; write ``fp32`` into the file where
+            float16 is not enough.
+
+    Raises:
+        OptionError: The method, or a name in ``keep``, is not known.
+        GraphError: No data came, or they do not fit the symbol.
+        EngineError: ONNX Runtime is missing, or no node of the model runs in an engine.
+    """
+    if method not in METHODS:
+        raise OptionError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    require_quantizer()
+    symbol, arrays = (net, dict(params or {})) if params is not None else traced(net, data)
+    names = [name for name in symbol.list_arguments() if name not in arrays]
+    found = Ranges(model or type(net).__name__, method, 0)
+    chains: list[tuple[Chain, list[_Collector]]] = []
+    for batch in batches_of(data, names):
+        if not chains:
+            chains = [
+                (chain, [_Collector(working, method) for working in chain.models])
+                for chain in _chains(symbol, arrays, batch, guess=params is not None)
+            ]
+        for chain, collectors in chains:
+            for collector, feeds in zip(collectors, chain.feeds(batch), strict=True):
+                collector.collect(feeds)
+        found.samples += _size(batch)
+        if found.samples >= samples:
+            break
+    if not chains:
+        raise GraphError("there are no data to calibrate with; give at least one batch")
+    found.segments, *guessed = ([one.result() for one in ones] for _, ones in chains)
+    known = {segment.structure for segment in found.segments}
+    found.guessed = [one for ones in guessed for one in ones if one.structure not in known]
+    keep_layers(found, keep)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _chains(
+    symbol: Any, arrays: Mapping[str, Any], batch: Batch, *, guess: bool
+) -> Iterator[Chain]:
+    """The symbol partitioned in every way that a bind may do it.
+
+    With its weights known, and as a bind does that has to guess them; for an engine on the CPU, and
+    for one on a GPU, which gets what MXNet computes faster on a CPU too.
+
+    Raises:
+        EngineError: No node of it runs in an engine, in any way.
+    """
+    ways: list[frozenset[str] | None] = [None]
+    guessed = guess_weights(Graph.of(symbol), config.current().data_names)
+    used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} & arrays.keys()
+    if guess and not used <= guessed:
+        ways.append(guessed & used)
+    found, reason = 0, None
+    for weights in ways:
+        for slower_stays in (True, False):
+            try:
+                chain = Chain(symbol, arrays, batch, weights, slower_stays=slower_stays)
+            except EngineError as error:
+                reason = error
+                continue
+            found += 1
+            yield chain
+            if slower_stays and not chain.slower:
+                break  # without any of these both are one
+    if reason is not None and not found:
+        raise reason
+
+
+def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
+    """Keep some layers out of int8.
+
+    Raises:
+        OptionError: There is no such layer.
+    """
+    layers = [layer for segment in found.segments for layer in segment.layers]
+    for name in keep:
+        if name in ("first", "last") and layers:
+            layers[0 if name == "first" else -1].precision = KEPT
+            continue
+        same = [layer for layer in layers if name in (layer.name, layer.source)]
+        if not same:
+            known = ", ".join(layer.name for layer in layers) or "none"
+            raise OptionError(f"there is no layer {name!r} to keep; the layers are: {known}")
+        for layer in same:
+            layer.precision = KEPT
+
+
+def traced(net: Any, data: Any) -> tuple[Any, dict[str, Any]]:
+    """Symbol and parameters of a Gluon block.
+
+    Raises:
+        GraphError: It is no block, or was not run yet, so that shapes of weights are not known.
+    """
+    import mxnet as mx
+
+    if isinstance(net, mx.sym.Symbol):
+        raise GraphError("params is missing: a symbol is calibrated with its weights")
+    if not isinstance(net, mx.gluon.HybridBlock):
+        raise GraphError(f"{type(net).__name__} is no HybridBlock and no symbol")
+    count = _inputs_of(net)
+    inputs = [mx.sym.var("data" if count == 1 else f"data{i}") for i in range(count)]
+    with config.options(enabled=False):
+        outputs = net(*inputs)
+    symbol = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
+    try:
+        params = {name: parameter.data() for name, parameter in net.collect_params().items()}
+    except Exception as error:
+        raise GraphError(f"the block has no weights yet; run it once ({error})") from error
+    wanted = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    return symbol, {name: array for name, array in params.items() if name in wanted}
+
+
+def _inputs_of(net: Any) -> int:
+    """How many data a block takes: what its hybrid_forward has behind F, parameters left out."""
+    given = [
+        p
+        for p in inspect.signature(net.hybrid_forward).parameters.values()
+        if p.default is p.empty
+        and p.kind is p.POSITIONAL_OR_KEYWORD
+        and p.name not in net._reg_params
+    ]
+    return max(len(given) - 1, 1)
+
+
+def batches_of(data: Any, names: list[str]) -> Iterator[Batch]:
+    """Batches by name of the data argument, as NDArrays.
+
+    Args:
+        data: See :func:`calibrate`.
+        names: The data arguments, labels included.
+
+    Raises:
+        GraphError: A batch has fewer arrays than there are data arguments.
+    """
+    import mxnet as mx
+
+    data_names = [name for name in names if not name.endswith("label")] or names
+    if hasattr(data, "reset") and hasattr(data, "provide_data"):
+        data.reset()
+        given = [item[0] for item in data.provide_data]
+    else:
+        given = data_names
+    for item in data:
+        if hasattr(item, "data") and isinstance(item.data, list):
+            values = dict(zip(given, item.data, strict=False))
+        elif isinstance(item, Mapping):
+            values = dict(item)
+        else:
+            several = isinstance(item, (list, tuple))
+            values = dict(zip(data_names, item if several else [item], strict=False))
+        missing = [name for name in data_names if name not in values]
+        if missing:
+            raise GraphError(f"a batch has nothing for the data argument {missing[0]!r}")
+        yield {
+            name: value if isinstance(value, mx.nd.NDArray) else mx.nd.array(value)
+            for name, value in values.items()
+            if name in names
+        }
+
+
+def _size(batch: Batch) -> int:
+    return int(next(iter(batch.values())).shape[0])
+
+
+class Chain:
+    """A partitioned symbol, run far enough to see what goes into its segments.
+
+    Args:
+        symbol: The symbol.
+        arrays: Its arguments and auxiliary states but the data.
+        batch: Data that it accepts.
+        weights: Which of the arrays are weights, None for all.
+        slower_stays: Whether what ONNX Runtime computes slower than MXNet stays there, as it does
+            on a CPU.
+
+    Attributes:
+        slower: Names of the nodes that stay for that reason.
+        models: The segments in float32, normalisation folded.
+    """
+
+    def __init__(
+        self,
+        symbol: Any,
+        arrays: Mapping[str, Any],
+        batch: Batch,
+        weights: frozenset[str] | None = None,
+        *,
+        slower_stays: bool = True,
+    ) -> None:
+        import mxnet as mx
+
+        from mxtrt.plan import graph_pass as pipeline
+        from mxtrt.hooks.partitioned import partition_symbol
+
+        self._options = config.current().replace(
+            engine="onnxruntime",
+            precision="fp32",
+            prefer="engine",  # what is guessed or measured of fp32 says nothing of int8
+            release_weights=False,
+            enabled=True,
+        )
+        pipeline.prepare(self._options, mx.cpu())
+        names = symbol.list_arguments()
+        shapes = {name: array.shape for name, array in batch.items() if name in names}
+        weights_too = {name: array.shape for name, array in arrays.items() if name in names}
+        known, _, _ = symbol.infer_shape(**{**weights_too, **shapes})
+        if known is None:
+            raise GraphError(f"the symbol does not accept data of the shapes {shapes}")
+        arguments = dict(zip(names, known, strict=True))
+        args = {
+            name: batch[name]
+            if name in batch
+            else arrays[name].as_in_context(mx.cpu())
+            if name in arrays
+            else mx.nd.zeros(shape)
+            for name, shape in arguments.items()
+        }
+        aux = {
+            name: arrays[name].as_in_context(mx.cpu()) for name in symbol.list_auxiliary_states()
+        }
+        self._arrays = {**args, **aux}
+        known_weights = frozenset(arrays) if weights is None else weights
+        self._symbol = partition_symbol(
+            symbol,
+            dict(args),
+            dict(aux),
+            mx.cpu(),
+            self._options,
+            known_weights,
+            slower_stays=slower_stays,
+        )
+        plan = self._symbol.plan
+        reasons = {rule.reason for rules in RULES.values() for rule in rules}
+        self.slower = [left.name for left in plan.report.left if left.reason in reasons]
+        if not plan.nodes:
+            raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")
+        self.models = [folded(*node.calibrated(self._arrays)) for node in plan.nodes]
+        self._graph = Graph.of(self._symbol)
+        keys = {str(node.key): node for node in plan.nodes}
+        ran = {node.attrs["engine"]: node for node in self._graph.nodes if node.op == OPERATOR}
+        self._reads = [
+            (keys[str(node.key)].inputs, ran[str(node.key)].inputs) for node in plan.nodes
+        ]
+        self._entries = list(
+            {
+                entry
+                for _, entries in self._reads
+                for entry in entries
+                if not self._graph.nodes[entry.node].is_variable
+            }
+        )
+        if self._entries:
+            plan.build(self._arrays)
+
+    def feeds(self, batch: Batch) -> Iterator[dict[str, Array]]:
+        """What every segment is fed for a batch."""
+        values = self._computed(batch) if self._entries else {}
+        for names, entries in self._reads:
+            yield {
+                name: values[entry].asnumpy()
+                if entry in values
+                else {**self._arrays, **batch}[self._graph.nodes[entry.node].name].asnumpy()
+                for name, entry in zip(names, entries, strict=True)
+            }
+
+    def _computed(self, batch: Batch) -> dict[Entry, Any]:
+        import mxnet as mx
+
+        from mxtrt.hooks.partitioned import originals
+
+        part = mx.sym.load_json(
+            Graph(self._graph.nodes, self._entries, self._graph.attrs).to_json()
+        )
+        arrays = {**self._arrays, **batch}
+        executor = originals.bind(
+            part,
+            mx.cpu(),
+            [arrays[name] for name in part.list_arguments()],
+            None,
+            "null",
+            [arrays[name] for name in part.list_auxiliary_states()],
+        )
+        return dict(zip(self._entries, executor.forward(is_train=False), strict=True))
+
+
+class _Collector:
+    """One segment's calibrator."""
+
+    def __init__(self, model: WorkingModel, method: str) -> None:
+        quantization()
+        from onnxruntime.quantization import CalibrationMethod
+        from onnxruntime.quantization.calibrate import create_calibrator
+
+        self._model = model
+        self._folder = tempfile.TemporaryDirectory(prefix="mxtrt-calibrate-")
+        path, augmented = (
+            str(Path(self._folder.name, name)) for name in ("model.onnx", "augmented.onnx")
+        )
+        onnx.save(onnx.shape_inference.infer_shapes(model.to_proto(whole=True)), path)
+        kind, options = {
+            "minmax": (CalibrationMethod.MinMax, {}),
+            "percentile": (CalibrationMethod.Percentile, {"symmetric": False}),
+            "entropy": (
+                CalibrationMethod.Entropy,
+                {"num_bins": 1024, "num_quantized_bins": 128, "symmetric": False},
+            ),
+        }[method]
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._calibrator = create_calibrator(
+            path,
+            [],
+            augmented_model_path=augmented,
+            calibrate_method=kind,
+            extra_options=options,
+        )
+        self._calibrator.set_execution_providers(["CPUExecutionProvider"])
+
+    def collect(self, feeds: Mapping[str, Array]) -> None:
+        """Run one batch."""
+        with quiet():
+            self._calibrator.collect_data(_Once(feeds))
+
+    def result(self) -> SegmentRanges:
+        """The ranges of all that was collected."""
+        with quiet():
+            data = self._calibrator.compute_data()
+        found = SegmentRanges(structure_of(self._model), self._model.weights_hash())
+        for name in tensors_of(self._model):
+            low, high = data[name].range_value if name in data else (math.nan, math.nan)
+            found.tensors.append(
+                TensorRange(name, float(np.asarray(low).min()), float(np.asarray(high).max()))
+            )
+        sources = [step.source for step in layers_of(self._model)]
+        found.layers = [
+            Layer(
+                source if (number := sources[:place].count(source)) == 0 else f"{source}:{number}"
+            )
+            for place, source in enumerate(sources)
+        ]
+        self._folder.cleanup()
+        return found
+
+
+class _Once:
+    """A reader of one batch, as ONNX Runtime's calibrators take it."""
+
+    def __init__(self, feeds: Mapping[str, Array]) -> None:
+        self._feeds: dict[str, Array] | None = dict(feeds)
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The batch, then None."""
+        feeds, self._feeds = self._feeds, None
+        return feeds

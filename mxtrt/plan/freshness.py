@@ -1,0 +1,106 @@
+"""When engines follow weights that changed.
+
+An engine holds its weights as they were when it was built.  MXNet counts the writes to every
+array; before each forward the counts are compared, and where one has moved the contents, because
+binding and freeing an executor count as writes too.  After a change MXNet's own operators answer,
+and the engines are built again once the weights hold still: at once after the first change, then
+after 1, 2, 4, ... further forwards, so that alternating training and inference steps do not build
+an engine each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mxnet.base import MXNetError
+
+from mxtrt.observe.counters import count
+from mxtrt.errors import RefusedNodesError
+from mxtrt.hooks.decision import in_forked_child
+from mxtrt.system.threads import lock
+
+if TYPE_CHECKING:
+    from mxtrt.plan.plan import Plan
+
+__all__ = ["Freshness"]
+
+_MOST_PATIENT = 64
+_CALM_AFTER = 100
+
+
+class Freshness:
+    """Keeps a plan's engines in step with its weights.
+
+    Args:
+        plan: The plan; its engines may still be unbuilt.
+        arrays: The weight arrays by name, and possibly more.
+    """
+
+    def __init__(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
+        self._plan = plan
+        self._arrays = arrays
+        self._patience = 0
+        self._waiting = 0
+        self._served = 0
+        self._pending = False
+        self._lock = lock()
+
+    def current(self) -> bool:
+        """Whether the engines may answer at once; never builds anything."""
+        plan = self._plan
+        try:
+            if plan.failures or in_forked_child() or not plan.built or plan.changed():
+                return False
+        except MXNetError:  # a pending write failed, of which MXNet's operators tell
+            return False
+        if self._pending:  # asked last: another thread may just have taken the change to notice
+            return False
+        self._served += 1
+        if self._served == _CALM_AFTER:
+            self._patience = 0
+        return True
+
+    def settle(self, data: Mapping[str, Any] | None = None) -> bool:
+        """Whether the engines may answer, after building them when it is time to.
+
+        Args:
+            data: Arrays of the call that asks, by name, for comparing engines with MXNet.
+
+        Raises:
+            RefusedNodesError: An engine failed at run time, or refused nodes.
+            EngineError: A build failed.
+        """
+        if in_forked_child():
+            return False
+        from mxtrt.node import library
+
+        if not all(map(library().is_readable, self._arrays.values())):
+            return False  # a pending write failed, of which MXNet's operators tell
+        with self._lock:
+            return self._settle(data or {})
+
+    def _settle(self, data: Mapping[str, Any]) -> bool:
+        if self._plan.failures:
+            raise RefusedNodesError(self._plan.failures)
+        if not self._plan.built:
+            self._plan.build({**data, **self._arrays}, shares=True)
+        elif self._plan.changed() and not self._plan.holds_the_same():
+            self._pending = True
+            # Engines that never answered follow at once, however often weights are set.
+            self._waiting = self._patience if self._served else 0
+            if self._served:
+                self._patience = min(max(2 * self._patience, 1), _MOST_PATIENT)
+            self._served = 0
+            self._plan.remember()
+        if self._pending:
+            if self._waiting:
+                self._waiting -= 1
+                return False
+            self._plan.build(self._arrays, shares=True)
+            count("rebuilds")
+            self._pending = False
+        if self._plan.changed() and not self._plan.holds_the_same():
+            return False  # another thread wrote meanwhile
+        self._served += 1
+        return True

@@ -1,0 +1,256 @@
+"""A partitioned symbol at work: its engine nodes, the weights they own, and their lifetime."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mxtrt.weights import paging
+from mxtrt.config import Options
+from mxtrt.weights.contents import Baseline, Contents
+from mxtrt.plan.engine_node import EngineNode
+from mxtrt.engines import Session
+from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.symbol import Entry, Graph
+from mxtrt.node import library
+from mxtrt.node.library import OPERATOR
+from mxtrt.node.watch import Watch
+from mxtrt.observe.report import Report
+from mxtrt.system.threads import Living, once
+
+__all__ = ["Plan", "Timed", "live_plans"]
+
+_log = logging.getLogger("mxtrt")
+
+_plans: Living[Plan] = Living()
+
+
+def live_plans() -> list[Plan]:
+    """The plans of all that is bound with engines now."""
+    return _plans.all()
+
+
+@dataclass
+class Timed:
+    """What came of timing the segments of a graph against MXNet, for its later binds too.
+
+    Attributes:
+        slower: Why nodes stay in MXNet, by name; None while that is not known.
+        notes: What a person is told of each segment.
+    """
+
+    slower: dict[str, str] | None = None
+    notes: list[list[str]] = field(default_factory=list)
+
+
+class Plan:
+    """All engines of one partitioned symbol.
+
+    The plan lives as long as what was bound with it; its engines go with it.
+
+    Attributes:
+        nodes: The engine nodes in the order in which they run.
+        weights: Names of the weights that the engines hold.
+        is_one_node: The partitioned graph is one engine node, its heads are that node's
+            outputs in order.
+        report: What the bind did.
+        options: The options of the bind.
+        origin: The graph that was partitioned.
+        unread: NDArrays of weights that left the graph because nothing reads their values.
+        before: The plan of the symbol that was partitioned, if it had engines already.
+        failures: Why MXNet nodes have to go back to MXNet, by name: their engine failed.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[EngineNode],
+        graph: Graph,
+        report: Report,
+        options: Options,
+        origin: Graph,
+        timed: Timed | None = None,
+    ) -> None:
+        self.nodes = tuple(nodes)
+        self.is_one_node = _is_one_node(graph)
+        self.weights = frozenset(name for node in nodes for name in node.weights)
+        self.report = report
+        self.options = options
+        self.origin = origin
+        self.unread: dict[str, Any] = {}
+        self.before: Plan | None = None
+        self._tried = False  # against MXNet
+        self._timed = timed or Timed()
+        self.failures: dict[str, str] = {}
+        self._borrowed: list[Session] = []  # their weights are others' arrays
+        for node in self.nodes:
+            node.failures = self.failures
+            node.written = weakref.WeakMethod(self._written)
+            node.borrowed = self._borrowed
+        self._lib = library()
+        _plans.add(self)
+        self._baseline: Baseline | None = None  # of the weights, as the engines were built
+
+    @property
+    def built(self) -> bool:
+        """Whether the engines exist."""
+        return self._baseline is not None
+
+    def sessions(self) -> list[Session]:
+        """The sessions of all engines."""
+        return [session for node in self.nodes for session in node.sessions()]
+
+    def arrays(self) -> dict[str, Any]:
+        """The NDArrays of all weights that left the graph, by name; none before the build."""
+        arrays = dict(self.unread)
+        for node in self.nodes:
+            arrays.update(zip(node.weights, node.weight_arrays(), strict=False))
+        return arrays
+
+    def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
+        """Build every engine from the weights' present values, then release the weights.
+
+        Args:
+            arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
+            shares: Whether engines of the same contents may be shared with others, because
+                whoever runs them asks :meth:`changed` first.
+
+        Raises:
+            RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet;
+                with the option ``prefer``: MXNet is faster.
+            EngineError: An engine refused its segment; nothing is released then.
+        """
+        self._baseline = None
+        if not self._tried:  # what is known of other binds
+            slower = dict(self._timed.slower or {})
+            if self._timed.slower is None:
+                for node in self.nodes:
+                    slower |= node.slower(self.is_one_node)
+            if slower:
+                raise RefusedNodesError(slower)
+        owned = [arrays[name] for name in sorted(self.weights)]
+        paging.empty_pools(owned)
+        watch = self._lib.watch(owned)  # before they are read: another thread may write
+        builds = sum(node.builds for node in self.nodes)
+        for node in self.nodes:
+            node.build(arrays, shares=shares)
+            if self.options.verify and not self._tried:
+                node.verify(arrays)
+        if not self._tried:
+            self._compare(arrays)
+        self._tried = True
+        if self.options.release_weights:
+            self._release(owned, watch)
+        if sum(node.builds for node in self.nodes) > builds:
+            self._lib.trim()
+        contents = None
+        again = self._lib.watch(owned)  # by which others who share an engine see a write
+        try:
+            contents = Contents(owned)
+        except OSError as error:
+            _log.debug("the weights cannot be compared: %s", error)
+        if contents is not None and not watch.changed():
+            for session in self.sessions():
+                if session not in self._borrowed:
+                    session.baseline = Baseline(again, contents)
+        else:
+            contents = None
+        self._baseline = Baseline(watch, contents)
+
+    def _compare(self, arrays: Mapping[str, Any]) -> None:
+        timed = self._timed
+        if timed.slower is None:
+            slower: dict[str, str] = {}
+            notes: list[list[str]] = []
+            for node in self.nodes:
+                known = len(node.report.notes)
+                try:
+                    node.compare(arrays, self.is_one_node)
+                except RefusedNodesError as refusal:
+                    slower.update(refusal.reasons)
+                notes.append(node.report.notes[known:])
+            timed.notes, timed.slower = notes, slower
+        else:  # at another bind
+            slower = timed.slower
+            for node, told in zip(self.nodes, timed.notes, strict=True):
+                node.report.notes += told
+        if slower:
+            raise RefusedNodesError(slower)
+
+    def _release(self, arrays: Sequence[Any], watch: Watch) -> None:
+        on_host, on_gpu = paging.by_place(arrays)
+        try:
+            directory = paging.spill_directory(self.options.spill_dir)
+            done = paging.page_out(on_host, directory, watch)
+            self.report.released_bytes += done.released
+            if done.left:
+                self._note_mappings(done)
+        except OSError as error:
+            self._note(
+                f"weights stay in MXNet's memory too: no spill file could be written ({error}); "
+                "set spill_dir to a directory with room"
+            )
+        try:
+            self.report.released_bytes += paging.evict(on_gpu, watch)
+        except OSError as error:
+            self._note(f"weights stay in GPU memory twice: they could not be moved ({error})")
+
+    def _note_mappings(self, done: paging.PagedOut) -> None:
+        self.report.notes.append(
+            f"{done.left} bytes of weights stay in MXNet's memory too: the process has "
+            f"{done.mappings} of the {done.limit} memory mappings that the kernel allows"
+        )
+        _warn_of_mappings(done.limit)
+
+    def _note(self, text: str) -> None:
+        self.report.notes.append(text)
+        _log.warning(text)
+
+    def changed(self) -> bool:
+        """Whether a weight was written to since the engines were built (or they are not)."""
+        if (baseline := self._baseline) is None or baseline.changed():
+            return True
+        return bool(self._borrowed) and any(session.changed() for session in self._borrowed)
+
+    def holds_the_same(self) -> bool:
+        """Whether the weights hold what the engines were built from, whatever was written.
+
+        If so, :meth:`changed` compares with this moment.
+        """
+        baseline = self._baseline
+        return (
+            baseline is not None
+            and baseline.same()
+            and all(session.holds_its_weights() for session in self._borrowed)
+        )
+
+    def _written(self) -> bool:
+        return (baseline := self._baseline) is None or baseline.watch.written()
+
+    def remember(self) -> None:
+        """Take the weights as they are now for those that :meth:`changed` compares with."""
+        if self._baseline is not None:
+            self._baseline.watch.remember()
+
+
+@once
+def _warn_of_mappings(limit: int) -> None:
+    _log.warning(
+        "weights stay in MXNet's memory too from now on, where releasing them took more than half "
+        "of the %d memory mappings that the kernel allows a process; raise it (sysctl -w "
+        "vm.max_map_count=...), or serve fewer models in one process",
+        limit,
+    )
+
+
+def _is_one_node(graph: Graph) -> bool:
+    """Whether a partitioned graph is one engine node whose outputs are the heads in order."""
+    nodes = [index for index, node in enumerate(graph.nodes) if not node.is_variable]
+    return (
+        len(nodes) == 1
+        and graph.nodes[nodes[0]].op == OPERATOR
+        and list(graph.heads) == [Entry(nodes[0], k) for k in range(len(graph.heads))]
+        and graph.nodes[nodes[0]].attrs["num_outputs"] == str(len(graph.heads))
+    )

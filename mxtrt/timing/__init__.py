@@ -1,0 +1,1 @@
+"""How fast and how far apart: ``measure`` times calls in turns, ``paired`` compares them."""

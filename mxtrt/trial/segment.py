@@ -1,0 +1,187 @@
+"""One segment on its own, in its engine and in MXNet, for comparing the two at bind.
+
+The data are those of the bind where there are any, and random numbers otherwise, in range where
+they are lengths or indices.  MXNet's operators run on copies of the segment's weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.symbol import Entry, Graph, Node
+from mxtrt.trial.indices import keep_in_range
+from mxtrt.node import library
+from mxtrt.node.library import OPERATOR
+from mxtrt.graph.rewrite import node_attributes
+
+if TYPE_CHECKING:
+    from mxtrt.plan.engine_node import EngineNode
+
+__all__ = [
+    "Array",
+    "bind",
+    "context_of",
+    "engine_graph",
+    "operators",
+    "run_engine",
+    "values_for",
+]
+
+Array = np.ndarray[Any, Any]
+
+_NO_LIMIT = 2**62
+
+
+def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
+    """A value for every variable of a segment.
+
+    Args:
+        node: Its engine node.
+        arrays: NDArrays of the segment's weights, and of its data where these are known.
+
+    Raises:
+        IndicesError: No values are known with which its lengths and indices are in range.
+    """
+    random = np.random.default_rng(0)
+    values: dict[str, Array] = {}
+    for variable in node.graph.nodes:
+        if not variable.is_variable:
+            continue
+        (kind,) = variable.types
+        name, shape, dtype = variable.name, kind.shape, kind.dtype
+        assert shape is not None
+        assert dtype is not None
+        given: Any = arrays.get(name)
+        known = given is not None and tuple(given.shape) == shape
+        if name not in node.inputs:  # a weight, or what the engine does not read
+            values[name] = given.asnumpy() if known else np.ones(shape, dtype)
+        elif known and np.ptp(seen := given.asnumpy()):
+            values[name] = seen.astype(dtype)
+        elif dtype.kind == "f":
+            values[name] = random.standard_normal(shape).astype(dtype)
+        else:
+            values[name] = random.integers(0, 2, shape).astype(dtype)
+    fixed = values.keys() - set(node.inputs)
+    return keep_in_range(
+        node.graph, values, fixed, lambda entry, tried: _value(node.graph, entry, tried)
+    )
+
+
+def _value(graph: Graph, entry: Entry, values: Mapping[str, Array]) -> Array:
+    """What MXNet computes for an entry, on the CPU."""
+    variable = graph.nodes[entry.node]
+    if variable.is_variable:
+        return values[variable.name]
+    forward, _ = operators(graph, [entry], values, None)
+    value: Array = forward()[0].asnumpy()
+    return value
+
+
+def context_of(gpu: int | None) -> Any:
+    """MXNet's context of a GPU, or of host memory for None."""
+    import mxnet as mx
+
+    return mx.cpu() if gpu is None else mx.gpu(gpu)
+
+
+def bind(
+    graph: Graph, entries: Sequence[Entry], values: Mapping[str, Array], gpu: int | None
+) -> tuple[Any, dict[str, Any]]:
+    """MXNet's own executor of a graph, as a program has it that binds symbols.
+
+    Args:
+        graph: A segment.
+        entries: What it is to compute.
+        values: Values of the graph's variables.
+        gpu: Where to run.
+
+    Returns:
+        The executor, and the NDArrays that it reads by name.
+    """
+    import mxnet as mx
+
+    from mxtrt.hooks.partitioned import originals
+
+    context = context_of(gpu)
+    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
+    arrays = {n: mx.nd.array(a, dtype=a.dtype, ctx=context) for n, a in values.items()}
+    executor = originals.bind(
+        symbol,
+        context,
+        {name: arrays[name] for name in symbol.list_arguments()},
+        None,
+        "null",
+        {name: arrays[name] for name in symbol.list_auxiliary_states()},
+    )
+    return executor, arrays
+
+
+def operators(
+    graph: Graph, entries: Sequence[Entry], values: Mapping[str, Array], gpu: int | None
+) -> tuple[Callable[[], list[Any]], dict[str, Any]]:
+    """MXNet's own operators, one by one.
+
+    An executor would take oneDNN's subgraphs for some of them, which fail or answer wrongly for a
+    sum with what a convolution further back reads (``src/operator/subgraph/mkldnn``).
+
+    Args:
+        graph: A segment.
+        entries: What it is to compute.
+        values: Values of at least the variables that this depends on.
+        gpu: Where to run.
+
+    Returns:
+        A function that computes them, and the NDArrays that it reads by name.
+    """
+    import mxnet as mx
+
+    context = context_of(gpu)
+    symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
+    names = symbol.list_inputs()
+    arrays = {n: mx.nd.array(values[n], dtype=values[n].dtype, ctx=context) for n in names}
+    compute = mx.nd.CachedOp(symbol)
+
+    def forward() -> list[Any]:
+        with mx.autograd.pause(train_mode=False), context:
+            outputs = compute(*[arrays[name] for name in names])
+        return outputs if isinstance(outputs, list) else [outputs]
+
+    return forward, arrays
+
+
+def engine_graph(node: EngineNode) -> Graph:
+    """A graph of nothing but an engine node, whose variables are its inputs in order."""
+    variables = {one.name: one for one in node.graph.nodes if one.is_variable}
+    inputs = [variables[name] for name in node.inputs]
+    read = tuple(Entry(place) for place in range(len(inputs)))
+    attrs = node_attributes(node.key, library().token, len(inputs), len(node.graph.heads))
+    engine = Node(OPERATOR, f"mxtrt{node.key}", attrs, read)
+    heads = [Entry(len(inputs), place) for place in range(len(node.graph.heads))]
+    return Graph([*inputs, engine], heads, node.graph.attrs)
+
+
+def run_engine(node: EngineNode, values: Mapping[str, Array]) -> list[Array]:
+    """The outputs of a segment's engine, run once on this thread.
+
+    Raises:
+        RefusedNodesError: It fails.
+    """
+    import mxnet as mx
+    from mxnet.base import NDArrayHandle
+
+    context = context_of(node.gpu)
+    inputs = [mx.nd.array(values[n], dtype=values[n].dtype, ctx=context) for n in node.inputs]
+    outputs = (ctypes.c_void_p * len(node.graph.heads))()
+    handles = (ctypes.c_void_p * len(inputs))(*[array.handle for array in inputs])
+    place = context.device_typeid, context.device_id
+    done = library().run(node.key, handles, len(inputs), outputs, len(outputs), _NO_LIMIT, place)
+    if done != 1:
+        told = library().take_error() if done == 0 else "it takes no such inputs"
+        reason = f"its engine does not run: {told}"
+        raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
+    return [mx.nd.NDArray(NDArrayHandle(handle)).asnumpy() for handle in outputs]
