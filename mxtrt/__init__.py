@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mxtrt.config import OPTIONS, Options, disable, enable, options
-    from mxtrt.observe.counters import Stats, stats
     from mxtrt.errors import (
         EngineError,
         GraphError,
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
         NodeError,
         OptionError,
     )
+    from mxtrt.observe.counters import Stats, stats
+    from mxtrt.observe.report import Report, last_report
+    from mxtrt.offline.calibration import calibrate
     from mxtrt.offline.inspection import inspect
     from mxtrt.plan.ledger import Ledger, memory
-    from mxtrt.offline.calibration import calibrate
-    from mxtrt.observe.report import Report, last_report
 
 __version__ = "0.1.0"
 

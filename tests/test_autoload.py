@@ -3,35 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
 import textwrap
-from pathlib import Path
 
-import mxtrt
-
-ROOT = Path(mxtrt.__file__).parents[1]
-
-
-def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a fresh process, with this mxtrt on its path.
-
-    MXNet is a user's there: with oneDNN's subgraphs.
-    """
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ}
-    environment.pop("MXNET_SUBGRAPH_BACKEND", None)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
-        env={**environment, "PYTHONPATH": path, **variables},
-        cwd=tempfile.gettempdir(),  # not a checkout, whose mxtrt/ would shadow the installed one
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
+from support.process import ROOT, run
 
 SCRIPT = """
     import mxnet as mx
@@ -41,7 +15,8 @@ SCRIPT = """
     net.hybridize()
     net(mx.nd.ones((1, 3, 8, 8))).wait_to_read()
     import sys
-    print("mxtrt.observe.report" in sys.modules and sys.modules["mxtrt.observe.report"].last_report())
+    report = sys.modules.get("mxtrt.observe.report")
+    print(report is not None and report.last_report())
 """
 
 
@@ -54,7 +29,9 @@ def test_an_unchanged_script_is_served_by_the_environment_variable():
 
 def test_what_binds_is_imported_without_mxnet():
     """Whoever imports it keeps those waiting who import MXNet, and must not wait for them."""
-    done = run("import sys, mxtrt.plan.graph_pass, mxtrt.offline.inspection; print('mxnet' in sys.modules)")
+    done = run(
+        "import sys, mxtrt.plan.graph_pass, mxtrt.offline.inspection; print('mxnet' in sys.modules)"
+    )
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -63,7 +40,8 @@ def test_without_the_variable_nothing_heavy_is_imported():
     done = run(
         "import mxtrt\n"
         + textwrap.dedent(SCRIPT)
-        + "\nprint(sorted(m for m in sys.modules if m in ('mxtrt.plan.graph_pass', 'mxtrt.convert.ops')))",
+        + "\nwanted = {'mxtrt.plan.graph_pass', 'mxtrt.convert.ops'}"
+        + "\nprint(sorted(wanted & sys.modules.keys()))",
         USE_TENSORRT="0",
     )
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import warnings
 import mxnet as mx
 import pytest
 from mxnet.executor import Executor
-from networks import classifier
+from support.networks import classifier
 
 import mxtrt
 from mxtrt import config

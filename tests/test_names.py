@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from networks import assert_close
+from support.networks import assert_close
 
 import mxtrt
 from mxtrt.errors import GraphError

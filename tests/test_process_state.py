@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 BINDS = """
 import gc, json, locale, logging, os, random, re, resource, signal, sys, threading, warnings
@@ -14,7 +14,7 @@ sys.path[:0] = [{tests!r}]
 import mxtrt
 import mxnet as mx
 import numpy as np
-from networks import classifier, images, parameters
+from support.networks import classifier, images, parameters
 
 os.chdir({folder!r})
 logging.getLogger("mxtrt").addHandler(logging.NullHandler())

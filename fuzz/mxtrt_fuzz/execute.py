@@ -25,10 +25,10 @@ import numpy as np
 
 import mxtrt
 import mxtrt.plan.engine_node
-from mxtrt.saved.models import import_mxnet, mxnet_reason
 from mxtrt.node.library import library
-from mxtrt.weights.paging import SMALLEST
 from mxtrt.plan.graph_pass import forget
+from mxtrt.saved.models import import_mxnet, mxnet_reason
+from mxtrt.weights.paging import SMALLEST
 from mxtrt_fuzz import odd
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
@@ -419,7 +419,10 @@ class _Execution:
         with mxtrt.options(enabled=False):
             plain = self._plainly()
             ordinary = self._counted(plain)
-        with _Complaints(), mock.patch.object(mxtrt.plan.engine_node, "_MOST_VARIANTS", _MOST_SIZES):
+        with (
+            _Complaints(),
+            mock.patch.object(mxtrt.plan.engine_node, "_MOST_VARIANTS", _MOST_SIZES),
+        ):
             with mxtrt.options(**options):
                 forward = self._ways[self._way]()
                 usual = self._counted(forward)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mxtrt.graph.symbol import Entry
 from mxtrt.convert.ops import registry
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import (
     BINDS,
     LANES,

@@ -15,14 +15,14 @@ from unittest import mock
 
 import numpy as np
 
-import mxtrt.plan.engine_node
 import mxtrt.engines.shared
+import mxtrt.graph.partition
+import mxtrt.graph.rewrite
 import mxtrt.hooks.executor
 import mxtrt.hooks.gluon
-import mxtrt.weights.paging
-import mxtrt.graph.partition
+import mxtrt.plan.engine_node
 import mxtrt.plan.graph_pass
-import mxtrt.graph.rewrite
+import mxtrt.weights.paging
 from mxtrt.convert import onnx_builder
 from mxtrt.graph.symbol import Graph
 

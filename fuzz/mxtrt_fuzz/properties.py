@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 
 from mxtrt.convert.ops import registry
-from mxtrt.weights.paging import SMALLEST
 from mxtrt.graph.partition import SMALL_WEIGHT
+from mxtrt.weights.paging import SMALLEST
 from mxtrt_fuzz.execute import Run
 from mxtrt_fuzz.graphs import Case, Operation, Variable
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import mxtrt
 from mxtrt.graph.symbol import Entry
-from mxtrt.timing.measure import resident_bytes
 from mxtrt.saved.models import import_mxnet
+from mxtrt.timing.measure import resident_bytes
 from mxtrt_fuzz.execute import Setup, bound
 from mxtrt_fuzz.generate import Grower
 from mxtrt_fuzz.graphs import BINDS, Case, Operation, Tensor, Variable

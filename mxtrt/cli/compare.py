@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mxtrt import config
-from mxtrt.plan import graph_pass as pipeline
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, MxtrtWarning
-from mxtrt.timing.measure import Pairs, bootstrap_ratio, interleave, parity_error, resident_bytes
 from mxtrt.observe.report import Report, last_report
+from mxtrt.plan import graph_pass
+from mxtrt.timing.measure import Pairs, bootstrap_ratio, interleave, parity_error, resident_bytes
 
 __all__ = ["LEVEL", "Comparison", "Latency", "compare", "served", "symbol_block"]
 
@@ -157,7 +157,7 @@ def compare(
         EngineError: The engine is missing, or the symbol cannot run with it.
         NodeError: The compiled extension is missing or does not fit this MXNet.
     """
-    pipeline.prepare(options)
+    graph_pass.prepare(options)
     arrays = list(inputs.values())
 
     def bind(enabled: bool) -> tuple[Callable[[], list[Any]], list[Any], int]:

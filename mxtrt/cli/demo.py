@@ -48,14 +48,14 @@ def run_demo(seconds: Seconds = 8.0, json: Json = False) -> None:
             raise OptionError(
                 f"the demo needs the package {package}; install it with: pip install 'mxtrt[demo]'"
             )
-    from mxtrt.plan import graph_pass as pipeline
     from mxtrt.cli.bench import show_comparison
     from mxtrt.cli.compare import compare
+    from mxtrt.plan import graph_pass
     from mxtrt.saved.models import import_mxnet
 
     with task("loading MXNet"):
         import_mxnet()
-        pipeline.prepare(options)
+        graph_pass.prepare(options)
     with task("training a small network on scikit-learn's digits") as progress:
         accuracy = _digits(options, progress)
     if not json:

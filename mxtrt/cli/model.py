@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mxtrt.errors import GraphError, OptionError
+from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph
 from mxtrt.saved.models import load_params, load_symbol, mxnet_reason, parse_shape
-from mxtrt.graph.roles import guess_weights
 
 __all__ = ["Model", "load_model", "random_inputs", "random_params"]
 

@@ -81,8 +81,8 @@ def compare_precisions(
     Raises:
         EngineError: An engine is missing, or the symbol cannot run with it.
     """
-    from mxtrt.precision.ranges import read_ranges
     from mxtrt.offline.search import answers, layer_errors
+    from mxtrt.precision.ranges import read_ranges
 
     plain = None if batches is None else answers(symbol, params, batches(), enabled=False)
     rows = []

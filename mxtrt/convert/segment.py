@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.errors import Unsupported
-from mxtrt.graph.symbol import Entry, Graph, Node, TensorType, untaken
 from mxtrt.convert.onnx_builder import OnnxBuilder, tensor_type
 from mxtrt.convert.ops import Call, convert, registry
 from mxtrt.convert.ops.slower import Rule, rule_for
+from mxtrt.errors import Unsupported
+from mxtrt.graph.symbol import Entry, Graph, Node, TensorType, untaken
 from mxtrt.observe.report import SegmentReport
 
 __all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]

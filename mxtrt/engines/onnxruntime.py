@@ -10,11 +10,11 @@ from pathlib import Path
 import onnx
 
 from mxtrt.config import Options
+from mxtrt.convert.ops import EDGES
 from mxtrt.engines import cores
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
-from mxtrt.convert.ops import EDGES
 from mxtrt.system.threads import once
 
 __all__ = ["OnnxRuntime", "session_config", "shared_library"]

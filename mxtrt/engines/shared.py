@@ -11,12 +11,12 @@ from collections.abc import Callable, Hashable, Sequence
 
 import xxhash
 
-from mxtrt.weights.contents import Baseline
 from mxtrt.engines.base import BuildRequest, Session, Weight
 from mxtrt.node import library
-from mxtrt.weights.paging import address_of
 from mxtrt.system.recent import Recent
 from mxtrt.system.threads import lock
+from mxtrt.weights.contents import Baseline
+from mxtrt.weights.paging import address_of
 
 __all__ = ["MOST_IDLE", "MOST_IDLE_BYTES", "SharedSessions", "shared_sessions"]
 

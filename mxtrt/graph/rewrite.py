@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from mxtrt.graph.partition import Segment
 from mxtrt.graph.symbol import Entry, Graph, Node, untaken
 from mxtrt.node.library import OPERATOR
-from mxtrt.graph.partition import Segment
 
 __all__ = ["Part", "node_attributes", "rewrite", "undo"]
 

@@ -12,11 +12,11 @@ from mxnet.base import MXNetError
 
 from mxtrt import config
 from mxtrt.config import Options
-from mxtrt.observe.counters import count
 from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
-from mxtrt.saved.models import mxnet_reason
 from mxtrt.node.library import library
+from mxtrt.observe.counters import count
 from mxtrt.observe.report import Report, publish
+from mxtrt.saved.models import mxnet_reason
 from mxtrt.system.threads import loading
 
 __all__ = [
@@ -116,9 +116,9 @@ def attempt(body: Callable[[], _T], options: Options, context: Any = None) -> _T
         return None
     try:
         with loading:  # ONNX: not before the first bind that wants an engine
-            from mxtrt.plan import graph_pass as pipeline
+            from mxtrt.plan import graph_pass
 
-        pipeline.prepare(options, context)
+        graph_pass.prepare(options, context)
         return body()
     except Exception as error:
         _log.debug("bind failed", exc_info=True)

@@ -17,17 +17,17 @@ from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
-from mxtrt.observe.counters import count
 from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
-from mxtrt.plan.freshness import Freshness
-from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
     originals,
     partition_symbol,
     until_accepted,
 )
+from mxtrt.observe.counters import count
+from mxtrt.plan.freshness import Freshness
+from mxtrt.plan.inline import InlineRun, OtherArraysError
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol

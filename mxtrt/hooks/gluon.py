@@ -22,12 +22,12 @@ from mxnet.ndarray import CachedOp, NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
-from mxtrt.observe.counters import count
 from mxtrt.hooks import decision
-from mxtrt.plan.freshness import Freshness
-from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
 from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
+from mxtrt.observe.counters import count
+from mxtrt.plan.freshness import Freshness
+from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
 from mxtrt.saved.models import mxnet_reason
 from mxtrt.system.threads import rlock
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
-from mxtrt.observe.counters import count
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.hooks.brought import Brought, brought_by
+from mxtrt.observe.counters import count
 from mxtrt.observe.report import publish
 from mxtrt.system.threads import rlock
 
@@ -147,8 +147,8 @@ def partition_symbol(
         EngineError: An array is sparse, or a pending write to it failed.
     """
     from mxtrt.node import library
-    from mxtrt.weights.paging import gpu_of
     from mxtrt.plan.graph_pass import PassRequest, request_pass
+    from mxtrt.weights.paging import gpu_of
 
     # MXNet takes pointers of these without waiting, and allocates an array that an operator is
     # about to allocate: the operator's result would then be lost.

@@ -1,8 +1,8 @@
 """Saving and loading what was partitioned: ``Symbol.save``, pickle, checkpoints and exports.
 
 Where MXNet writes a symbol together with its weights, both are written as they were before the
-graph was partitioned.  A symbol on its own gets a sidecar, see :mod:`mxtrt.saved.symbol_file`, and is
-partitioned again where it is loaded; weights that no engine takes there are brought along, and
+graph was partitioned.  A symbol on its own gets a sidecar, see :mod:`mxtrt.saved.symbol_file`, and
+is partitioned again where it is loaded; weights that no engine takes there are brought along, and
 binds complete their arguments with them.
 """
 
@@ -30,12 +30,12 @@ from mxnet.symbol import symbol as symbols
 from mxnet.symbol.numpy import _symbol as numpy_symbols
 
 from mxtrt.errors import GraphError
-from mxtrt.system.files import write_text
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, brought_by, complete
 from mxtrt.hooks.partitioned import EngineSymbol, own
 from mxtrt.hooks.symbol import give_engines
 from mxtrt.node.library import OPERATOR
+from mxtrt.system.files import write_text
 
 if TYPE_CHECKING:
     from mxtrt.config import Options
@@ -187,7 +187,7 @@ def _wrap_save(original: Callable[..., None]) -> Callable[..., None]:
         if not _has_engines(self) or not isinstance(fname, str):
             original(self, fname, remove_amp_cast)
             return
-        from mxtrt.saved import symbol_file as saved
+        from mxtrt.saved import symbol_file
 
         if "://" in fname:
             raise GraphError(
@@ -199,7 +199,7 @@ def _wrap_save(original: Callable[..., None]) -> Callable[..., None]:
             original(whole, fname, remove_amp_cast)
             return
         facts = replace(facts, symbol=whole.tojson(remove_amp_cast))
-        saved.save(Path(fname), facts, _stored(whole, weights))
+        symbol_file.save(Path(fname), facts, _stored(whole, weights))
 
     return save
 
@@ -292,13 +292,13 @@ def restored(text: str, data: bytes) -> Symbol:
     Raises:
         GraphError: They are damaged.
     """
-    from mxtrt.saved import symbol_file as saved
+    from mxtrt.saved import symbol_file
 
-    facts = saved.Saved.from_json(text)
+    facts = symbol_file.Saved.from_json(text)
     if facts is None:
         raise GraphError("the pickled symbol has no mark of mxtrt; pickle it again")
     try:
-        arrays = saved.unpack(data, facts)
+        arrays = symbol_file.unpack(data, facts)
     except GraphError as error:
         raise GraphError(f"the weights of the pickled symbol cannot be used: {error}") from None
     return _restore(facts, arrays)
@@ -377,16 +377,16 @@ def _file_of(ranges: str, options: Options) -> str:
 
 
 def _read(fname: str, original: Callable[[str], Symbol]) -> Symbol:
-    from mxtrt.saved import symbol_file as saved
+    from mxtrt.saved import symbol_file
 
-    text = saved.marked(fname)
+    text = symbol_file.marked(fname)
     if text is None:
         return _known(original, fname)
     try:
-        facts = saved.Saved.from_json(text)
+        facts = symbol_file.Saved.from_json(text)
         if facts is None:
             return _known(original, fname)
-        return _restore(facts, saved.load(Path(fname), facts))
+        return _restore(facts, symbol_file.load(Path(fname), facts))
     except GraphError as error:
         raise GraphError(f"the symbol file {fname} cannot be loaded: {error}") from None
 
@@ -449,10 +449,10 @@ def _wrap_imports(original: Callable[..., Any]) -> Callable[..., Any]:
         allow_missing: bool = False,
         ignore_extra: bool = False,
     ) -> Any:
-        from mxtrt.saved import symbol_file as saved
+        from mxtrt.saved.symbol_file import marked
 
         # The symbol brings what engines held where it was saved.
-        missing = allow_missing or saved.marked(symbol_file) is not None
+        missing = allow_missing or marked(symbol_file) is not None
         return original(symbol_file, input_names, param_file, ctx, missing, ignore_extra)
 
     return imports

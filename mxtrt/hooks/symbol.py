@@ -14,6 +14,7 @@ from mxnet.symbol import Symbol
 from mxnet.util import is_np_shape
 
 from mxtrt.config import Options
+from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
@@ -28,7 +29,6 @@ from mxtrt.hooks.partitioned import (
     until_accepted,
 )
 from mxtrt.system.recent import Recent
-from mxtrt.graph.roles import guess_weights
 
 __all__ = ["give_engines", "install", "installed"]
 

@@ -1,1 +1,4 @@
-"""What a person is told: ``report`` of one bind, ``counters`` of the process, ``metrics`` of them."""
+"""What a person is told.
+
+``report`` is of one bind, ``counters`` are of the process, ``metrics`` gives them to Prometheus.
+"""

@@ -1,7 +1,7 @@
 """The counters for Prometheus (extra ``metrics``: ``pip install 'mxtrt[metrics]'``).
 
-``mxtrt.observe.metrics.register()`` once per process, and whatever exposes the process's metrics exposes
-``mxtrt_engine_runs_total`` and its siblings with them.
+``mxtrt.observe.metrics.register()`` once per process, and whatever exposes the process's metrics
+exposes ``mxtrt_engine_runs_total`` and its siblings with them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mxtrt.observe.counters import Stats, stats
 from mxtrt.errors import MxtrtError
+from mxtrt.observe.counters import Stats, stats
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily

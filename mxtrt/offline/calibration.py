@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 
 from mxtrt import config
+from mxtrt.convert.ops.slower import RULES
 from mxtrt.errors import EngineError, GraphError, OptionError
+from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Entry, Graph
 from mxtrt.node.library import OPERATOR
-from mxtrt.convert.ops.slower import RULES
 from mxtrt.precision.apply import folded
 from mxtrt.precision.int8 import require_quantizer
 from mxtrt.precision.quantizer import quantization, quiet
@@ -35,7 +36,6 @@ from mxtrt.precision.ranges import (
     tensors_of,
 )
 from mxtrt.precision.working import Array, WorkingModel
-from mxtrt.graph.roles import guess_weights
 
 __all__ = ["METHODS", "Batch", "Chain", "batches_of", "calibrate", "traced"]
 
@@ -264,8 +264,8 @@ class Chain:
     ) -> None:
         import mxnet as mx
 
-        from mxtrt.plan import graph_pass as pipeline
         from mxtrt.hooks.partitioned import partition_symbol
+        from mxtrt.plan import graph_pass
 
         self._options = config.current().replace(
             engine="onnxruntime",
@@ -274,7 +274,7 @@ class Chain:
             release_weights=False,
             enabled=True,
         )
-        pipeline.prepare(self._options, mx.cpu())
+        graph_pass.prepare(self._options, mx.cpu())
         names = symbol.list_arguments()
         shapes = {name: array.shape for name, array in batch.items() if name in names}
         weights_too = {name: array.shape for name, array in arrays.items() if name in names}

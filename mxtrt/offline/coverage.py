@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxtrt.errors import GraphError
-from mxtrt.graph.symbol import Graph
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.left import reason
+from mxtrt.errors import GraphError
+from mxtrt.graph.symbol import Graph
 
 __all__ = ["Blocker", "Coverage", "ModelOps", "coverage", "read_models"]
 

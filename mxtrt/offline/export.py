@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, helper
 
 from mxtrt.convert.segment import OnnxSegment, support, to_onnx
 from mxtrt.errors import GraphError, Unsupported
-from mxtrt.system.files import companion, new_file, remove_companions
 from mxtrt.graph.symbol import Entry, Graph
 from mxtrt.offline.inspection import typed_graph
+from mxtrt.system.files import companion, new_file, remove_companions
 from mxtrt.weights.paging import size_of
 
 __all__ = ["export_onnx"]

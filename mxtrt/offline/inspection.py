@@ -13,11 +13,11 @@ from mxtrt import config
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import runs_on_cpu
 from mxtrt.errors import GraphError
-from mxtrt.graph.symbol import Graph, TensorType
-from mxtrt.saved.models import mxnet_reason
 from mxtrt.graph.partition import Partition
-from mxtrt.plan.graph_pass import analyse, describe
+from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import Report
+from mxtrt.plan.graph_pass import analyse, describe
+from mxtrt.saved.models import mxnet_reason
 
 __all__ = ["inspect", "segments_of", "typed_graph"]
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mxtrt import config
 from mxtrt.errors import EngineError
+from mxtrt.observe.report import last_report
 from mxtrt.offline.calibration import Batch, Chain
 from mxtrt.offline.layer_errors import LayerErrors
 from mxtrt.precision.ranges import KEPT, Layer, Ranges
-from mxtrt.observe.report import last_report
 
 __all__ = ["Answers", "Kept", "answers", "keep_accuracy", "layer_errors"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mxtrt.errors import OptionError
+from mxtrt.perf.runs import Run
 from mxtrt.system.files import write_text
 from mxtrt.timing.paired import Paired
-from mxtrt.perf.runs import Run
 
 __all__ = ["Baseline", "read_baseline", "update_baseline"]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxtrt.plan.ledger import holdings_of
 from mxtrt.node import library
-from mxtrt.weights.paging import places_of, size_of
+from mxtrt.plan.ledger import holdings_of
 from mxtrt.plan.plan import Plan
+from mxtrt.weights.paging import places_of, size_of
 
 __all__ = ["FORWARDS", "MEANINGS", "Counters", "count"]
 

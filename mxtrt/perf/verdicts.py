@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxtrt.perf.baseline import Baseline
-from mxtrt.timing.paired import Paired
 from mxtrt.perf.runs import Benchmark, Run
+from mxtrt.timing.paired import Paired
 
 __all__ = [
     "LEAST_TOLERANCE",

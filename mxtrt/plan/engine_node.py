@@ -13,17 +13,17 @@ import numpy as np
 
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
-from mxtrt.observe.counters import count
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError, RefusedNodesError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
 from mxtrt.node.library import Tensor
-from mxtrt.weights.paging import copy_from_gpu
-from mxtrt.precision import retyped
+from mxtrt.observe.counters import count
 from mxtrt.plan.takeover import TakeOver
+from mxtrt.precision import retyped
 from mxtrt.system.threads import lock, rlock
+from mxtrt.weights.paging import copy_from_gpu
 
 __all__ = ["EngineNode", "engine_failed", "infer_shapes"]
 
@@ -204,7 +204,7 @@ class EngineNode:
         verify(self, arrays, part)
 
     def compare(self, arrays: Mapping[str, Any], alone: bool) -> None:
-        """Time the engine against MXNet, if the options want it; see :func:`mxtrt.trial.fastest.compare`.
+        """Time the engine against MXNet, see :func:`mxtrt.trial.fastest.compare`, if it is to be.
 
         Args:
             arrays: NDArrays of the weights, and of the data where they are known, by name.

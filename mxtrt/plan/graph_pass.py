@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mxtrt.config import Options
+from mxtrt.convert.ops import registry
+from mxtrt.convert.ops.slower import Rule
 from mxtrt.convert.segment import OnnxSegment, support, to_onnx
-from mxtrt.plan.engine_node import EngineNode, engine_failed, infer_shapes
 from mxtrt.engines import Engine, cores, select
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
-from mxtrt.graph.symbol import Graph
-from mxtrt.saved.models import own_name
-from mxtrt.node import library
-from mxtrt.convert.ops import registry
-from mxtrt.convert.ops.slower import Rule
 from mxtrt.graph.partition import Partition, Segment, Worth, partition
-from mxtrt.plan.plan import Plan, Timed
-from mxtrt.system.recent import Recent
-from mxtrt.observe.report import LeftNode, Report
 from mxtrt.graph.rewrite import rewrite
+from mxtrt.graph.symbol import Graph
+from mxtrt.node import library
+from mxtrt.observe.report import LeftNode, Report
+from mxtrt.plan.engine_node import EngineNode, engine_failed, infer_shapes
+from mxtrt.plan.plan import Plan, Timed
+from mxtrt.saved.models import own_name
+from mxtrt.system.recent import Recent
 from mxtrt.system.threads import once
 
 __all__ = ["PassRequest", "analyse", "forget", "prepare", "request_pass"]

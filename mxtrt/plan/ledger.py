@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mxtrt.timing.measure import resident_bytes
 from mxtrt.system.threads import loading
+from mxtrt.timing.measure import resident_bytes
 
 if TYPE_CHECKING:
     from mxtrt.plan.plan import Plan

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxtrt.weights import paging
 from mxtrt.config import Options
-from mxtrt.weights.contents import Baseline, Contents
-from mxtrt.plan.engine_node import EngineNode
 from mxtrt.engines import Session
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import Entry, Graph
@@ -19,7 +16,10 @@ from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.observe.report import Report
+from mxtrt.plan.engine_node import EngineNode
 from mxtrt.system.threads import Living, once
+from mxtrt.weights import paging
+from mxtrt.weights.contents import Baseline, Contents
 
 __all__ = ["Plan", "Timed", "live_plans"]
 

@@ -20,9 +20,9 @@ from typing import Any
 from onnx import TensorProto
 
 from mxtrt.errors import EngineError
-from mxtrt.system.files import write_text
 from mxtrt.graph.symbol import check_json
 from mxtrt.precision.working import Step, WorkingModel
+from mxtrt.system.files import write_text
 
 __all__ = ["KEPT", "Layer", "Ranges", "SegmentRanges", "TensorRange", "layers_of", "read_ranges"]
 

@@ -1,1 +1,1 @@
-"""Files: symbols with engines (``symbol_file``), parameters (``params_file``), models (``models``)."""
+"""Files: symbols with engines, parameters, and the models of others."""

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtrt.errors import GraphError, OptionError
-from mxtrt.system.files import companion, new_file, remove_companions, write_text
 from mxtrt.graph.symbol import (
     DTYPES,
     MOST_CHARACTERS,
@@ -32,6 +31,7 @@ from mxtrt.graph.symbol import (
     write_json,
 )
 from mxtrt.saved.params_file import LONGEST_NAME, MOST_ARRAYS, MOST_AXES, read_params, write_params
+from mxtrt.system.files import companion, new_file, remove_companions, write_text
 
 if TYPE_CHECKING:
     from mxtrt.config import Options

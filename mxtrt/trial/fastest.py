@@ -22,10 +22,10 @@ from mxtrt.config import Options
 from mxtrt.engines import cores
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import Entry, Graph, Node
-from mxtrt.trial.indices import IndicesError
 from mxtrt.saved.models import mxnet_reason
-from mxtrt.timing.paired import MOST_NOISE, Duet, Paired, paired
 from mxtrt.system.recent import Recent
+from mxtrt.timing.paired import MOST_NOISE, Duet, Paired, paired
+from mxtrt.trial.indices import IndicesError
 from mxtrt.trial.segment import bind, context_of, engine_graph, operators, run_engine, values_for
 
 if TYPE_CHECKING:

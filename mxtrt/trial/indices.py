@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mxtrt.convert.ops import registry
 from mxtrt.errors import EngineError
 from mxtrt.graph.symbol import Entry, Graph, Node
-from mxtrt.convert.ops import registry
 
 __all__ = ["IndicesError", "Place", "keep_in_range", "places", "reached"]
 

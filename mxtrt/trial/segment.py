@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.rewrite import node_attributes
 from mxtrt.graph.symbol import Entry, Graph, Node
-from mxtrt.trial.indices import keep_in_range
 from mxtrt.node import library
 from mxtrt.node.library import OPERATOR
-from mxtrt.graph.rewrite import node_attributes
+from mxtrt.trial.indices import keep_in_range
 
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode

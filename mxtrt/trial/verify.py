@@ -17,8 +17,8 @@ import numpy as np
 
 from mxtrt.errors import RefusedNodesError, Unsupported
 from mxtrt.graph.symbol import Entry, Graph
-from mxtrt.trial.indices import IndicesError, places, reached
 from mxtrt.saved.models import mxnet_reason
+from mxtrt.trial.indices import IndicesError, places, reached
 from mxtrt.trial.segment import Array, operators, run_engine, values_for
 
 if TYPE_CHECKING:

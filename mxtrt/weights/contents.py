@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import xxhash
 
-from mxtrt.weights import paging
 from mxtrt.node import library
 from mxtrt.node.watch import Watch
+from mxtrt.weights import paging
 
 __all__ = ["Baseline", "Contents", "Held"]
 

@@ -19,9 +19,9 @@ from mxnet.gluon.model_zoo import vision
 import mxtrt
 from mxtrt.errors import MxtrtWarning
 from mxtrt.perf.counters import count
-from mxtrt.timing.paired import Duet
 from mxtrt.perf.runs import EXTRA, Benchmark
 from mxtrt.plan.plan import Plan, live_plans
+from mxtrt.timing.paired import Duet
 
 SUITES = ("zoo", "micro", "mixed", "bert")
 #: Suites that are run when they are asked for, and have no baseline.

@@ -12,9 +12,9 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from bare_tensorrt import Bare, medians
-from test_autoload import run
-from test_zoo import network
+from support.bare_tensorrt import Bare, medians
+from support.process import run
+from support.zoo import network
 
 import mxtrt
 from mxtrt.engines.tensorrt import tensorrt

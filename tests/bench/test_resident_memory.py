@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bench.harness import Bench, zoo_network
-from networks import ZOO
+from support.networks import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -2,7 +2,8 @@
 
 All of it is in engines, unless --bench-prefer has it as users have it.
 
-What ``mxtrt/convert/ops/slower.py`` and ``mxtrt/trial/fastest.py`` know of ONNX Runtime's kernels beside MXNet's.
+What ``mxtrt/convert/ops/slower.py`` and ``mxtrt/trial/fastest.py`` know of ONNX Runtime's kernels
+beside MXNet's.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from mxtrt.offline.coverage import ModelOps, coverage, read_models
 
 #: Sets of operators of 1253 models of MXNet's, GluonCV's, GluonNLP's, GluonTS', Sockeye's and
 #: osmr's zoos, by how many models share one.
-FLEET = Path(__file__).parents[1] / "ops" / "model_ops.jsonl.gz"
+FLEET = Path(__file__).parents[1] / "convert" / "model_ops.jsonl.gz"
 
 
 def histogram(path: Path, *models: dict[str, Any]) -> Path:

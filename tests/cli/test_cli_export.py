@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from mxtrt.offline import export
 from mxtrt.errors import GraphError
+from mxtrt.offline import export
 from mxtrt.saved.models import import_mxnet, load_params, load_symbol
 
 mx = import_mxnet()

@@ -11,8 +11,8 @@ import time
 
 import onnx
 import pytest
-from test_autoload import run
-from test_tensorrt_build import AMPERE, request_for
+from support.process import run
+from support.tensorrt import AMPERE, request_for
 
 from mxtrt.engines.tensorrt import process
 from mxtrt.engines.tensorrt.builder import Blueprint, blueprint, build_plan

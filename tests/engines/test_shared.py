@@ -8,7 +8,7 @@ import threading
 import mxnet as mx
 import numpy as np
 import pytest
-from networks import assert_close, classifier, images, parameters, plain
+from support.networks import assert_close, classifier, images, parameters, plain
 
 import mxtrt
 from mxtrt.engines import shared
@@ -222,16 +222,16 @@ def test_a_predictor_whose_image_size_changes_builds_once():
 
 def test_a_graph_bound_before_at_these_shapes_is_not_partitioned_again(monkeypatch):
     """Neither with the same weights nor with others; with other shapes or options it is."""
-    from mxtrt.plan import graph_pass as pipeline
+    from mxtrt.plan import graph_pass
 
     seen = []
-    analyse = pipeline.analyse
+    analyse = graph_pass.analyse
 
     def counted(*args: object, **kwargs: object) -> object:
         seen.append(args)
         return analyse(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "analyse", counted)
+    monkeypatch.setattr(graph_pass, "analyse", counted)
     served()
     for args in (ARGS, other()):
         check(served(args), args)

@@ -10,17 +10,15 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
-from networks import classifier, images, parameters
+from support.networks import classifier, images
+from support.tensorrt import AMPERE, request_for
 
-from mxtrt import config
-from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt import builder
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import (
     Blueprint,
     blueprint,
     build_plan,
-    canonical,
     content_hash,
 )
 from mxtrt.errors import EngineError, RefusedNodesError
@@ -29,26 +27,6 @@ from mxtrt.offline.inspection import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)
-AMPERE = (8, 6)  # a GPU that need not be there
-
-
-def request_for(
-    batches: tuple[int, int, int] | None = None, seed: int = 0, **options: Any
-) -> BuildRequest:
-    """The classifier, as a bind asks for it."""
-    symbol = classifier()
-    (segment,) = segments_of(symbol, {"data": X.shape, "softmax_label": X.shape[:1]})
-    args, aux = parameters(symbol, seed=seed, data=X.shape)
-    arrays = {**args, **aux}
-    request = BuildRequest(
-        segment,
-        [Weight.of(w, arrays[w.name]) for w in segment.weights],
-        [TensorType(X.shape, F32)],
-        [TensorType((X.shape[0], 10), F32)],
-        config.current().replace(**options),
-        batches=batches,
-    )
-    return canonical(request)
 
 
 def shapes_of(api: Api, plan: bytes) -> Sequence[int]:

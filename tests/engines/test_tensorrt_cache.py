@@ -8,7 +8,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from test_tensorrt_build import request_for
+from support.tensorrt import request_for
 
 from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.tensorrt import engine, runtime

@@ -6,11 +6,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from networks import ZOO
-from test_tensorrt_build import AMPERE
-from test_zoo import network
+from support.networks import ZOO
+from support.tensorrt import AMPERE
+from support.zoo import network
 
 from mxtrt import config
+from mxtrt.convert.ops import registry
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
@@ -18,7 +19,6 @@ from mxtrt.errors import EngineError
 from mxtrt.graph.symbol import Entry, TensorType
 from mxtrt.offline.inspection import segments_of
 from mxtrt.saved.models import own_name
-from mxtrt.convert.ops import registry
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import weight_arrays

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from faults.test_faults import FAULTS
+from support.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_test_that_the_document_names_exists_and_every_fault_is_in_it():
-    """Rows in brackets are those of the table in ``test_faults.py``."""
+    """Rows in brackets are those of the table in ``support/faults.py``."""
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(?:[\w.:]*)\[([^`]+)\]`", text)) == set(FAULTS)
     named = re.findall(r"`((?:tests/)?[\w/]+\.py)(?:::(\w+))?", text)

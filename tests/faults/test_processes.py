@@ -13,12 +13,12 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
+from support.cached import cached
+from support.faults import Scene, caching, filled
 
 import mxtrt
-from faults.cached import cached
-from faults.test_faults import Scene, caching, filled
-from mxtrt.offline import export
 from mxtrt.engines.cache import EngineCache
+from mxtrt.offline import export
 from mxtrt.system.files import TEMPORARY
 
 ROOT = Path(mxtrt.__file__).parents[1]

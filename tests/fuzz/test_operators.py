@@ -91,7 +91,9 @@ def _shapes_of_data(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(mxtrt.convert.ops.registry()) if own_name(n) == n])
+@pytest.mark.parametrize(
+    "name", [n for n in sorted(mxtrt.convert.ops.registry()) if own_name(n) == n]
+)
 def test_no_operator_makes_a_shape_of_its_data(name: str) -> None:
     """TensorRT's parser takes some of them, and then the builder wants a profile of the values."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_autoload import run
+from support.process import run
 
 import mxtrt_fuzz
 from mxtrt_fuzz.execute import Setup

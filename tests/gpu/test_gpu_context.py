@@ -14,8 +14,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon.model_zoo import vision
-from networks import assert_close, classifier, images, parameters, plain
-from test_zoo import network
+from support.networks import assert_close, classifier, images, parameters, plain
+from support.zoo import network
 
 import mxtrt
 from mxtrt import probe

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 import mxnet as mx
 import pytest
-from networks import assert_close, classifier, images, parameters, plain
-from test_autoload import run
+from support.networks import assert_close, classifier, images, parameters, plain
+from support.process import run
 
 import mxtrt
-from mxtrt.system.child import Child
 from mxtrt.engines.tensorrt import TensorRT, tensorrt
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.errors import EngineError
 from mxtrt.node import library
+from mxtrt.system.child import Child
 
 X = images()
 

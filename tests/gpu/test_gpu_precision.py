@@ -12,7 +12,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from bare_tensorrt import Bare, medians
+from support.bare_tensorrt import Bare, medians
 
 import mxtrt
 
@@ -34,7 +34,7 @@ def bound(net: Any, x: Any, **options: Any) -> Any:
 def test_accuracy_is_kept(name, seed, table, tmp_path):
     """int8 within half a point, float16 within a tenth."""
     pytest.importorskip("sklearn")
-    from precision import digits
+    from support import digits
 
     data, path = digits.digits(seed), tmp_path / "ranges.json"
     net = digits.trained(getattr(digits, name)(), data, 12 if name == "lenet" else 6, seed)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import mxnet as mx
 import numpy as np
 import pytest
-from networks import assert_close, classifier, images, mixed, parameters, plain
-from test_zoo import network
+from support.networks import assert_close, classifier, images, mixed, parameters, plain
+from support.zoo import network
 
 import mxtrt
 from mxtrt.engines.tensorrt import tensorrt

@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.executor import Executor
-from networks import assert_close, classifier, images, mixed, parameters, plain
+from support.networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
 from mxtrt.hooks.executor import InferenceExecutor

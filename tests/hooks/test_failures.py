@@ -6,12 +6,12 @@ import logging
 
 import mxnet as mx
 import pytest
-from networks import assert_close, classifier, images, mixed, parameters, plain
+from support.networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
 from mxtrt.convert.segment import OnnxSegment
-from mxtrt.plan.engine_node import EngineNode
 from mxtrt.node.library import library
+from mxtrt.plan.engine_node import EngineNode
 
 X = images()
 

@@ -10,8 +10,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon
-from networks import assert_close, images
-from test_autoload import run
+from support.networks import assert_close, images
+from support.process import run
 
 import mxtrt
 

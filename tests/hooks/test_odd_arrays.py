@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 from mxnet.ndarray.ndarray import _new_alloc_handle
-from networks import assert_close
+from support.networks import assert_close
 
 import mxtrt
 from mxtrt.hooks.tries import Tries

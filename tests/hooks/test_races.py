@@ -10,7 +10,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from networks import assert_close
+from support.networks import assert_close
 
 import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime

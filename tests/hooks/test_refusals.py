@@ -6,7 +6,7 @@ import json
 
 import mxnet as mx
 import pytest
-from networks import assert_close, classifier, images, parameters, plain
+from support.networks import assert_close, classifier, images, parameters, plain
 
 import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 from mxnet.symbol.numpy import _symbol as numpy_symbols
-from networks import assert_close, classifier, images, mixed, parameters, plain
+from support.networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime
@@ -89,7 +89,7 @@ def test_another_process_loads_it_beside_its_own_engines(tmp_path):
 import pickle, sys
 import mxtrt, mxnet as mx, numpy as np
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from networks import *
+from support.networks import *
 arrays = np.load("arrays.npz")
 x = mx.nd.array(arrays["x"])
 try:
@@ -576,7 +576,9 @@ def test_an_interrupted_save_leaves_the_older_symbol(files, monkeypatch):
     path, sidecar = files
     before = path.read_text()
     symbol = partitioned(seed=1)[0]
-    monkeypatch.setattr("mxtrt.saved.symbol_file.write_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(
+        "mxtrt.saved.symbol_file.write_text", lambda *_: (_ for _ in ()).throw(OSError("full"))
+    )
     with pytest.raises(OSError, match="full"):
         symbol.save(str(path))
     assert path.read_text() == before

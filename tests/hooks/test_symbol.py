@@ -8,7 +8,7 @@ import pickle
 
 import mxnet as mx
 import pytest
-from networks import assert_close, classifier, images, mixed, parameters, plain
+from support.networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
 from mxtrt.hooks.partitioned import originals

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mxnet_suite.suite import Repeats, Result, Verdict, again, files_of, judge, table
-from test_autoload import ROOT
+from support.process import ROOT
 
 FILE = "tests/python/unittest/test_small.py"
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 # mmap and mremap as in a kernel that fails after it has removed what was at the place, which both
 # may (vm_enough_memory of a private mapping, a vm_area_struct that is not to be had).

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 SETUP = """
     import ctypes, gc, time
@@ -456,7 +456,7 @@ def test_runs_under_way_end_with_an_error_when_the_gpu_does(check, waiting):
 # A symbol of optimize_for on GPU 0, and its engine node as MXNet's operator calls it there.  What
 # doubles its input is a dense layer, so that a wrong weight is a wrong answer.
 SYMBOL = """
-    from mxtrt.plan import graph_pass as pipeline
+    from mxtrt.plan import graph_pass
     from mxtrt.engines import Session
     from mxtrt.errors import EngineError
     from mxtrt.graph.rewrite import node_attributes
@@ -475,7 +475,7 @@ SYMBOL = """
                 Doubler(x.nbytes // 4), [x.nbytes], [out.nbytes], 0, 0, on_device=True
             ))
 
-    pipeline.select = lambda options: Engine()
+    graph_pass.select = lambda options: Engine()
     weight = mx.nd.array(2 * np.eye(4))
     given = {"data": mx.nd.zeros((2, 4)), "dense_weight": weight}
     symbol = mx.sym.FullyConnected(

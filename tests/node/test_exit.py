@@ -10,7 +10,7 @@ import textwrap
 import time
 
 import pytest
-from test_autoload import ROOT, run
+from support.process import ROOT, run
 
 PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 

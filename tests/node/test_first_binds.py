@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 SERVE = """
     import json, os, signal, sys, threading, warnings

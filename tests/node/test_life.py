@@ -13,8 +13,8 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
-from networks import assert_close, classifier, images, parameters, plain
-from test_autoload import run
+from support.networks import assert_close, classifier, images, parameters, plain
+from support.process import run
 
 import mxtrt
 from mxtrt import engines, node

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_autoload import run
+from support.process import run
 
 RECORDER = r"""
 #include <stdio.h>

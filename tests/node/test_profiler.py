@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import mxnet as mx
-from networks import classifier, images, parameters
+from support.networks import classifier, images, parameters
 
 import mxtrt
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from perf.simulation import ENVIRONMENT, latencies, run
+from support.simulation import ENVIRONMENT, latencies, run
 
 from mxtrt.errors import OptionError
 from mxtrt.perf.baseline import read_baseline, update_baseline

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from perf.simulation import run
+from support.simulation import run
 
 from mxtrt.perf.baseline import Baseline, read_baseline, update_baseline
 from mxtrt.perf.report.content import content

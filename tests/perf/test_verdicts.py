@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from perf.simulation import latencies, run
+from support.simulation import latencies, run
 
 from mxtrt.perf.baseline import Baseline, read_baseline, update_baseline
 from mxtrt.perf.runs import Run

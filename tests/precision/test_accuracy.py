@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits import Digits, digits, lenet, small_resnet, trained
+from support.digits import Digits, digits, lenet, small_resnet, trained
 
 import mxtrt
 

@@ -8,8 +8,8 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
-from networks import classifier, images, parameters
-from segments import Segment, arrays_of
+from support.networks import classifier, images, parameters
+from support.segments import Segment, arrays_of
 
 import mxtrt
 from mxtrt import config

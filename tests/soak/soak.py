@@ -41,12 +41,12 @@ import mxnet as mx
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from networks import classifier, images, mixed, parameters, plain
+from support.networks import classifier, images, mixed, parameters, plain
 
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.timing.measure import resident_bytes
 from mxtrt.node import library
 from mxtrt.plan.plan import live_plans
+from mxtrt.timing.measure import resident_bytes
 
 SIZE = 48  # of the pictures: dense weights are large enough to be paged out
 VERSIONS = 4  # of the weights

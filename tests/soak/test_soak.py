@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_autoload import ROOT
+from support.process import ROOT
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])

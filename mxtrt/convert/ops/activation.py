@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import sqrt
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.ops.registry import Call, converter
+from mxtrt.errors import Unsupported
 
 _ACTIVATIONS = {
     "relu": "Relu",

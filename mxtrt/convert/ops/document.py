@@ -24,7 +24,8 @@ __all__ = ["document"]
 _HEAD = """\
 # Operators
 
-Written by `python -m mxtrt.convert.ops.document` from the converters in `mxtrt/convert/ops/`; do not edit.
+Written by `python -m mxtrt.convert.ops.document` from the converters in `mxtrt/convert/ops/`; do
+not edit.
 
 Names are MXNet's, as symbols hold them. A converter emits ONNX of opset 17, which ONNX Runtime and
 TensorRT 8.5 and later read; what TensorRT's parser refuses nevertheless stays in MXNet, and the
@@ -37,8 +38,8 @@ seen, and wherever a shape is unknown at bind or has a zero.
 _SLOWER = """
 ## Operators that stay in MXNet on a CPU
 
-ONNX Runtime computes them slower there than MXNet does (`mxtrt/convert/ops/slower.py`); with TensorRT, in
-float16 graphs and where `allow_ops` names them they go into engines.
+ONNX Runtime computes them slower there than MXNet does (`mxtrt/convert/ops/slower.py`); with
+TensorRT, in float16 graphs and where `allow_ops` names them they go into engines.
 
 | times as long | operator | when |
 |---|---|---|

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.ops.registry import NUMBERS, Call, converter
+from mxtrt.errors import Unsupported
 
 __all__ = ["CHANNEL_FIRST", "spatial"]
 

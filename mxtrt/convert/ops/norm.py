@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.ops.registry import Call, converter
+from mxtrt.errors import Unsupported
 
 
 @converter("BatchNorm", "_contrib_SyncBatchNorm", outputs=1)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.ops.nn import CHANNEL_FIRST, spatial
 from mxtrt.convert.ops.registry import Call, converter
+from mxtrt.errors import Unsupported
 
 _CHANNEL_LAST = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 

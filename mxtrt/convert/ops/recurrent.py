@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.ops.registry import Call, converter
 from mxtrt.convert.ops.shape import concat
+from mxtrt.errors import Unsupported
 
 
 class _Mode(NamedTuple):

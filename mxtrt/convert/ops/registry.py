@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mxtrt.errors import Unsupported
-from mxtrt.graph.symbol import Node, TensorType
 from mxtrt.convert.onnx_builder import OnnxBuilder
 from mxtrt.convert.ops import left
+from mxtrt.errors import Unsupported
+from mxtrt.graph.symbol import Node, TensorType
 
 __all__ = [
     "ARITHMETIC",

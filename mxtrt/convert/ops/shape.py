@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from mxtrt.errors import Unsupported
 from mxtrt.convert.ops.registry import NUMBERS, Call, converter
+from mxtrt.errors import Unsupported
 
 
 @converter("Concat", "concat", moves_data_only=True, outputs=1)

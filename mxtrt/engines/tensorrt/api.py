@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.errors import EngineError
 from mxtrt.convert.ops import FLOATS
+from mxtrt.errors import EngineError
 from mxtrt.system.threads import once
 
 __all__ = ["PACKAGES", "Api", "load_api"]

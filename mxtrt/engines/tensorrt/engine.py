@@ -7,8 +7,8 @@ import importlib.util
 import logging
 import weakref
 
-from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.base import BuildRequest, Session
+from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
 from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
 from mxtrt.engines.tensorrt.process import BuilderProcess

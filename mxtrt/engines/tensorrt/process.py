@@ -15,11 +15,11 @@ import threading
 
 import numpy as np
 
-from mxtrt.system.child import Arrays, Child, Header, serve
 from mxtrt.engines.tensorrt.api import Api, load_api
 from mxtrt.engines.tensorrt.builder import Blueprint, build_plan
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.node.library import PATH
+from mxtrt.system.child import Arrays, Child, Header, serve
 from mxtrt.system.threads import lock
 
 __all__ = ["BuilderProcess", "main"]

@@ -13,9 +13,9 @@ from mxtrt.offline.coverage import Coverage
 from mxtrt.perf.baseline import Baseline
 from mxtrt.perf.counters import MEANINGS
 from mxtrt.perf.drift import Drift, drifts
-from mxtrt.timing.paired import Paired
 from mxtrt.perf.runs import Benchmark, Run
 from mxtrt.perf.verdicts import Outcome, judge
+from mxtrt.timing.paired import Paired
 
 __all__ = ["Content", "CounterRow", "Row", "content"]
 

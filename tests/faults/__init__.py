@@ -1,1 +1,0 @@
-"""What mxtrt does when something goes wrong around it, fault by fault."""

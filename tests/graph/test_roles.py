@@ -1,0 +1,39 @@
+"""Which arguments are taken for weights where nobody says so."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import pytest
+
+from mxtrt.graph.roles import guess_weights
+from mxtrt.graph.symbol import Graph
+
+
+def guessed(symbol, *data):
+    """The weights of a symbol."""
+    return guess_weights(Graph.from_json(symbol.tojson()), data)
+
+
+def test_parameters_of_layers_are_weights():
+    """But not what some operator reads as data too, or what is named as data."""
+    x, w, b = map(mx.sym.var, "xwb")
+    layer = mx.sym.FullyConnected(x, w, b, num_hidden=3)
+    assert guessed(layer) == {"w", "b"}
+    assert guessed(layer, "b") == {"w"}
+    assert guessed(mx.sym.Group([layer, mx.sym.exp(w)])) == {"b"}
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_of_a_packed_recurrent_layer_the_parameters_are_weights(mode):
+    """The states after them are data."""
+    inputs = map(mx.sym.var, "xphc" if mode == "lstm" else "xph")
+    assert guessed(mx.sym.RNN(*inputs, mode=mode, state_size=3, num_layers=1)) == {"p"}
+
+
+def test_of_gluons_recurrent_layers_all_parameters_are_weights():
+    """Through the operators that flatten and pack them."""
+    layer = mx.gluon.rnn.LSTM(4, num_layers=2, bidirectional=True, prefix="lstm_")
+    symbol = layer(mx.sym.var("x"))
+    assert guessed(symbol) == set(layer.collect_params())
+    packed = symbol.get_internals()["lstm__rnn_param_concat0_output"]
+    assert not guessed(packed)

@@ -1,0 +1,1 @@
+"""What several tests share: networks, processes, faults, converters run on their own."""
