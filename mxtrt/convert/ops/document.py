@@ -131,6 +131,6 @@ def _dtypes(function: Any) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(__file__).parents[2] / "docs" / "operators.md"
+    path = Path(__file__).parents[3] / "docs" / "operators.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(document())
