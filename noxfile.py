@@ -195,10 +195,11 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style of the Python code, and the workflows against GitHub's schema and for weak spots."""
-    session.install("ruff", "check-jsonschema", "zizmor")
+    """Style of the code, which room imports which, and the workflows for weak spots."""
+    session.install("ruff", "check-jsonschema", "import-linter", "zizmor")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     workflows = ".github/workflows/ci.yml", ".github/workflows/gpu.yml"
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     session.run("zizmor", "--offline", "--quiet", *workflows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 
 from mxtrt import _autoload
+from mxtrt.version import __version__ as __version__
 
 TYPE_CHECKING = False  # the module typing is worth more time than all of this one
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from mxtrt.offline.calibration import calibrate
     from mxtrt.offline.inspection import inspect
     from mxtrt.plan.ledger import Ledger, memory
-
-__version__ = "0.1.0"
 
 __all__ = [
     # switching it on and off

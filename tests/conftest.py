@@ -27,7 +27,7 @@ import pytest
 
 from mxtrt import config
 from mxtrt.hooks import decision
-from mxtrt.plan.graph_pass import forget
+from mxtrt.trial.check import forget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -27,10 +27,10 @@ from hypothesis.database import (
     InMemoryExampleDatabase,
 )
 
-from mxtrt.probe import working_operators
 from mxtrt_fuzz import corpus
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.hunt import Hunt, Stop, never
+from mxtrt_fuzz.probe import working_operators
 from mxtrt_fuzz.profiles import PROFILES
 from mxtrt_fuzz.replay import reduced
 from mxtrt_fuzz.report import FuzzReport

@@ -26,8 +26,8 @@ import numpy as np
 import mxtrt
 import mxtrt.plan.engine_node
 from mxtrt.node.library import library
-from mxtrt.plan.graph_pass import forget
-from mxtrt.saved.models import import_mxnet, mxnet_reason
+from mxtrt.plain.loading import import_mxnet, mxnet_reason
+from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
 from mxtrt_fuzz import odd
 from mxtrt_fuzz.graphs import Case

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-from mxtrt.graph.symbol import DTYPES, Entry, write_json
+from mxtrt.graph.symbol import Entry, write_json
+from mxtrt.plain.dtypes import DTYPES
 
 __all__ = [
     "BINDS",

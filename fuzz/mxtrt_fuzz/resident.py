@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import mxtrt
 from mxtrt.graph.symbol import Entry
-from mxtrt.saved.models import import_mxnet
+from mxtrt.plain.loading import import_mxnet
 from mxtrt.timing.measure import resident_bytes
 from mxtrt_fuzz.execute import Setup, bound
 from mxtrt_fuzz.generate import Grower

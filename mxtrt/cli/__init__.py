@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-import mxtrt
 from mxtrt.cli import (
     bench,
     build,
@@ -29,6 +28,7 @@ from mxtrt.cli import (
 )
 from mxtrt.cli.output import say_error
 from mxtrt.errors import MxtrtError
+from mxtrt.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -54,7 +54,7 @@ app.command("demo")(demo.run_demo)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mxtrt {mxtrt.__version__}")
+        typer.echo(f"mxtrt {__version__}")
         raise typer.Exit
 
 

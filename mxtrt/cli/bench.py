@@ -19,8 +19,9 @@ from mxtrt.cli.arguments import (
     Shapes,
     chosen_options,
 )
-from mxtrt.cli.output import bytes_text, emit_json, show, table, task
+from mxtrt.cli.output import emit_json, show, table, task
 from mxtrt.errors import OptionError
+from mxtrt.observe.text import bytes_text
 
 if TYPE_CHECKING:
     from mxtrt.cli.compare import Comparison

@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 from mxtrt import config
 from mxtrt.cli.arguments import DenyOps, Engine, Json, Model, Params, Shapes, chosen_options
-from mxtrt.cli.output import bytes_text, emit_json, show, table, task
+from mxtrt.cli.output import emit_json, show, table, task
 from mxtrt.errors import GraphError, OptionError
+from mxtrt.observe.text import bytes_text
 
 __all__ = ["build_model"]
 

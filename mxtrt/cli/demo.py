@@ -50,8 +50,8 @@ def run_demo(seconds: Seconds = 8.0, json: Json = False) -> None:
             )
     from mxtrt.cli.bench import show_comparison
     from mxtrt.cli.compare import compare
+    from mxtrt.plain.loading import import_mxnet
     from mxtrt.plan import graph_pass
-    from mxtrt.saved.models import import_mxnet
 
     with task("loading MXNet"):
         import_mxnet()

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from mxtrt.cli.arguments import Json, Model, Params, Shapes, output_option
-from mxtrt.cli.output import bytes_text, emit_json, show, task
+from mxtrt.cli.output import emit_json, show, task
 from mxtrt.errors import GraphError
+from mxtrt.observe.text import bytes_text
 
 __all__ = ["export_model"]
 

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mxtrt.cli.arguments import DenyOps, Engine, Json, Model, Params, Shapes, chosen_options
-from mxtrt.cli.output import bytes_text, emit_json, show, table, task
+from mxtrt.cli.output import emit_json, show, table, task
+from mxtrt.observe.text import bytes_text
 
 if TYPE_CHECKING:
     from mxtrt.observe.report import Report

@@ -12,7 +12,8 @@ import numpy as np
 from mxtrt.errors import GraphError, OptionError
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph
-from mxtrt.saved.models import load_params, load_symbol, mxnet_reason, parse_shape
+from mxtrt.plain.loading import mxnet_reason
+from mxtrt.saved.models import load_params, load_symbol, parse_shape
 
 __all__ = ["Model", "load_model", "random_inputs", "random_params"]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-__all__ = ["bytes_text", "emit_json", "say_error", "show", "table", "task", "write_output"]
+__all__ = ["emit_json", "say_error", "show", "table", "task", "write_output"]
 
 
 def show(*items: Any) -> None:
@@ -47,15 +47,6 @@ def write_output(path: Path, text: str) -> None:
 def say_error(error: object) -> None:
     """Print one sentence to stderr, on one line."""
     print("mxtrt:", " ".join(str(error).split()), file=sys.stderr)
-
-
-def bytes_text(count: int) -> str:
-    """A number of bytes for people."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while abs(size) >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def table(title: str, *columns: str, numbers: int = 0) -> Table:

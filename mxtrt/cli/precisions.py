@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxtrt.cli.compare import Comparison, compare
-from mxtrt.cli.output import bytes_text, show, table
+from mxtrt.cli.output import show, table
 from mxtrt.config import PRECISIONS, Options
 from mxtrt.errors import EngineError, OptionError
+from mxtrt.observe.text import bytes_text
 
 __all__ = ["Row", "compare_precisions", "parse_precisions", "rows_to_dict", "show_rows"]
 

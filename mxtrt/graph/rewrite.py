@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mxtrt.graph.partition import Segment
 from mxtrt.graph.symbol import Entry, Graph, Node, untaken
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.abi import OPERATOR
 
 __all__ = ["Part", "node_attributes", "rewrite", "undo"]
 

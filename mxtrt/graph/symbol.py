@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.errors import EngineError, GraphError
+from mxtrt.plain.dtypes import DTYPES
 
 __all__ = [
-    "DTYPES",
     "Entry",
     "Graph",
     "Node",
@@ -40,18 +40,6 @@ __all__ = [
 #: Symbols beyond these are no networks: MXNet reads nested JSON recursively, and an operator's
 #: number of inputs or outputs is memory that somebody allocates.
 MOST_CHARACTERS, DEEPEST, MOST_NODES, MOST_ENTRIES = 1 << 28, 64, 1_000_000, 100_000
-
-#: MXNet's type flags (``mshadow/base.h``) and the NumPy dtypes they stand for.
-DTYPES: Mapping[int, np.dtype[Any]] = {
-    0: np.dtype(np.float32),
-    1: np.dtype(np.float64),
-    2: np.dtype(np.float16),
-    3: np.dtype(np.uint8),
-    4: np.dtype(np.int32),
-    5: np.dtype(np.int8),
-    6: np.dtype(np.int64),
-    7: np.dtype(np.bool_),
-}
 
 # A symbol without a version is taken for one of MXNet 0.8 and "upgraded" on loading.
 _VERSION = ["int", 10901]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -13,15 +12,14 @@ from mxnet.base import MXNetError
 from mxtrt import config
 from mxtrt.config import Options
 from mxtrt.errors import MxtrtError, MxtrtWarning, OptionError
-from mxtrt.node.library import library
+from mxtrt.node.forks import in_forked_child
 from mxtrt.observe.counters import count
 from mxtrt.observe.report import Report, publish
-from mxtrt.saved.models import mxnet_reason
+from mxtrt.plain.loading import mxnet_reason
 from mxtrt.system.threads import loading
 
 __all__ = [
     "attempt",
-    "in_forked_child",
     "leave_alone",
     "options_for",
     "wants_gradients",
@@ -31,25 +29,6 @@ __all__ = [
 _log = logging.getLogger("mxtrt")
 _warned: set[str] = set()
 _T = TypeVar("_T")
-
-
-class _Process:
-    lost_threads = False
-
-
-def _see_what_is_lost() -> None:
-    _Process.lost_threads = library.made and library().lost_threads()
-
-
-os.register_at_fork(after_in_child=_see_what_is_lost)
-
-
-def in_forked_child() -> bool:
-    """Whether this process was forked from one that had engines: none run here.
-
-    A child of a process that had none yet is like any other.
-    """
-    return _Process.lost_threads
 
 
 def options_for(explicit: Mapping[str, Any] | None = None) -> Options | None:

@@ -21,11 +21,11 @@ from mxtrt.errors import RefusedNodesError
 from mxtrt.hooks import decision
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
-    originals,
     partition_symbol,
     until_accepted,
 )
 from mxtrt.observe.counters import count
+from mxtrt.plain.forward import bound
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import InlineRun, OtherArraysError
 
@@ -85,14 +85,8 @@ class _Binding:
         self.freshness = freshness
         self.inline = InlineRun.of(symbol.plan, executor._ctx)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
-        arguments, states = executor.arg_dict, executor.aux_dict
-        self.executor: Executor | None = originals.bind(
-            symbol,
-            executor._ctx,
-            [arguments[name] for name in symbol.list_arguments()],
-            None,
-            "null",
-            [states[name] for name in symbol.list_auxiliary_states()],
+        self.executor: Executor | None = bound(
+            symbol, {**executor.arg_dict, **executor.aux_dict}, executor._ctx
         )
 
     def on(self, executor: Executor) -> _Binding:

@@ -26,9 +26,9 @@ from mxtrt.hooks import decision
 from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.observe.counters import count
+from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
-from mxtrt.saved.models import mxnet_reason
 from mxtrt.system.threads import rlock
 
 __all__ = ["install"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.hooks import waiting
 from mxtrt.hooks.brought import Brought, brought_by
 from mxtrt.observe.counters import count
 from mxtrt.observe.report import publish
+from mxtrt.plain.forward import originals
 from mxtrt.system.threads import rlock
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = [
     "BACKEND",
     "EngineSymbol",
     "one_at_a_time",
-    "originals",
     "own",
     "partition_symbol",
     "until_accepted",
@@ -35,9 +35,6 @@ _T = TypeVar("_T")
 
 #: Name of the backend in ``optimize_for`` and ``hybridize``.
 BACKEND = "TensorRT"
-
-#: MXNet's own functions, set when the wrappers are installed.
-originals = SimpleNamespace(optimize_for=None, bind=None)
 
 _subgraphs = rlock()  # taken again by a custom operator that binds while it is bound
 
@@ -148,6 +145,7 @@ def partition_symbol(
     """
     from mxtrt.node import library
     from mxtrt.plan.graph_pass import PassRequest, request_pass
+    from mxtrt.trial import check
     from mxtrt.weights.paging import gpu_of
 
     # MXNet takes pointers of these without waiting, and allocates an array that an operator is
@@ -158,7 +156,9 @@ def partition_symbol(
         if not library().is_readable(array):
             raise EngineError("a pending write to one of its parameters or inputs failed")
     gpu = None if ctx is None else gpu_of(ctx)
-    request = PassRequest(options, weights, gpu, refused or {}, keep, slower_stays)
+    if gpu is not None:
+        waiting.install()
+    request = PassRequest(options, weights, gpu, refused or {}, keep, slower_stays, check)
     with library().range("mxtrt partition"), request_pass(request):
         rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
     assert request.plan is not None

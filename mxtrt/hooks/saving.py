@@ -34,8 +34,9 @@ from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, brought_by, complete
 from mxtrt.hooks.partitioned import EngineSymbol, own
 from mxtrt.hooks.symbol import give_engines
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.abi import OPERATOR
 from mxtrt.system.files import write_text
+from mxtrt.version import __version__
 
 if TYPE_CHECKING:
     from mxtrt.config import Options
@@ -139,7 +140,6 @@ def _plans_of(graph: Graph) -> list[Plan]:
 def _described(
     plans: list[Plan], types: Mapping[str, Any], unread: tuple[str, ...], left: tuple[str, ...]
 ) -> Saved:
-    import mxtrt
     from mxtrt.saved.symbol_file import Saved
 
     options = plans[0].options
@@ -160,7 +160,7 @@ def _described(
         options=Saved.options_of(options),
         ranges=ranges,
         gpu=next(node.gpu for plan in plans for node in plan.nodes),
-        made_by=f"mxtrt {mxtrt.__version__}, {plans[0].report.engine}",
+        made_by=f"mxtrt {__version__}, {plans[0].report.engine}",
     )
 
 

@@ -23,11 +23,11 @@ from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
     one_at_a_time,
-    originals,
     own,
     partition_symbol,
     until_accepted,
 )
+from mxtrt.plain.forward import originals
 from mxtrt.system.recent import Recent
 
 __all__ = ["give_engines", "install", "installed"]

@@ -6,26 +6,14 @@ import contextlib
 import ctypes
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mxtrt.errors import NodeError
-
-if TYPE_CHECKING:
-    from mxtrt.node.library import Library, Tensor
+from mxtrt.node.abi import ENQUEUE, RELEASE, Functions, Tensor
 
 __all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaUsage"]
-
-_ENQUEUE = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.POINTER(ctypes.c_uint64),
-    ctypes.c_int,
-    ctypes.c_uint64,
-    ctypes.c_uint64,
-)
-_RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
 class CudaDevice(NamedTuple):
@@ -69,39 +57,16 @@ class Cuda:
     """The CUDA functions of the engine node.
 
     Args:
-        library: The engine node.
-        lib: Its functions.
+        functions: The functions of the engine node.
     """
 
-    def __init__(self, library: Library, lib: ctypes.CDLL) -> None:
-        self._library = library
-        self._lib = lib
-        lib.mxtrt_cuda_session.restype = ctypes.c_int64
-        lib.mxtrt_cuda_stream.restype = ctypes.c_uint64
-        lib.mxtrt_cuda_allocate.argtypes = [ctypes.c_size_t]
-        lib.mxtrt_cuda_allocate.restype = ctypes.c_uint64
-        lib.mxtrt_cuda_free.argtypes = [ctypes.c_uint64]
-        lib.mxtrt_cuda_free.restype = None
-        lib.mxtrt_cuda_copy_out.argtypes = [
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_uint64,
-            ctypes.c_size_t,
-            ctypes.c_void_p,
-        ]
-        lib.mxtrt_cuda_copy_in.argtypes = [
-            ctypes.c_int,
-            ctypes.c_uint64,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_void_p,
-        ]
-        lib.mxtrt_cuda_unrecordable.argtypes = [ctypes.c_int64]
-        lib.mxtrt_cuda_unrecordable.restype = ctypes.c_char_p
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._lib = functions.lib
         self._engines: dict[int, CudaEngine] = {}
         self._tokens = itertools.count(1)
-        self._callbacks = (_ENQUEUE(self._on_enqueue), _RELEASE(self._on_release))
-        lib.mxtrt_cuda_callbacks(*self._callbacks)
+        self._callbacks = (ENQUEUE(self._on_enqueue), RELEASE(self._on_release))
+        self._lib.mxtrt_cuda_callbacks(*self._callbacks)
 
     def device(self, ordinal: int = 0) -> CudaDevice:
         """A GPU, through the NVIDIA driver.
@@ -111,7 +76,7 @@ class Cuda:
         """
         major, minor = ctypes.c_int(), ctypes.c_int()
         name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
-        self._library.checked(
+        self._functions.checked(
             self._lib.mxtrt_cuda_device(
                 ordinal,
                 name,
@@ -129,7 +94,7 @@ class Cuda:
         Raises:
             NodeError: There is no driver, or no such GPU.
         """
-        self._library.checked(self._lib.mxtrt_cuda_make_current(ordinal))
+        self._functions.checked(self._lib.mxtrt_cuda_make_current(ordinal))
 
     def stream(self, ordinal: int) -> int:
         """The ``CUstream`` of a GPU's engines.
@@ -139,7 +104,7 @@ class Cuda:
         """
         stream: int = self._lib.mxtrt_cuda_stream(ordinal)
         if not stream:
-            raise NodeError(self._library.take_error())
+            raise NodeError(self._functions.take_error())
         return stream
 
     def memory(self, ordinal: int = 0) -> CudaMemory:
@@ -149,7 +114,7 @@ class Cuda:
             NodeError: There is no driver, or no such GPU.
         """
         sizes = [ctypes.c_size_t() for _ in range(3)]
-        self._library.checked(
+        self._functions.checked(
             self._lib.mxtrt_cuda_memory(ordinal, *(ctypes.byref(s) for s in sizes))
         )
         return CudaMemory(*(size.value for size in sizes))
@@ -177,7 +142,7 @@ class Cuda:
         Raises:
             NodeError: The copy, or what was on the stream, failed.
         """
-        self._library.checked(
+        self._functions.checked(
             self._lib.mxtrt_cuda_copy_out(ordinal, array.ctypes.data, address, array.nbytes, stream)
         )
 
@@ -185,7 +150,7 @@ class Cuda:
         self, ordinal: int, array: np.ndarray[Any, Any], address: int, stream: int = 0
     ) -> None:
         """Copy an array to GPU memory; the reverse of :meth:`copy_out`."""
-        self._library.checked(
+        self._functions.checked(
             self._lib.mxtrt_cuda_copy_in(ordinal, address, array.ctypes.data, array.nbytes, stream)
         )
 
@@ -254,7 +219,7 @@ class Cuda:
         )
         if not handle:
             self._engines.pop(token, None)
-            raise NodeError(self._library.take_error())
+            raise NodeError(self._functions.take_error())
         return handle
 
     def unrecordable(self, session: int) -> str:
@@ -269,7 +234,7 @@ class Cuda:
             NodeError: The session is gone.
         """
         graphs, host, device = ctypes.c_int64(), ctypes.c_size_t(), ctypes.c_size_t()
-        self._library.checked(
+        self._functions.checked(
             self._lib.mxtrt_cuda_usage(
                 ctypes.c_int64(session),
                 ctypes.byref(graphs),
@@ -280,7 +245,7 @@ class Cuda:
         return CudaUsage(graphs.value, host.value, device.value)
 
     def _on_enqueue(self, token: int, addresses: Any, count: int, scratch: int, stream: int) -> int:
-        enqueue = self._library.guarded(self._engines[token].enqueue)
+        enqueue = self._functions.guarded(self._engines[token].enqueue)
         return enqueue(addresses[:count], scratch, stream)
 
     def _on_release(self, token: int) -> None:

@@ -8,33 +8,26 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import functools
-import math
 import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mxtrt.errors import NodeError
-from mxtrt.graph.symbol import DTYPES, decoding
+from mxtrt.node.abi import FAILURE, MXNET_FUNCTIONS, PASS, SHAPE, Call, Functions, Tally, Tensor
 from mxtrt.node.cuda import Cuda
 from mxtrt.node.watch import Watch
+from mxtrt.plain.dtypes import type_flag
 from mxtrt.system.threads import once
 
 __all__ = [
-    "MXNET_FUNCTIONS",
-    "OPERATOR",
     "PATH",
-    "Call",
     "Library",
-    "Tally",
-    "Tensor",
     "library",
-    "type_flag",
 ]
 
 
@@ -48,97 +41,8 @@ def _find(name: str) -> Path:
 #: The compiled engine node.
 PATH = _find("libmxtrt_node.so")
 
-#: Name of the engine node's operator in a symbol.
-OPERATOR = "_mxtrt_engine"
-
-#: What the engine node calls of MXNet's C API, in the order of ``struct MXNet`` in ``arrays.h``.
-MXNET_FUNCTIONS = (
-    "MXNDArrayWaitToRead",
-    "MXEnginePushSyncND",
-    "MXNDArrayGetShapeEx64",
-    "MXNDArrayGetDType",
-    "MXNDArrayGetData",
-    "MXNDArrayCreateEx64",
-    "MXNDArrayFree",
-    "MXShallowCopyNDArray",
-    "MXEnginePushAsync",
-    "MXNDArrayGetStorageType",
-    "MXGetLastError",
-)
-
-_FLAGS = {dtype: flag for flag, dtype in DTYPES.items()}
-
-_PASS = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.POINTER(ctypes.c_char_p),
-    ctypes.POINTER(ctypes.c_char_p),
-    ctypes.c_int,
-)
-_SHAPE = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.POINTER(ctypes.c_int64),
-    ctypes.POINTER(ctypes.c_int),
-    ctypes.c_int,
-    ctypes.c_int,
-)
-
-_FAILURE = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.c_char_p,
-    ctypes.POINTER(ctypes.c_int64),
-    ctypes.POINTER(ctypes.c_int),
-    ctypes.POINTER(ctypes.c_void_p),
-    ctypes.c_void_p,
-)
-
-
-class Call(ctypes.Structure):
-    """What stays the same from run to run of a node on the calling thread: ``Call`` in C++.
-
-    Attributes:
-        key: The node.
-        limit: Nanoseconds; where its last run in host memory took longer, it goes through MXNet.
-        device_type: MXNet's number of the device type of its inputs and outputs.
-        device_id: Which of these devices.
-        num_inputs: How many inputs it has.
-        num_outputs: How many outputs it has.
-    """
-
-    _fields_ = (
-        ("key", ctypes.c_int64),
-        ("limit", ctypes.c_int64),
-        ("device_type", ctypes.c_int),
-        ("device_id", ctypes.c_int),
-        ("num_inputs", ctypes.c_int),
-        ("num_outputs", ctypes.c_int),
-    )
-
-
-class Tensor(NamedTuple):
-    """An input or output of a forward, in memory that MXNet owns.
-
-    Attributes:
-        address: Address of its first byte, in host memory or on a GPU.
-        shape: Its shape.
-        dtype: Its dtype.
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def values(self) -> np.ndarray[Any, Any]:
-        """The bytes where they are, as an array: of a tensor in host memory."""
-        size = math.prod(self.shape) * self.dtype.itemsize
-        memory: Any = (ctypes.c_char * size).from_address(self.address) if size else bytearray()
-        return np.frombuffer(memory, self.dtype).reshape(self.shape)
-
-
-PassFunction = Callable[[str, dict[str, str]], str]
+#: Symbol JSON in UTF-8, and the options by name; returns the partitioned symbol's JSON.
+PassFunction = Callable[[bytes, dict[str, str]], str]
 #: Key of a node, its input shapes, and whether a forward that is under way asks for them.
 ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...], bool], None]
 #: Key of a node, the engine's message, its tensors, inputs then outputs, and the ``CUstream`` on
@@ -146,38 +50,11 @@ ShapeFunction = Callable[[int, tuple[tuple[int, ...], ...], bool], None]
 FailureFunction = Callable[[int, str, list[Tensor] | None, int], None]
 
 
-class Tally(NamedTuple):
-    """What forwards did, as the engine node counts it.
-
-    Attributes:
-        runs: Runs of sessions.
-        copies: Tensors copied on their way in or out of an engine; a tensor that goes through
-            pinned memory is copied twice.
-        copied: Bytes of these.
-        waits: Waits for a CUDA stream, an event or an array.
-        allocations: Allocations of memory for tensors.
-    """
-
-    runs: int
-    copies: int
-    copied: int
-    waits: int
-    allocations: int
-
-    def __sub__(self, earlier: Tally) -> Tally:
-        return Tally(*(now - then for now, then in zip(self, earlier, strict=True)))
-
-
-def type_flag(dtype: np.dtype[Any]) -> int:
-    """MXNet's type flag of a dtype."""
-    return _FLAGS[np.dtype(dtype)]
-
-
 def _array(kind: Any, values: Sequence[Any]) -> Any:
     return (kind * max(len(values), 1))(*values)
 
 
-class Library:
+class Library(Functions):
     """The engine node's functions.
 
     Raises:
@@ -198,80 +75,24 @@ class Library:
             raise NodeError(f"MXNet did not load {path}: {_first_line(error)}") from error
         except AttributeError as error:
             raise NodeError("this MXNet has no extension interface; install mxnet 1.9.1") from error
-        self._lib = ctypes.CDLL(str(path))
-        self._lib.mxtrt_take_error.restype = ctypes.c_char_p
-        self._lib.mxtrt_node_create.restype = ctypes.c_int64
-        self._lib.mxtrt_ort_open.restype = ctypes.c_char_p
-        self._lib.mxtrt_ort_session.restype = ctypes.c_int64
-        self._lib.mxtrt_ort_shrink.restype = None
-        self._lib.mxtrt_ort_arena.restype = ctypes.c_int64
-        self._lib.mxtrt_set_error.argtypes = [ctypes.c_char_p]
-        self._lib.mxtrt_pass_result.argtypes = [ctypes.c_char_p]
-        self._lib.mxtrt_set_token.argtypes = [ctypes.c_char_p]
-        self._lib.mxtrt_set_token.restype = None
+        super().__init__(ctypes.CDLL(str(path)))
         self._name_process()
-        self._lib.mxtrt_release.argtypes = [ctypes.c_int64]
-        self._lib.mxtrt_release.restype = None
-        self._lib.mxtrt_range_push.argtypes = [ctypes.c_char_p]
-        self._lib.mxtrt_range_push.restype = None
-        self._lib.mxtrt_range_pop.restype = None
-        self._lib.mxtrt_retire.argtypes = [ctypes.c_int64]
-        self._lib.mxtrt_retire.restype = None
-        self._lib.mxtrt_page_out.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-        ]
-        self._lib.mxtrt_node_put.argtypes = [
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-        ]
-        for name in ("users", "last_use", "drop"):
-            function = getattr(self._lib, f"mxtrt_node_{name}")
-            function.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-        self._lib.mxtrt_node_last_use.restype = ctypes.c_int64
-        self._lib.mxtrt_spare_bytes.restype = ctypes.c_int64
-        self._lib.mxtrt_arrays_init(
+        self.lib.mxtrt_arrays_init(
             (ctypes.c_void_p * len(MXNET_FUNCTIONS))(
                 *(ctypes.cast(getattr(_LIB, n), ctypes.c_void_p).value for n in MXNET_FUNCTIONS)
             )
         )
-        self._lib.mxtrt_run.argtypes = [
-            ctypes.POINTER(Call),
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
-        self._lib.mxtrt_are_alike.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-        ]
-        self._lib.mxtrt_is_readable.argtypes = [ctypes.c_void_p]
-        self._lib.mxtrt_evict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        self._lib.mxtrt_evict.restype = ctypes.c_int64
-        self._lib.mxtrt_finish.argtypes = [ctypes.c_void_p]
-        self._lib.mxtrt_owners.argtypes = [ctypes.c_void_p]
-        Watch.declare(self._lib)
-        self._lib.mxtrt_is_evicted.argtypes = [ctypes.c_void_p]
-        self._lib.mxtrt_memory_flags.argtypes = [ctypes.c_void_p]
         #: Whether arrays are what a graph was bound for, see ``mxtrt_are_alike`` in ``arrays.cc``.
-        self.are_alike = self._lib.mxtrt_are_alike
+        self.are_alike = self.lib.mxtrt_are_alike
         self._check_layout()
         self._callbacks: tuple[Any, ...] = ()
         self._types: dict[int, list[np.dtype[Any]]] = {}  # of the nodes
         #: What works on NVIDIA GPUs.
-        self.cuda = Cuda(self, self._lib)
+        self.cuda = Cuda(self)
         #: Runs a node from the calling thread, see ``mxtrt_run`` in ``inline.cc``.
-        self.run_call = self._lib.mxtrt_run
+        self.run_call = self.lib.mxtrt_run
         #: Returns when the run that writes an array is done, see ``mxtrt_finish`` there.
-        self.finish = self._lib.mxtrt_finish
+        self.finish = self.lib.mxtrt_finish
         atexit.register(self._shutdown)
 
     def run(
@@ -308,7 +129,7 @@ class Library:
 
         If not, its own engines are from now on of this process only.
         """
-        lost = bool(self._lib.mxtrt_forked())
+        lost = bool(self.lib.mxtrt_forked())
         if not lost:
             self._name_process()
         return lost
@@ -316,30 +137,9 @@ class Library:
     def _name_process(self) -> None:
         #: What the ``process`` attribute of an engine node says: keys are this process's own.
         self.token = secrets.token_hex(8)
-        self._lib.mxtrt_set_token(self.token.encode())
-
-    def take_error(self) -> str:
-        """The last error of this thread, then forgotten."""
-        message: bytes = self._lib.mxtrt_take_error()
-        return message.decode(errors="replace")
+        self.lib.mxtrt_set_token(self.token.encode())
 
     # -- callbacks -----------------------------------------------------------------------
-
-    def guarded(self, function: Callable[..., None]) -> Callable[..., int]:
-        """The function as C calls it: 1, or 0 after keeping the message of what it raised."""
-
-        @functools.wraps(function)
-        def run(*args: Any) -> int:
-            try:
-                function(*args)
-            except BaseException as error:  # an exception must not cross the C boundary
-                self._lib.mxtrt_set_error(
-                    f"{type(error).__name__}: {error}".encode(errors="replace")
-                )
-                return 0
-            return 1
-
-        return run
 
     def set_callbacks(
         self, graph_pass: PassFunction, infer_shape: ShapeFunction, failure: FailureFunction
@@ -355,9 +155,7 @@ class Library:
         @self.guarded
         def on_pass(graph: bytes, keys: Any, values: Any, count: int) -> None:
             given = {keys[i].decode(): values[i].decode() for i in range(count)}
-            with decoding():
-                text = graph.decode()
-            self._lib.mxtrt_pass_result(graph_pass(text, given).encode())
+            self.lib.mxtrt_pass_result(graph_pass(graph, given).encode())
 
         @self.guarded
         def on_shape(key: int, dims: Any, ndims: Any, count: int, in_forward: int) -> None:
@@ -375,8 +173,8 @@ class Library:
             tensors = _tensors(types, dims, ndims, data) if data and types else None
             failure(key, message.decode(errors="replace"), tensors, stream or 0)
 
-        self._callbacks = (_PASS(on_pass), _SHAPE(on_shape), _FAILURE(on_failure))
-        self._lib.mxtrt_set_callbacks(*self._callbacks)
+        self._callbacks = (PASS(on_pass), SHAPE(on_shape), FAILURE(on_failure))
+        self.lib.mxtrt_set_callbacks(*self._callbacks)
 
     # -- nodes and sessions --------------------------------------------------------------
 
@@ -394,7 +192,7 @@ class Library:
             gpu: The GPU that these are on, None for host memory.
         """
         ins, outs = [type_flag(d) for d in inputs], [type_flag(d) for d in outputs]
-        key: int = self._lib.mxtrt_node_create(
+        key: int = self.lib.mxtrt_node_create(
             len(ins),
             _array(ctypes.c_int, ins),
             len(outs),
@@ -408,15 +206,15 @@ class Library:
     @contextlib.contextmanager
     def range(self, name: str) -> Iterator[None]:
         """A block that NVIDIA's profilers show by a name, where ``libnvToolsExt.so.1`` is."""
-        self._lib.mxtrt_range_push(name.encode())
+        self.lib.mxtrt_range_push(name.encode())
         try:
             yield
         finally:
-            self._lib.mxtrt_range_pop()
+            self.lib.mxtrt_range_pop()
 
     def retire(self, key: int) -> None:
         """Have a node run its engines no more; what runs it asks for its outputs elsewhere."""
-        self._lib.mxtrt_retire(key)
+        self.lib.mxtrt_retire(key)
 
     def put_variant(self, key: int, shapes: Sequence[Sequence[int]], session: int = 0) -> None:
         """Describe a node at some input shapes: the output shapes and who computes them.
@@ -426,11 +224,11 @@ class Library:
             shapes: Input shapes, then output shapes.
             session: Handle of a session, 0 while there is none.
         """
-        self.checked(self._lib.mxtrt_node_put(key, *_shapes(shapes), session))
+        self.checked(self.lib.mxtrt_node_put(key, *_shapes(shapes), session))
 
     def users(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
         """How many operators are bound to a node at these input shapes."""
-        count: int = self._lib.mxtrt_node_users(key, *_shapes(inputs))
+        count: int = self.lib.mxtrt_node_users(key, *_shapes(inputs))
         return count
 
     def last_use(self, key: int, inputs: Sequence[Sequence[int]]) -> int:
@@ -438,41 +236,41 @@ class Library:
 
         -1 where operators are bound to it at these shapes, or it does not know them.
         """
-        last: int = self._lib.mxtrt_node_last_use(key, *_shapes(inputs))
+        last: int = self.lib.mxtrt_node_last_use(key, *_shapes(inputs))
         return last
 
     def drop_variant(self, key: int, inputs: Sequence[Sequence[int]]) -> None:
         """Forget what :meth:`put_variant` said of these input shapes."""
-        self.checked(self._lib.mxtrt_node_drop(key, *_shapes(inputs)))
+        self.checked(self.lib.mxtrt_node_drop(key, *_shapes(inputs)))
 
     @property
     def spare_bytes(self) -> int:
         """Bytes of output arrays that are kept for later runs, in use or not."""
-        held: int = self._lib.mxtrt_spare_bytes()
+        held: int = self.lib.mxtrt_spare_bytes()
         return held
 
     def release(self, key: int) -> None:
         """Forget a node or a session; what is running finishes."""
         self._types.pop(key, None)
-        self._lib.mxtrt_release(key)
+        self.lib.mxtrt_release(key)
 
     def counts(self) -> tuple[int, int]:
         """How many nodes and sessions exist."""
         nodes, sessions = ctypes.c_int64(), ctypes.c_int64()
-        self._lib.mxtrt_counts(ctypes.byref(nodes), ctypes.byref(sessions))
+        self.lib.mxtrt_counts(ctypes.byref(nodes), ctypes.byref(sessions))
         return nodes.value, sessions.value
 
     def tally(self) -> Tally:
         """What forwards did since the process began."""
         values = (ctypes.c_int64 * len(Tally._fields))()
-        self._lib.mxtrt_tally(values)
+        self.lib.mxtrt_tally(values)
         return Tally(*values)
 
     # -- ONNX Runtime --------------------------------------------------------------------
 
     def open_onnxruntime(self, path: Path, threads: int, spin: bool) -> str:
         """Load ONNX Runtime's shared library (once per process); returns its version."""
-        version = self._lib.mxtrt_ort_open(os.fsencode(path), threads, int(spin))
+        version = self.lib.mxtrt_ort_open(os.fsencode(path), threads, int(spin))
         if version is None:
             raise NodeError(self.take_error())
         text: str = version.decode()
@@ -481,18 +279,18 @@ class Library:
     @contextlib.contextmanager
     def shrinking(self) -> Iterator[None]:
         """A block after whose runs ONNX Runtime's arena gives back what nobody uses."""
-        self._lib.mxtrt_ort_shrink(1)
+        self.lib.mxtrt_ort_shrink(1)
         try:
             yield
         finally:
-            self._lib.mxtrt_ort_shrink(0)
+            self.lib.mxtrt_ort_shrink(0)
 
     def arena_bytes(self, handle: int) -> int:
         """Bytes that ONNX Runtime holds for the activations of all sessions, of this one on.
 
         0 for another engine's session, or ONNX Runtime before 1.23, which does not tell.
         """
-        held: int = self._lib.mxtrt_ort_arena(ctypes.c_int64(handle))
+        held: int = self.lib.mxtrt_ort_arena(handle)
         return held
 
     def create_session(
@@ -516,9 +314,9 @@ class Library:
         def strings(values: Sequence[str]) -> Any:
             return _array(ctypes.c_char_p, [value.encode() for value in values])
 
-        handle: int = self._lib.mxtrt_ort_session(
+        handle: int = self.lib.mxtrt_ort_session(
             model,
-            ctypes.c_size_t(len(model)),
+            len(model),
             strings(inputs),
             len(inputs),
             strings(outputs),
@@ -536,15 +334,6 @@ class Library:
             raise NodeError(self.take_error())
         return handle
 
-    def checked(self, status: int) -> None:
-        """Raise the node's error unless a call succeeded.
-
-        Raises:
-            NodeError: The status is 0.
-        """
-        if not status:
-            raise NodeError(self.take_error())
-
     # -- arrays --------------------------------------------------------------------------
 
     def is_readable(self, array: Any) -> bool:
@@ -552,11 +341,11 @@ class Library:
 
         MXNet tells of a failure once: after this, whoever reads the array next is told.
         """
-        return bool(self._lib.mxtrt_is_readable(array.handle))
+        return bool(self.lib.mxtrt_is_readable(array.handle))
 
     def watch(self, arrays: Sequence[Any]) -> Watch:
         """Watch arrays for writes, from now on."""
-        return Watch(self._lib, arrays)
+        return Watch(self.lib, arrays)
 
     def page_out(
         self,
@@ -574,7 +363,7 @@ class Library:
         Raises:
             OSError: The file could not be written or mapped; the array is as it was.
         """
-        code: int = self._lib.mxtrt_page_out(
+        code: int = self.lib.mxtrt_page_out(
             array.handle, address, size, file, offset, watch and watch.handle
         )
         if code < 0:
@@ -593,7 +382,7 @@ class Library:
         Raises:
             OSError: The array could not be moved; it is as it was.
         """
-        moved: int = self._lib.mxtrt_evict(array.handle, ordinal, watch and watch.handle)
+        moved: int = self.lib.mxtrt_evict(array.handle, ordinal, watch and watch.handle)
         if moved < 0:
             raise OSError(self.take_error())
         return moved
@@ -604,14 +393,14 @@ class Library:
         Raises:
             NodeError: The GPU does not answer.
         """
-        evicted: int = self._lib.mxtrt_is_evicted(array.handle)
+        evicted: int = self.lib.mxtrt_is_evicted(array.handle)
         if evicted < 0:
             raise NodeError(self.take_error())
         return bool(evicted)
 
     def trim(self) -> None:
         """Give memory that builds freed back to the system."""
-        self._lib.mxtrt_trim()
+        self.lib.mxtrt_trim()
 
     def _check_layout(self) -> None:
         """See that what is read from MXNet's own structures is there.
@@ -633,12 +422,12 @@ class Library:
         array.asnumpy()
         seen.append(watch.changed())
         late = mx.nd.NDArray(_new_alloc_handle((2,), mx.cpu(), True))
-        flags = [self._lib.mxtrt_memory_flags(late.handle)]
+        flags = [self.lib.mxtrt_memory_flags(late.handle)]
         late[:] = 1
         late.wait_to_read()
-        flags.append(self._lib.mxtrt_memory_flags(late.handle))
+        flags.append(self.lib.mxtrt_memory_flags(late.handle))
         shared = array.reshape((1, 2))
-        owners = [self._lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
+        owners = [self.lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
         second = mx.nd.zeros((2,), ctx=mx.cpu(1))
         types, handle = (ctypes.c_int * 1)(type_flag(np.dtype(np.float32))), (ctypes.c_void_p * 1)
         places = [
@@ -666,7 +455,7 @@ class Library:
         except mx.MXNetError:
             pass  # an error that the program did not ask for is not asked for at exit either
         finally:
-            self._lib.mxtrt_shutdown()
+            self.lib.mxtrt_shutdown()
 
 
 def _tensors(dtypes: Sequence[np.dtype[Any]], dims: Any, ndims: Any, data: Any) -> list[Tensor]:

@@ -22,19 +22,6 @@ class Watch:
         handle: The watch in C++; None when it is gone.
     """
 
-    @staticmethod
-    def declare(lib: ctypes.CDLL) -> None:
-        """Type the engine node's functions, once."""
-        lib.mxtrt_watch.restype = ctypes.c_void_p
-        lib.mxtrt_watch_changed.argtypes = [ctypes.c_void_p]
-        lib.mxtrt_watch_written.argtypes = [ctypes.c_void_p]
-        lib.mxtrt_watch_remember.argtypes = [ctypes.c_void_p]
-        lib.mxtrt_watch_counts.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        lib.mxtrt_watch_since.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        lib.mxtrt_watch_since.restype = None
-        lib.mxtrt_watch_free.argtypes = [ctypes.c_void_p]
-        lib.mxtrt_watch_free.restype = None
-
     def __init__(self, lib: ctypes.CDLL, arrays: Sequence[Any]) -> None:
         self._changed = lib.mxtrt_watch_changed
         self._written = lib.mxtrt_watch_written

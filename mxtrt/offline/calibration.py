@@ -21,7 +21,8 @@ from mxtrt.convert.ops.slower import RULES
 from mxtrt.errors import EngineError, GraphError, OptionError
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Entry, Graph
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.abi import OPERATOR
+from mxtrt.plain.forward import bound
 from mxtrt.precision.apply import folded
 from mxtrt.precision.int8 import require_quantizer
 from mxtrt.precision.quantizer import quantization, quiet
@@ -341,20 +342,11 @@ class Chain:
     def _computed(self, batch: Batch) -> dict[Entry, Any]:
         import mxnet as mx
 
-        from mxtrt.hooks.partitioned import originals
-
         part = mx.sym.load_json(
             Graph(self._graph.nodes, self._entries, self._graph.attrs).to_json()
         )
         arrays = {**self._arrays, **batch}
-        executor = originals.bind(
-            part,
-            mx.cpu(),
-            [arrays[name] for name in part.list_arguments()],
-            None,
-            "null",
-            [arrays[name] for name in part.list_auxiliary_states()],
-        )
+        executor = bound(part, arrays, mx.cpu())
         return dict(zip(self._entries, executor.forward(is_train=False), strict=True))
 
 

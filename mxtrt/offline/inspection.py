@@ -16,8 +16,8 @@ from mxtrt.errors import GraphError
 from mxtrt.graph.partition import Partition
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import Report
+from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.graph_pass import analyse, describe
-from mxtrt.saved.models import mxnet_reason
 
 __all__ = ["inspect", "segments_of", "typed_graph"]
 

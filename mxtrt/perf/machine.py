@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtrt.engines import Engine
+from mxtrt.version import __version__
 
 __all__ = ["environment", "machine_key"]
 
@@ -36,8 +37,6 @@ def environment(engine: Engine, gpu: str | None = None) -> dict[str, Any]:
     import mxnet as mx
     import numpy as np
 
-    import mxtrt
-
     return {
         "key": machine_key(engine.name, gpu),
         "cpu": _cpu(),
@@ -45,7 +44,7 @@ def environment(engine: Engine, gpu: str | None = None) -> dict[str, Any]:
         "gpu": _gpu() if gpu else None,
         "engine": f"{engine.name} {engine.version}",
         "mxnet": mx.__version__,
-        "mxtrt": mxtrt.__version__,
+        "mxtrt": __version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -18,7 +18,7 @@ from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, NodeError, RefusedNodesError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
-from mxtrt.node.library import Tensor
+from mxtrt.node.abi import Tensor
 from mxtrt.observe.counters import count
 from mxtrt.plan.takeover import TakeOver
 from mxtrt.precision import retyped
@@ -58,6 +58,8 @@ class EngineNode:
 
     Attributes:
         graph: The segment cut out as a graph.
+        engine: What builds its sessions.
+        options: The options of the bind.
         precision: Arithmetic that the engine was asked for.
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
@@ -85,8 +87,8 @@ class EngineNode:
         self.precision = options.precision
         self.gpu = gpu
         self._owned = weights
-        self._engine = engine
-        self._options = options
+        self.engine = engine
+        self.options = options
         self._limit = max(options.max_engines, 1)
         self._arrays: Mapping[str, Any] | None = None
         self._lock = rlock()
@@ -136,9 +138,7 @@ class EngineNode:
         """
         with self._lock:
             self._arrays = {name: arrays[name] for name in self.weights}
-            self._shares = (
-                shares and self._engine.shares_sessions and not self._engine.static_shapes
-            )
+            self._shares = shares and self.engine.shares_sessions and not self.engine.static_shapes
             # The old sessions go when the new ones have taken their place: other threads run.
             old = dict(self._sessions)
             self._sessions.clear()
@@ -160,6 +160,10 @@ class EngineNode:
         """
         model = to_onnx(self.graph, self._owned)
         return model, [Weight.of(w, arrays[w.name]) for w in model.weights]
+
+    def part(self, graph: Graph) -> EngineNode:
+        """A node like this one for a part of its graph."""
+        return EngineNode(graph, self._owned, self.engine, self.options, self.gpu)
 
     def retire(self, message: str) -> None:
         """Run the engines no more: one of them failed at run time.
@@ -185,55 +189,6 @@ class EngineNode:
             message,
         )
 
-    def verify(self, arrays: Mapping[str, Any]) -> None:
-        """Compare the engine with MXNet; see :func:`mxtrt.trial.verify.verify`.
-
-        Args:
-            arrays: NDArrays of the weights, and of the data where they are known, by name.
-
-        Raises:
-            RefusedNodesError: They are too far apart.
-        """
-        from mxtrt.trial.verify import verify
-
-        def part(graph: Graph) -> EngineNode:
-            node = EngineNode(graph, self._owned, self._engine, self._options, self.gpu)
-            node.build(arrays)
-            return node
-
-        verify(self, arrays, part)
-
-    def compare(self, arrays: Mapping[str, Any], alone: bool) -> None:
-        """Time the engine against MXNet, see :func:`mxtrt.trial.fastest.compare`, if it is to be.
-
-        Args:
-            arrays: NDArrays of the weights, and of the data where they are known, by name.
-            alone: Whether its graph has no other operator.
-
-        Raises:
-            RefusedNodesError: MXNet is faster.
-        """
-        from mxtrt.trial.fastest import compare
-
-        if self._is_timed():
-            compare(self, arrays, self._options, alone)
-
-    def slower(self, alone: bool) -> dict[str, str]:
-        """Why MXNet is faster, by node, if that is known from other input shapes."""
-        from mxtrt.trial.fastest import recalled
-
-        reason = recalled(self, self._options, alone) if self._is_timed() else None
-        return dict.fromkeys(self.report.nodes, reason) if reason else {}
-
-    def _is_timed(self) -> bool:
-        """Whether the option ``prefer`` has the engine compared with MXNet."""
-        if self._options.prefer != "auto":
-            return self._options.prefer == "fastest"
-        from mxtrt.trial.fastest import is_open
-
-        # Other precisions are asked for with their speed in mind.
-        return self._engine.on_cpu and self.precision == "fp32" and is_open(self.graph)
-
     def compute(self, tensors: Sequence[Tensor], stream: int = 0) -> None:
         """Compute the outputs of the segment in plain MXNet, on the CPU.
 
@@ -247,7 +202,7 @@ class EngineNode:
             EngineError: That did not work either.
             NodeError: The GPU of the tensors does not answer.
         """
-        if not self._options.take_over:
+        if not self.options.take_over:
             raise EngineError("the option take_over is off")
         with self._on_host(tensors, stream) as arrays:
             with self._taking_over:
@@ -320,7 +275,7 @@ class EngineNode:
                 self._add(shapes, graph, model)
             if self._arrays is None:
                 return
-            answers = self.stands_alone and self._options.take_over
+            answers = self.stands_alone and self.options.take_over
             if shapes not in self._unbuilt:
                 try:
                     self._build(shapes)
@@ -365,9 +320,9 @@ class EngineNode:
         Raises:
             EngineError: The segment's own batch size is outside the profile.
         """
-        wanted = self._options.batch_profile
+        wanted = self.options.batch_profile
         shapes = tuple(self._known[name] for name in self.inputs)
-        if not wanted or not self._engine.static_shapes or not shapes:
+        if not wanted or not self.engine.static_shapes or not shapes:
             return None
         smallest, usual, largest = wanted
         if not all(shape and shape[0] == shapes[0][0] for shape in shapes):
@@ -396,7 +351,7 @@ class EngineNode:
 
     def _add(self, shapes: Shapes, graph: Graph, model: OnnxSegment) -> None:
         # What a session can serve: all shapes of one model, or one set of shapes.
-        digest = f"{model.digest}{shapes}" if self._engine.static_shapes else model.digest
+        digest = f"{model.digest}{shapes}" if self.engine.static_shapes else model.digest
         self._drop_variants()
         self._models[digest] = model
         self._digests.add(digest)
@@ -457,13 +412,13 @@ class EngineNode:
         """
         refused: dict[str, str] = {}
         while True:
-            made = retyped(model, weights, inputs, self._engine, self._options, refused)
+            made = retyped(model, weights, inputs, self.engine, self.options, refused)
             request = BuildRequest(
                 made.segment,
                 made.weights,
                 inputs,
                 outputs,
-                self._options,
+                self.options,
                 self.gpu,
                 self._batches,
             )
@@ -484,7 +439,7 @@ class EngineNode:
 
     def _found_or_built(self, request: BuildRequest) -> Session:
         def build() -> Session:
-            session = self._engine.build(request)
+            session = self.engine.build(request)
             count("builds")
             self.builds += 1
             return session

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mxnet.base import MXNetError
 
 from mxtrt.errors import RefusedNodesError
-from mxtrt.hooks.decision import in_forked_child
+from mxtrt.node.forks import in_forked_child
 from mxtrt.observe.counters import count
 from mxtrt.system.threads import lock
 

@@ -24,12 +24,12 @@ from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.graph.partition import Partition, Segment, Worth, partition
 from mxtrt.graph.rewrite import rewrite
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Graph, decoding
 from mxtrt.node import library
 from mxtrt.observe.report import LeftNode, Report
+from mxtrt.plain.loading import own_name
 from mxtrt.plan.engine_node import EngineNode, engine_failed, infer_shapes
-from mxtrt.plan.plan import Plan, Timed
-from mxtrt.saved.models import own_name
+from mxtrt.plan.plan import Check, Plan, Timed
 from mxtrt.system.recent import Recent
 from mxtrt.system.threads import once
 
@@ -47,6 +47,7 @@ class PassRequest:
         refused: Nodes that the engine refused before, with its words.
         keep: Variables that stay arguments though nothing reads them any more.
         slower_stays: Whether what an engine on the CPU computes slower than MXNet stays there.
+        check: What engines have to pass when they are built first.
         plan: Set by the pass: the engines of the partitioned symbol.
     """
 
@@ -56,6 +57,7 @@ class PassRequest:
     refused: Mapping[str, str] = field(default_factory=dict)
     keep: Collection[str] = ()
     slower_stays: bool = True
+    check: Check | None = None
     plan: Plan | None = field(default=None, init=False)
 
 
@@ -221,12 +223,14 @@ def _readers_of_open_sizes(
     return readers
 
 
-def _graph_pass(text: str, given: dict[str, str]) -> str:
+def _graph_pass(given: bytes, _options: dict[str, str]) -> str:
     """MXNet's graph pass: symbol JSON in, partitioned symbol JSON out."""
     request: PassRequest | None = getattr(_requests, "current", None)
     if request is None:
         raise EngineError("the TensorRT pass was run otherwise than by Symbol.optimize_for")
     begin = time.perf_counter()
+    with decoding():
+        text = given.decode()
     engine = select(request.options)
     made = _made(text, request, engine)
     report = describe(made.graph, made.found, f"{engine.name} {engine.version}")
@@ -241,7 +245,9 @@ def _graph_pass(text: str, given: dict[str, str]) -> str:
     segments, keys = [part.segment for part in made.parts], [node.key for node in nodes]
     rewritten = rewrite(made.graph, segments, keys, library().token, request.keep)
     report.partition_seconds = time.perf_counter() - begin
-    request.plan = Plan(nodes, rewritten, report, request.options, made.graph, made.timed)
+    request.plan = Plan(
+        nodes, rewritten, report, request.options, made.graph, made.timed, request.check
+    )
     return rewritten.to_json()
 
 
@@ -269,12 +275,9 @@ recent: Recent[_Made] = Recent(16, 4 << 20)
 
 
 def forget() -> None:
-    """Have later binds find nothing of earlier ones, as in a process of their own."""
-    from mxtrt.trial import fastest
-
+    """Forget the symbols bound last, and the engines that nobody uses now."""
     recent.clear()
     shared_sessions().forget()
-    fastest.outcomes.clear()
 
 
 def _made(text: str, request: PassRequest, engine: Engine) -> _Made:

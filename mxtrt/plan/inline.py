@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from mxnet.base import NDArrayHandle
 from mxnet.ndarray import NDArray
 
-from mxtrt.hooks import waiting
-
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode
     from mxtrt.plan.plan import Plan
@@ -39,12 +37,10 @@ class InlineRun:
 
     def __init__(self, node: EngineNode, below: int, context: Any) -> None:
         from mxtrt.node import library
-        from mxtrt.node.library import Call
+        from mxtrt.node.abi import Call
 
         self._run, self._take_error = library().run_call, library().take_error
         self._node = node
-        if node.gpu is not None:
-            waiting.install()
         inputs, outputs = len(node.inputs), len(node.report.outputs)
         limit, place = below * 1000, (context.device_typeid, context.device_id)
         self._call = ctypes.pointer(Call(node.key, limit, *place, inputs, outputs))
@@ -89,7 +85,7 @@ class Alike:
 
     def __init__(self, dtypes: Sequence[Any], context: Any) -> None:
         from mxtrt.node import library
-        from mxtrt.node.library import type_flag
+        from mxtrt.plain.dtypes import type_flag
 
         self._are_alike = library().are_alike
         self._handles = ctypes.c_void_p * len(dtypes)

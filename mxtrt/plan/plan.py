@@ -6,14 +6,13 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mxtrt.config import Options
 from mxtrt.engines import Session
-from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import Entry, Graph
 from mxtrt.node import library
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.abi import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.observe.report import Report
 from mxtrt.plan.engine_node import EngineNode
@@ -21,7 +20,7 @@ from mxtrt.system.threads import Living, once
 from mxtrt.weights import paging
 from mxtrt.weights.contents import Baseline, Contents
 
-__all__ = ["Plan", "Timed", "live_plans"]
+__all__ = ["Check", "Plan", "Timed", "live_plans"]
 
 _log = logging.getLogger("mxtrt")
 
@@ -46,6 +45,22 @@ class Timed:
     notes: list[list[str]] = field(default_factory=list)
 
 
+class Check(Protocol):
+    """What engines have to pass when they are built first; :mod:`mxtrt.trial.check` is one.
+
+    Each raises RefusedNodesError for nodes that MXNet is to keep.
+    """
+
+    def before(self, plan: Plan) -> None:
+        """Called before the engines are built."""
+
+    def built(self, node: EngineNode, arrays: Mapping[str, Any]) -> None:
+        """Called when one is built."""
+
+    def all_built(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
+        """Called when all are."""
+
+
 class Plan:
     """All engines of one partitioned symbol.
 
@@ -62,6 +77,7 @@ class Plan:
         unread: NDArrays of weights that left the graph because nothing reads their values.
         before: The plan of the symbol that was partitioned, if it had engines already.
         failures: Why MXNet nodes have to go back to MXNet, by name: their engine failed.
+        timed: What timing the engines told, shared with the plans of other binds of the graph.
     """
 
     def __init__(
@@ -72,6 +88,7 @@ class Plan:
         options: Options,
         origin: Graph,
         timed: Timed | None = None,
+        check: Check | None = None,
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
@@ -81,8 +98,8 @@ class Plan:
         self.origin = origin
         self.unread: dict[str, Any] = {}
         self.before: Plan | None = None
-        self._tried = False  # against MXNet
-        self._timed = timed or Timed()
+        self.timed = timed or Timed()
+        self._check = check  # until they have passed
         self.failures: dict[str, str] = {}
         self._borrowed: list[Session] = []  # their weights are others' arrays
         for node in self.nodes:
@@ -118,29 +135,24 @@ class Plan:
                 whoever runs them asks :meth:`changed` first.
 
         Raises:
-            RefusedNodesError: With the option ``verify``: an engine answers otherwise than MXNet;
-                with the option ``prefer``: MXNet is faster.
+            RefusedNodesError: The engines did not pass the check; the nodes are named.
             EngineError: An engine refused its segment; nothing is released then.
         """
         self._baseline = None
-        if not self._tried:  # what is known of other binds
-            slower = dict(self._timed.slower or {})
-            if self._timed.slower is None:
-                for node in self.nodes:
-                    slower |= node.slower(self.is_one_node)
-            if slower:
-                raise RefusedNodesError(slower)
+        check = self._check
+        if check is not None:
+            check.before(self)
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write
         builds = sum(node.builds for node in self.nodes)
         for node in self.nodes:
             node.build(arrays, shares=shares)
-            if self.options.verify and not self._tried:
-                node.verify(arrays)
-        if not self._tried:
-            self._compare(arrays)
-        self._tried = True
+            if check is not None:
+                check.built(node, arrays)
+        if check is not None:
+            check.all_built(self, arrays)
+            self._check = None
         if self.options.release_weights:
             self._release(owned, watch)
         if sum(node.builds for node in self.nodes) > builds:
@@ -158,26 +170,6 @@ class Plan:
         else:
             contents = None
         self._baseline = Baseline(watch, contents)
-
-    def _compare(self, arrays: Mapping[str, Any]) -> None:
-        timed = self._timed
-        if timed.slower is None:
-            slower: dict[str, str] = {}
-            notes: list[list[str]] = []
-            for node in self.nodes:
-                known = len(node.report.notes)
-                try:
-                    node.compare(arrays, self.is_one_node)
-                except RefusedNodesError as refusal:
-                    slower.update(refusal.reasons)
-                notes.append(node.report.notes[known:])
-            timed.notes, timed.slower = notes, slower
-        else:  # at another bind
-            slower = timed.slower
-            for node, told in zip(self.nodes, timed.notes, strict=True):
-                node.report.notes += told
-        if slower:
-            raise RefusedNodesError(slower)
 
     def _release(self, arrays: Sequence[Any], watch: Watch) -> None:
         on_host, on_gpu = paging.by_place(arrays)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mxtrt.plain.forward import bound
 from mxtrt.system.child import Arrays, Child, Header, serve
 
 __all__ = ["TakeOver", "main"]
@@ -66,11 +67,10 @@ class _Segment:
         return {}, {str(place): out for place, out in enumerate(self._run(arrays))}
 
     def _begin(self, header: Header, constants: Arrays) -> None:
-        from mxtrt.saved.models import import_mxnet
+        from mxtrt.plain.loading import import_mxnet
 
         self._mx = import_mxnet()
         self._symbol = self._mx.sym.load_json(header["symbol"])
-        self._states = set(self._symbol.list_auxiliary_states())
         self._constants = self._arrays(constants)
         self._unread: dict[str, str] = header["unread"]
 
@@ -81,12 +81,7 @@ class _Segment:
             shapes = dict(_shapes(symbol, values))
             for name, dtype in self._unread.items():
                 values[name] = mx.nd.ones(shapes[name], dtype=np.dtype(dtype))
-        executor = symbol.bind(
-            mx.cpu(),
-            {name: a for name, a in values.items() if name not in self._states},
-            grad_req="null",
-            aux_states={name: a for name, a in values.items() if name in self._states},
-        )
+        executor = bound(symbol, values, mx.cpu())
         for output in executor.forward(is_train=False):
             yield output.asnumpy()
 

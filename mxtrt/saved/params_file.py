@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtrt.errors import GraphError
-from mxtrt.graph.symbol import DTYPES
+from mxtrt.plain.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from mxtrt.engines import Weight

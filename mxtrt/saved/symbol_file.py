@@ -23,13 +23,13 @@ import numpy as np
 
 from mxtrt.errors import GraphError, OptionError
 from mxtrt.graph.symbol import (
-    DTYPES,
     MOST_CHARACTERS,
     TensorType,
     check_json,
     read_json,
     write_json,
 )
+from mxtrt.plain.dtypes import DTYPES
 from mxtrt.saved.params_file import LONGEST_NAME, MOST_ARRAYS, MOST_AXES, read_params, write_params
 from mxtrt.system.files import companion, new_file, remove_companions, write_text
 

@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxtrt.config import Options
 from mxtrt.engines import cores
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import Entry, Graph, Node
-from mxtrt.saved.models import mxnet_reason
+from mxtrt.plain.forward import context_of
+from mxtrt.plain.loading import mxnet_reason
+from mxtrt.plan.inline import InlineRun
 from mxtrt.system.recent import Recent
 from mxtrt.timing.paired import MOST_NOISE, Duet, Paired, paired
 from mxtrt.trial.indices import IndicesError
-from mxtrt.trial.segment import bind, context_of, engine_graph, operators, run_engine, values_for
+from mxtrt.trial.segment import bind, engine_graph, operators, run_engine, values_for
 
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode
 
-__all__ = ["compare", "is_open", "outcomes", "recalled"]
+__all__ = ["compare", "is_open", "is_timed", "outcomes", "recalled"]
 
 #: Input shapes at which a model is timed.
 _MOST_TIMED = 3
@@ -47,6 +48,14 @@ _LEAST_WORK = 5e6
 #: Time that one way runs before it is the other's turn: the threads of either spin for a moment
 #: after a forward, and would slow the first one of the other.
 _TURN = 0.005
+
+
+def is_timed(node: EngineNode) -> bool:
+    """Whether the option ``prefer`` has an engine compared with MXNet."""
+    if node.options.prefer != "auto":
+        return node.options.prefer == "fastest"
+    # Other precisions are asked for with their speed in mind.
+    return node.engine.on_cpu and node.precision == "fp32" and is_open(node.graph)
 
 
 def is_open(graph: Graph) -> bool:
@@ -98,10 +107,10 @@ class _Outcome:
 outcomes: Recent[tuple[_Outcome, ...]] = Recent(256, 1024)
 
 
-def _model_of(node: EngineNode, options: Options, alone: bool) -> tuple[object, ...]:
+def _model_of(node: EngineNode, alone: bool) -> tuple[object, ...]:
     """What tells a model whatever its input shapes are, which its ONNX model may depend on."""
     graph = hashlib.sha256(node.graph.to_json().encode()).digest()
-    return graph, node.report.weight_bytes, node.gpu, options.prefer, alone
+    return graph, node.report.weight_bytes, node.gpu, node.options.prefer, alone
 
 
 def _size_of(node: EngineNode) -> int:
@@ -109,44 +118,43 @@ def _size_of(node: EngineNode) -> int:
     return sum(tensor.nbytes for tensor in types)
 
 
-def recalled(node: EngineNode, options: Options, alone: bool) -> str | None:
+def recalled(node: EngineNode, alone: bool) -> str | None:
     """Why MXNet is faster than an engine by what is known of other input shapes.
 
     Detectors see images of ever new sizes.  Once its model was timed at a few, the nearest decides.
 
     Args:
         node: An engine node; its engine need not be built.
-        options: Its options.
         alone: Whether its graph has no other operator.
 
     Returns:
         The reason; empty where the engine is not slower, None where it is to be timed.
     """
-    known = outcomes.get(_model_of(node, options, alone)) or ()
+    known = outcomes.get(_model_of(node, alone)) or ()
     if len(known) < _MOST_TIMED:
         return None
     size = max(_size_of(node), 1)
     return min(known, key=lambda outcome: abs(math.log(max(outcome.size, 1) / size))).slower
 
 
-def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone: bool) -> None:
+def compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> None:
     """Time an engine against MXNet, unless its model was timed at enough other input shapes.
 
     MXNet's operators run on copies of the segment's weights, which are gone afterwards.
 
     Args:
-        node: An engine node whose engine is built.
+        node: An engine node whose engine is built; ``prefer="auto"`` does not time what would take
+            long or much memory.
         arrays: NDArrays of the segment's weights, and of its data where these are known.
-        options: Its options; ``prefer="auto"`` does not time what would take long or much memory.
         alone: Whether its graph has no other operator: it may run on the calling thread.
 
     Raises:
         RefusedNodesError: MXNet is faster; all nodes of the segment are named.
     """
-    reason = recalled(node, options, alone)
+    reason = recalled(node, alone)
     if reason is None:
-        reason = _compare(node, arrays, options, alone)
-        key = _model_of(node, options, alone)
+        reason = _compare(node, arrays, alone)
+        key = _model_of(node, alone)
         known = (*(outcomes.get(key) or ()), _Outcome(_size_of(node), reason))
         outcomes.put(key, known, len(known))
     elif not reason:
@@ -155,11 +163,12 @@ def compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone
         raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
 
 
-def _compare(node: EngineNode, arrays: Mapping[str, Any], options: Options, alone: bool) -> str:
+def _compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> str:
     """Why MXNet is faster, empty where it is not, or where that is not known."""
     from mxnet.base import MXNetError
 
-    notes, hurried = node.report.notes, options.prefer == "auto"
+    options, notes = node.options, node.report.notes
+    hurried = options.prefer == "auto"
     if hurried and node.report.weight_bytes > _MOST_WEIGHTS:
         notes.append("not timed: MXNet would need a copy of the weights")
         return ""
@@ -252,8 +261,6 @@ class _Engine:
 
     def __init__(self, node: EngineNode, values: Mapping[str, Any], inline_below: int) -> None:
         import mxnet as mx
-
-        from mxtrt.plan.inline import InlineRun
 
         context = context_of(node.gpu)
         given = [(name, values[name]) for name in node.inputs]

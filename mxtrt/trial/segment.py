@@ -16,7 +16,8 @@ from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.rewrite import node_attributes
 from mxtrt.graph.symbol import Entry, Graph, Node
 from mxtrt.node import library
-from mxtrt.node.library import OPERATOR
+from mxtrt.node.abi import OPERATOR
+from mxtrt.plain.forward import bound, context_of
 from mxtrt.trial.indices import keep_in_range
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Array",
     "bind",
-    "context_of",
     "engine_graph",
     "operators",
     "run_engine",
@@ -82,13 +82,6 @@ def _value(graph: Graph, entry: Entry, values: Mapping[str, Array]) -> Array:
     return value
 
 
-def context_of(gpu: int | None) -> Any:
-    """MXNet's context of a GPU, or of host memory for None."""
-    import mxnet as mx
-
-    return mx.cpu() if gpu is None else mx.gpu(gpu)
-
-
 def bind(
     graph: Graph, entries: Sequence[Entry], values: Mapping[str, Array], gpu: int | None
 ) -> tuple[Any, dict[str, Any]]:
@@ -105,20 +98,10 @@ def bind(
     """
     import mxnet as mx
 
-    from mxtrt.hooks.partitioned import originals
-
     context = context_of(gpu)
     symbol = mx.sym.load_json(Graph(graph.nodes, entries, graph.attrs).to_json())
     arrays = {n: mx.nd.array(a, dtype=a.dtype, ctx=context) for n, a in values.items()}
-    executor = originals.bind(
-        symbol,
-        context,
-        {name: arrays[name] for name in symbol.list_arguments()},
-        None,
-        "null",
-        {name: arrays[name] for name in symbol.list_auxiliary_states()},
-    )
-    return executor, arrays
+    return bound(symbol, arrays, context), arrays
 
 
 def operators(

@@ -10,14 +10,14 @@ node goes back to MXNet.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mxtrt.errors import RefusedNodesError, Unsupported
 from mxtrt.graph.symbol import Entry, Graph
-from mxtrt.saved.models import mxnet_reason
+from mxtrt.plain.loading import mxnet_reason
 from mxtrt.trial.indices import IndicesError, places, reached
 from mxtrt.trial.segment import Array, operators, run_engine, values_for
 
@@ -36,10 +36,8 @@ _SAMPLES = 8
 #: How many standard deviations, and roundoffs of the largest number, an answer may be off.
 _DEVIATIONS = 8.0
 
-Part = Callable[[Graph], "EngineNode"]
 
-
-def verify(node: EngineNode, arrays: Mapping[str, Any], part: Part) -> None:
+def verify(node: EngineNode, arrays: Mapping[str, Any]) -> None:
     """Compare an engine with MXNet.
 
     MXNet's operators run on copies of the segment's weights, which are gone afterwards.
@@ -47,7 +45,6 @@ def verify(node: EngineNode, arrays: Mapping[str, Any], part: Part) -> None:
     Args:
         node: An engine node whose engine is built.
         arrays: NDArrays of the segment's weights, and of its data where these are known.
-        part: Builds the engine of a part of the segment.
 
     Raises:
         RefusedNodesError: They are too far apart; the node that makes the difference is named.
@@ -71,7 +68,7 @@ def verify(node: EngineNode, arrays: Mapping[str, Any], part: Part) -> None:
     if distance <= 1:
         node.report.notes.append(f"verified: {distance:.2g} of the tolerance from MXNet")
         return
-    guilty, distance = _bisect(node, values, unit, part, distance)
+    guilty, distance = _bisect(node, arrays, values, unit, distance)
     name = node.graph.nodes[guilty].name
     reason = f"verify: with it the engine is {distance:.3g} tolerances from MXNet's answer"
     _log.warning("%s stays in MXNet: %s", name, reason)
@@ -149,7 +146,11 @@ class _Expected:
 
 
 def _bisect(
-    node: EngineNode, values: Mapping[str, Array], unit: float, part: Part, distance: float
+    node: EngineNode,
+    arrays: Mapping[str, Any],
+    values: Mapping[str, Array],
+    unit: float,
+    distance: float,
 ) -> tuple[int, float]:
     """The node with which a segment goes wrong, and how far its answer is off then."""
     graph = node.graph
@@ -162,7 +163,8 @@ def _bisect(
         heads = _heads(graph, operators[:half])
         cut, _ = graph.subgraph(operators[:half], heads)
         try:
-            engine = part(cut)
+            engine = node.part(cut)
+            engine.build(arrays)
             seen = expected.distance(heads, run_engine(engine, values)) if engine.inputs else 0.0
         except (RefusedNodesError, Unsupported):
             seen = float("inf")

@@ -16,7 +16,7 @@ import pytest
 
 import mxtrt
 from mxtrt.cli import main
-from mxtrt.saved.models import import_mxnet
+from mxtrt.plain.loading import import_mxnet
 
 mx = import_mxnet()
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import mxtrt
-from mxtrt.cli.output import bytes_text
 from mxtrt.errors import MxtrtError
+from mxtrt.observe.text import bytes_text
 
 COMMANDS = ("run", "inspect", "bench", "demo")
 

@@ -11,7 +11,8 @@ import pytest
 
 from mxtrt.errors import GraphError
 from mxtrt.offline import export
-from mxtrt.saved.models import import_mxnet, load_params, load_symbol
+from mxtrt.plain.loading import import_mxnet
+from mxtrt.saved.models import load_params, load_symbol
 
 mx = import_mxnet()
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mxtrt.saved.models import import_mxnet
+from mxtrt.plain.loading import import_mxnet
 
 mx = import_mxnet()
 SHAPE = ("--shape", "data:1,3,8,8")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mxtrt.errors import GraphError, NodeError, OptionError
-from mxtrt.saved.models import import_mxnet, load_params, load_symbol, mxnet_reason, parse_shape
+from mxtrt.plain.loading import import_mxnet, mxnet_reason
+from mxtrt.saved.models import load_params, load_symbol, parse_shape
 
 
 def test_gluon_export_is_read(gluon_model: Any) -> None:

@@ -18,7 +18,7 @@ from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
 from mxtrt.errors import EngineError
 from mxtrt.graph.symbol import Entry, TensorType
 from mxtrt.offline.inspection import segments_of
-from mxtrt.saved.models import own_name
+from mxtrt.plain.loading import own_name
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.values import weight_arrays

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 import mxtrt.convert.ops
 from mxtrt.offline.inspection import segments_of
-from mxtrt.saved.models import own_name
+from mxtrt.plain.loading import own_name
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case

@@ -1,7 +1,7 @@
 """TensorRT behind graphs whose arrays are on the GPU (mx.gpu()), against MXNet on the CPU.
 
 MXNet's own kernels may not exist on this GPU, so what stays in MXNet is chosen among the
-operators that :mod:`mxtrt.probe` finds working, and arrays reach the GPU as copies.
+operators that :mod:`mxtrt_fuzz.probe` finds working, and arrays reach the GPU as copies.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from support.networks import assert_close, classifier, images, parameters, plain
 from support.zoo import network
 
 import mxtrt
-from mxtrt import probe
 from mxtrt.engines.tensorrt import tensorrt
 from mxtrt.node import library
 from mxtrt.node.cuda import Cuda
+from mxtrt_fuzz import probe
 
 X = images()
 

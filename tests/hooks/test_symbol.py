@@ -11,8 +11,8 @@ import pytest
 from support.networks import assert_close, classifier, images, mixed, parameters, plain
 
 import mxtrt
-from mxtrt.hooks.partitioned import originals
 from mxtrt.node import library
+from mxtrt.plain.forward import originals
 
 X = images()
 
@@ -238,7 +238,7 @@ def test_other_backends_are_mxnets_own():
 
 def test_weights_under_way_are_waited_for(monkeypatch):
     """MXNet allocates an array it is asked for, also when an operator is about to do that."""
-    flags = library()._lib.mxtrt_memory_flags
+    flags = library().lib.mxtrt_memory_flags
     optimize_for, seen = originals.optimize_for, []
 
     def look(symbol, backend, args, *rest, **kwargs):

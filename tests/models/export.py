@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mxtrt.saved.models import import_mxnet
+from mxtrt.plain.loading import import_mxnet
 
 #: What the packages import for data sets and drawing, none of which a network needs.
 _UNUSED = {"autocfg", "cv2", "matplotlib", "numba", "pandas", "portalocker", "tqdm", "yacs"}

@@ -362,7 +362,7 @@ def test_a_run_that_the_engine_of_mxnet_refuses_is_an_error_and_leaves_nothing(d
             assert str(error).startswith("0 MXNet's engine refused a run"), error
         else:
             raise AssertionError("no error")
-    assert lib._lib.mxtrt_owners(x.handle) == 1
+    assert lib.lib.mxtrt_owners(x.handle) == 1
     Doubler.enqueue = real
     assert node(x).asnumpy().tolist() == [6] * 4
     node.close()
@@ -391,7 +391,7 @@ def test_no_engine_is_given_an_address_that_mxnet_does_not_give(check, on_device
             ctypes.c_void_p(array), ctypes.c_void_p(data)
         )
 
-    from mxtrt.node.library import MXNET_FUNCTIONS as names
+    from mxtrt.node.abi import MXNET_FUNCTIONS as names
 
     functions = [ctypes.cast(getattr(_LIB, name), ctypes.c_void_p).value for name in names]
     functions[names.index("MXNDArrayGetData")] = ctypes.cast(get_data, ctypes.c_void_p).value
@@ -399,7 +399,7 @@ def test_no_engine_is_given_an_address_that_mxnet_does_not_give(check, on_device
     x.wait_to_read()
     for failing in ({failing}, 0):
         asked.clear()
-        lib._lib.mxtrt_arrays_init((ctypes.c_void_p * len(names))(*functions))
+        lib.lib.mxtrt_arrays_init((ctypes.c_void_p * len(names))(*functions))
         try:
             seen = node(x).asnumpy().tolist()
         except RuntimeError as error:
@@ -410,8 +410,8 @@ def test_no_engine_is_given_an_address_that_mxnet_does_not_give(check, on_device
             assert seen.startswith("-1"), seen
         else:
             assert seen == [6] * 4, seen
-    settle(lambda: lib._lib.mxtrt_owners(x.handle) > 1)
-    assert lib._lib.mxtrt_owners(x.handle) == 1
+    settle(lambda: lib.lib.mxtrt_owners(x.handle) > 1)
+    assert lib.lib.mxtrt_owners(x.handle) == 1
     print("ok")
     """)
 
@@ -492,7 +492,7 @@ SYMBOL = """
         return fake.fake_copies(stream), fake.fake_copies(lib.cuda.stream(0))
 
     def forward(engines, x):
-        node, c = engines.plan.nodes[0], lib._lib
+        node, c = engines.plan.nodes[0], lib.lib
         there = [lib.cuda.allocate(x.nbytes) for _ in range(2)]
         ctypes.memmove(there[0], x.ctypes.data, x.nbytes)
         attrs = node_attributes(node.key, lib.token, 1, 1)

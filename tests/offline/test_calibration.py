@@ -19,8 +19,8 @@ from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import TensorType
 from mxtrt.offline.calibration import Chain
-from mxtrt.plan.graph_pass import forget
 from mxtrt.precision.ranges import read_ranges
+from mxtrt.trial.check import forget
 
 SHAPES = {"data": (4, 3, 16, 16), "softmax_label": (4,)}
 

@@ -20,8 +20,8 @@ import pytest
 import mxtrt
 from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.onnxruntime import OnnxRuntime
-from mxtrt.plan.graph_pass import forget
 from mxtrt.system.files import TEMPORARY
+from mxtrt.trial.check import forget
 from support import planted
 from support.cached import cached
 from support.conditions import full_disk, little_memory, read_only

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxtrt.cli.output import bytes_text
+from mxtrt.observe.text import bytes_text
 from mxtrt.offline.coverage import Coverage
 from mxtrt.perf.baseline import Baseline
 from mxtrt.perf.counters import MEANINGS

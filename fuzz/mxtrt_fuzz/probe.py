@@ -79,7 +79,7 @@ def operators(gpu: int = 0) -> Mapping[str, str]:
     found: dict[str, str] = {}
     while len(found) < len(CASES):
         left = [name for name in CASES if name not in found]
-        command = [sys.executable, "-W", "ignore", "-m", "mxtrt.probe", str(gpu), *left]
+        command = [sys.executable, "-W", "ignore", "-m", "mxtrt_fuzz.probe", str(gpu), *left]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT, check=False

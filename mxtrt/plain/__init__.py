@@ -1,0 +1,1 @@
+"""MXNet without engines: ``loading`` it, its ``dtypes``, a ``forward`` in its own executor."""
