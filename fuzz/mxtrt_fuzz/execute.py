@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 
 import mxtrt
-import mxtrt.plan.engine_node
+import mxtrt.plan.variants
 from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
@@ -421,7 +421,7 @@ class _Execution:
             ordinary = self._counted(plain)
         with (
             _Complaints(),
-            mock.patch.object(mxtrt.plan.engine_node, "_MOST_VARIANTS", _MOST_SIZES),
+            mock.patch.object(mxtrt.plan.variants, "_MOST_VARIANTS", _MOST_SIZES),
         ):
             with mxtrt.options(**options):
                 forward = self._ways[self._way]()

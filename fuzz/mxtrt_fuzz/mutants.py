@@ -22,6 +22,7 @@ import mxtrt.hooks.executor
 import mxtrt.hooks.gluon
 import mxtrt.plan.engine_node
 import mxtrt.plan.graph_pass
+import mxtrt.plan.variants
 import mxtrt.weights.paging
 from mxtrt.convert import onnx_builder
 from mxtrt.graph.symbol import Graph
@@ -386,13 +387,13 @@ def _unseen_kinds() -> Iterator[None]:
 @contextlib.contextmanager
 def _first_size() -> Iterator[None]:
     """Whatever the input shapes are, the outputs have those of the first ones."""
-    original = mxtrt.plan.engine_node.EngineNode._add
+    original = mxtrt.plan.variants.Variants.add
 
-    def add(self: Any, shapes: Any, graph: Any, model: Any) -> None:
-        first = self.__dict__.setdefault("_first", graph)
-        original(self, shapes, first, model)
+    def add(self: Any, shapes: Any, sessions: Any, made: Any) -> None:
+        first = self.__dict__.setdefault("_first", made[0])
+        original(self, shapes, sessions, (first, made[1]))
 
-    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "_add", add):
+    with mock.patch.object(mxtrt.plan.variants.Variants, "add", add):
         yield
 
 

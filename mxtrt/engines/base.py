@@ -6,7 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, WeightType
 from mxtrt.graph.symbol import TensorType
 from mxtrt.node import library
+from mxtrt.weights.baseline import Baseline
 from mxtrt.weights.paging import in_host_memory
-
-if TYPE_CHECKING:
-    from mxtrt.weights.contents import Baseline
 
 __all__ = ["BuildRequest", "Engine", "MemoryTally", "Session", "Weight"]
 
@@ -99,7 +97,6 @@ class Session:
 
     Attributes:
         baseline: Of the NDArrays among these weights, since it was built.
-        failed: Whether it failed at run time.
     """
 
     def __init__(
@@ -116,8 +113,7 @@ class Session:
         self.notes = notes
         self.weights = tuple(weights)
         self.weight_bytes = sum(weight.type.nbytes for weight in weights)
-        self.baseline: Baseline | None = None
-        self.failed = False
+        self.baseline = Baseline()
         weakref.finalize(self, library().release, handle).atexit = False
 
     def arrays(self) -> list[Any]:
@@ -125,15 +121,6 @@ class Session:
         from mxnet.ndarray import NDArray
 
         return [w.array for w in self.weights if isinstance(w.array, NDArray)]
-
-    def changed(self) -> bool:
-        """Whether MXNet counted a write to its weights since it was built."""
-        return self.baseline is None or self.baseline.changed()
-
-    def holds_its_weights(self) -> bool:
-        """Whether its weights hold what it was built from."""
-        baseline = self.baseline
-        return baseline is not None and (not baseline.changed() or baseline.same())
 
 
 class Engine(Protocol):

@@ -15,7 +15,7 @@ from mxtrt.engines.base import BuildRequest, Session, Weight
 from mxtrt.node import library
 from mxtrt.system.recent import Recent
 from mxtrt.system.threads import lock
-from mxtrt.weights.contents import Baseline
+from mxtrt.weights.baseline import Baseline
 from mxtrt.weights.paging import address_of
 
 __all__ = ["MOST_IDLE", "MOST_IDLE_BYTES", "SharedSessions", "shared_sessions"]
@@ -76,7 +76,7 @@ class SharedSessions:
     def _find(self, key: _Key) -> Session | None:
         with self._lock:
             session = self._live.get(key)
-        if session is None or session.failed or not session.holds_its_weights():
+        if session is None or not session.baseline.still_holds():
             return None
         self._recent.put(id(session), session, session.weight_bytes)
         return session

@@ -28,6 +28,7 @@ from mxtrt.observe.counters import count
 from mxtrt.plain.forward import bound
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import InlineRun, OtherArraysError
+from mxtrt.plan.state import Stage, State
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -100,7 +101,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     handle: Any
     outputs: list[Any]
     _mxtrt: _Binding | None
-    _has_no_engine: bool = False  # for its shapes, though the executor that it was made of has
+    _state: State  # left to MXNet where an engine could not be had, though there was one before
     _retired: list[Any]
     _relatives: weakref.WeakSet[Executor] | None = (
         None  # itself, and who shares its outputs' memory
@@ -125,7 +126,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             computed_in_place = True
         else:
             outputs = self._run_inline(binding, kwargs) or []
-            if not outputs and binding.symbol.plan.failures:
+            if not outputs and binding.symbol.plan.state.retired:
                 outputs = Executor.forward(self, is_train, **kwargs)
                 computed_in_place = True
                 count("fallbacks")
@@ -143,7 +144,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
 
     def _run_plain(self, is_train: bool, kwargs: dict[str, Any]) -> list[Any]:
         """Run MXNet's own operators."""
-        if self._has_no_engine and not is_train and self._monitor_callback is None:
+        if self._state.left and not is_train and self._monitor_callback is None:
             count("fallbacks")
         made: list[Any] = Executor.forward(self, is_train, **kwargs)
         return made
@@ -196,7 +197,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
                 lambda: _attach(executor, binding.on(executor)), binding.source.options
             )
             if done is None:
-                _attach(executor, None)._has_no_engine = True
+                _attach(executor, None)._state.to(Stage.LEFT)
         self._return_outputs()
         if self._relatives is None:
             self._relatives = weakref.WeakSet([self])
@@ -221,6 +222,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             return binding
         ready = decision.attempt(lambda: self._settle(binding), binding.source.options)
         if ready is None:  # the build failed: from now on this executor is MXNet's
+            self._state.to(Stage.LEFT)
             self._mxtrt = None
         return self._mxtrt if ready else None
 
@@ -252,6 +254,6 @@ def adopt(
 
 def _attach(executor: Executor, binding: _Binding | None) -> InferenceExecutor:
     executor.__class__ = InferenceExecutor
-    executor._mxtrt = binding
+    executor._mxtrt, executor._state = binding, State()
     attached: InferenceExecutor = executor
     return attached

@@ -29,6 +29,7 @@ from mxtrt.observe.counters import count
 from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
+from mxtrt.plan.state import Stage, State
 from mxtrt.system.threads import rlock
 
 __all__ = ["install"]
@@ -146,7 +147,7 @@ class _Bound:
         elif not self._alike(flat):
             raise OtherArraysError
         if outputs is None:
-            if self._plan.failures:
+            if self._plan.state.retired:
                 raise _RetiredError
             if self._left and _shapes(flat) in self._left:
                 raise _LeftError
@@ -191,7 +192,7 @@ class _BlockBinding:
         self._bound: _Bound | None = None
         self._epoch: object = None
         self._refused: dict[str, str] = {}
-        self._failed = False
+        self._state = State()
         self._lock = rlock()
 
     def ready(self, flat: Sequence[NDArray]) -> _Bound | None:
@@ -205,7 +206,7 @@ class _BlockBinding:
         if epoch is _Epoch.now and bound is not None and bound.freshness.current():
             return bound
         with self._lock:
-            if self._failed:
+            if self._state.left:
                 raise _NoEngineError
             outcome = decision.attempt(
                 lambda: until_accepted(lambda known: self._settle(flat, known), self._refused),
@@ -213,7 +214,8 @@ class _BlockBinding:
                 self._context,
             )
             if outcome is None:
-                self._failed, self._bound = True, None
+                self._state.to(Stage.LEFT)
+                self._bound = None
                 raise _NoEngineError
             return self._bound if outcome else None
 

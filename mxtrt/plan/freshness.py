@@ -50,7 +50,7 @@ class Freshness:
         """Whether the engines may answer at once; never builds anything."""
         plan = self._plan
         try:
-            if plan.failures or in_forked_child() or not plan.built or plan.changed():
+            if not plan.state.built or in_forked_child() or plan.baseline.changed():
                 return False
         except MXNetError:  # a pending write failed, of which MXNet's operators tell
             return False
@@ -81,18 +81,19 @@ class Freshness:
             return self._settle(data or {})
 
     def _settle(self, data: Mapping[str, Any]) -> bool:
-        if self._plan.failures:
-            raise RefusedNodesError(self._plan.failures)
-        if not self._plan.built:
+        state, baseline = self._plan.state, self._plan.baseline
+        if state.retired:
+            raise RefusedNodesError(state.reasons)
+        if not state.built:
             self._plan.build({**data, **self._arrays}, shares=True)
-        elif self._plan.changed() and not self._plan.holds_the_same():
+        elif not baseline.still_holds():
             self._pending = True
             # Engines that never answered follow at once, however often weights are set.
             self._waiting = self._patience if self._served else 0
             if self._served:
                 self._patience = min(max(2 * self._patience, 1), _MOST_PATIENT)
             self._served = 0
-            self._plan.remember()
+            baseline.remember()
         if self._pending:
             if self._waiting:
                 self._waiting -= 1
@@ -100,7 +101,7 @@ class Freshness:
             self._plan.build(self._arrays, shares=True)
             count("rebuilds")
             self._pending = False
-        if self._plan.changed() and not self._plan.holds_the_same():
+        if not self._plan.baseline.still_holds():
             return False  # another thread wrote meanwhile
         self._served += 1
         return True

@@ -56,7 +56,7 @@ class InlineRun:
     def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
         """The outputs, there or on their way; None when this run has to go through MXNet.
 
-        A run that fails retires the engine: the plan's ``failures`` say so.
+        A run that fails retires the engine: the plan's state says so.
 
         Args:
             inputs: The node's inputs in order.

@@ -112,7 +112,7 @@ def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
         for node in plan.nodes:
             name = node.report.name
             holdings += _weights(name, node.weight_arrays())
-            for session in node.sessions():
+            for session in node.live_sessions():
                 if id(session) in seen:
                     continue
                 seen.add(id(session))

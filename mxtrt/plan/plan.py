@@ -16,9 +16,11 @@ from mxtrt.node.abi import OPERATOR
 from mxtrt.node.watch import Watch
 from mxtrt.observe.report import Report
 from mxtrt.plan.engine_node import EngineNode
+from mxtrt.plan.state import Stage, State
 from mxtrt.system.threads import Living, once
 from mxtrt.weights import paging
-from mxtrt.weights.contents import Baseline, Contents
+from mxtrt.weights.baseline import Baseline, Together
+from mxtrt.weights.contents import Contents
 
 __all__ = ["Check", "Plan", "Timed", "live_plans"]
 
@@ -76,7 +78,8 @@ class Plan:
         origin: The graph that was partitioned.
         unread: NDArrays of weights that left the graph because nothing reads their values.
         before: The plan of the symbol that was partitioned, if it had engines already.
-        failures: Why MXNet nodes have to go back to MXNet, by name: their engine failed.
+        state: Where it stands, its nodes with it.
+        baseline: Of its weights, as the engines were built.
         timed: What timing the engines told, shared with the plans of other binds of the graph.
     """
 
@@ -100,24 +103,19 @@ class Plan:
         self.before: Plan | None = None
         self.timed = timed or Timed()
         self._check = check  # until they have passed
-        self.failures: dict[str, str] = {}
+        self.state = State()
         self._borrowed: list[Session] = []  # their weights are others' arrays
         for node in self.nodes:
-            node.failures = self.failures
+            node.state = self.state
             node.written = weakref.WeakMethod(self._written)
-            node.borrowed = self._borrowed
+            node.sessions.borrowed = self._borrowed
         self._lib = library()
         _plans.add(self)
-        self._baseline: Baseline | None = None  # of the weights, as the engines were built
-
-    @property
-    def built(self) -> bool:
-        """Whether the engines exist."""
-        return self._baseline is not None
+        self.baseline = Together(Baseline(), self._borrowed)
 
     def sessions(self) -> list[Session]:
         """The sessions of all engines."""
-        return [session for node in self.nodes for session in node.sessions()]
+        return [session for node in self.nodes for session in node.live_sessions()]
 
     def arrays(self) -> dict[str, Any]:
         """The NDArrays of all weights that left the graph, by name; none before the build."""
@@ -132,20 +130,30 @@ class Plan:
         Args:
             arrays: Weight NDArrays by name; more than :attr:`weights` may be given.
             shares: Whether engines of the same contents may be shared with others, because
-                whoever runs them asks :meth:`changed` first.
+                whoever runs them asks :attr:`baseline` first.
 
         Raises:
             RefusedNodesError: The engines did not pass the check; the nodes are named.
             EngineError: An engine refused its segment; nothing is released then.
         """
-        self._baseline = None
+        self.state.to(Stage.BUILDING)
+        self.baseline = Together(Baseline(), self._borrowed)
+        try:
+            self.baseline = self._built(arrays, shares)
+        except BaseException:
+            self.state.to(Stage.UNBUILT)
+            raise
+        self.state.to(Stage.BUILT)
+
+    def _built(self, arrays: Mapping[str, Any], shares: bool) -> Together:
+        """Build every engine; what the weights were."""
         check = self._check
         if check is not None:
             check.before(self)
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.empty_pools(owned)
         watch = self._lib.watch(owned)  # before they are read: another thread may write
-        builds = sum(node.builds for node in self.nodes)
+        builds = sum(node.sessions.built for node in self.nodes)
         for node in self.nodes:
             node.build(arrays, shares=shares)
             if check is not None:
@@ -155,7 +163,7 @@ class Plan:
             self._check = None
         if self.options.release_weights:
             self._release(owned, watch)
-        if sum(node.builds for node in self.nodes) > builds:
+        if sum(node.sessions.built for node in self.nodes) > builds:
             self._lib.trim()
         contents = None
         again = self._lib.watch(owned)  # by which others who share an engine see a write
@@ -169,7 +177,7 @@ class Plan:
                     session.baseline = Baseline(again, contents)
         else:
             contents = None
-        self._baseline = Baseline(watch, contents)
+        return Together(Baseline(watch, contents), self._borrowed)
 
     def _release(self, arrays: Sequence[Any], watch: Watch) -> None:
         on_host, on_gpu = paging.by_place(arrays)
@@ -200,31 +208,8 @@ class Plan:
         self.report.notes.append(text)
         _log.warning(text)
 
-    def changed(self) -> bool:
-        """Whether a weight was written to since the engines were built (or they are not)."""
-        if (baseline := self._baseline) is None or baseline.changed():
-            return True
-        return bool(self._borrowed) and any(session.changed() for session in self._borrowed)
-
-    def holds_the_same(self) -> bool:
-        """Whether the weights hold what the engines were built from, whatever was written.
-
-        If so, :meth:`changed` compares with this moment.
-        """
-        baseline = self._baseline
-        return (
-            baseline is not None
-            and baseline.same()
-            and all(session.holds_its_weights() for session in self._borrowed)
-        )
-
     def _written(self) -> bool:
-        return (baseline := self._baseline) is None or baseline.watch.written()
-
-    def remember(self) -> None:
-        """Take the weights as they are now for those that :meth:`changed` compares with."""
-        if self._baseline is not None:
-            self._baseline.watch.remember()
+        return self.baseline.written()
 
 
 @once

@@ -191,8 +191,8 @@ def _compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> str:
     # One thread's time is its own, however busy the machine is.
     clock = time.process_time if cores.single(options.threads) else time.perf_counter
     found, forwards = _timed(lambda: _wait(ours()), plain, clock)
-    if node.failures:
-        raise RefusedNodesError(node.failures)
+    if node.state.retired:
+        raise RefusedNodesError(node.state.reasons)
     engine, mxnet = (f"{ms / forwards:.3g} ms" for ms in (found.mxtrt_ms, found.plain_ms))
     if found.high < math.exp(-max(MOST_NOISE, found.noise)):
         told = f"its segment takes {engine} in the engine and {mxnet} in MXNet"

@@ -1,66 +1,17 @@
-"""Whether arrays hold what they held before.
-
-MXNet counts the writes to an array, but it counts a bind, a reshape and the end of an executor as
-writes to everything that the executor uses.  When a count has moved, the contents decide.
-"""
+"""What arrays hold: digests of what is in memory, and the state of pages that are in a file."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 
 from mxtrt.node import library
-from mxtrt.node.watch import Watch
 from mxtrt.weights import paging
 
-__all__ = ["Baseline", "Contents", "Held"]
-
-
-class Held(Protocol):
-    """What some arrays held at one moment."""
-
-    def same(self) -> bool:
-        """Whether they hold the same, at the same addresses, pending writes finished.
-
-        Raises:
-            OSError: That cannot be told.
-        """
-
-
-class Baseline:
-    """A moment of some arrays, and whether they have held the same since.
-
-    Args:
-        watch: Of the arrays, since that moment.
-        held: What they held then; None where that is not known.
-    """
-
-    def __init__(self, watch: Watch, held: Held | None) -> None:
-        self.watch = watch
-        self._held = held
-
-    def changed(self) -> bool:
-        """Whether MXNet counted a write since."""
-        return self.watch.changed()
-
-    def same(self) -> bool:
-        """Whether the arrays hold what they held, whatever was written.
-
-        If so, :meth:`changed` compares with this moment.
-        """
-        if self._held is None:
-            return False
-        counts = self.watch.counts()  # first: a write while they are read is one to come
-        try:
-            same = self._held.same()
-        except OSError:
-            return False
-        if same:
-            self.watch.since(counts)
-        return same
+__all__ = ["Contents"]
 
 
 class Contents:

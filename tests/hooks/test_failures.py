@@ -19,12 +19,13 @@ NEVER, ALWAYS = 0, 10**6
 
 
 def fail(node: EngineNode) -> None:
-    """Give a node a session of ONNX Runtime that fails at every run: its input has no such name."""
+    """Give a node a session that fails at every run: its model has no inputs of these names."""
     lib = library()
-    ((shapes, (outputs, digest)),) = node._variants.items()
-    model: OnnxSegment = node._models[digest]
+    ((shapes, (outputs, _)),) = node.variants
+    model: OnnxSegment = node.variants.model_at(shapes)
     weights = [
-        (w.type.name, w.address, w.type.shape, w.type.dtype) for w in node._in_place.values()
+        (w.type.name, w.address, w.type.shape, w.type.dtype)
+        for w in node.sessions.in_place.values()
     ]
     names = [f"no_{name}" for name in model.inputs]
     handle = lib.create_session(model.model, names, model.outputs, weights, ())

@@ -554,7 +554,7 @@ def test_a_symbol_on_the_gpu_is_answered_when_its_engine_fails(check_symbol):
         assert (forward(engines, x + k) == 2 * (x + k)).all()
         assert copies() == (2 * k, weights + 1)
     assert mxtrt.stats().fallbacks == 3
-    assert mxtrt.stats().engine_failures == 1 and "dense" in engines.plan.failures
+    assert mxtrt.stats().engine_failures == 1 and "dense" in engines.plan.state.reasons
     print("ok")
     """)
 
@@ -568,7 +568,7 @@ def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(ch
         assert (forward(engines, larger) == 2).all()
     launches = count(LAUNCHES)
     assert (forward(engines, x) == 2 * x).all()
-    assert count(LAUNCHES) == launches + 1 and not engines.plan.failures
+    assert count(LAUNCHES) == launches + 1 and not engines.plan.state.reasons
     assert mxtrt.stats().fallbacks == 2 and mxtrt.stats().engine_failures == 0
     (without,) = partitioned(take_over=False).plan.nodes
     assert "two rows at most" in error(without.infer, ((3, 4),))
@@ -614,7 +614,7 @@ def test_evicted_weights_are_read_where_they_are(check_symbol):
     """The GPU copies none of them; a write to one since the build is an error, as on the CPU."""
     check_symbol("""
     engines, other = partitioned(), partitioned()
-    lib.evict(weight, 0, engines.plan._baseline.watch)
+    lib.evict(weight, 0, engines.plan.baseline._own._watch)
     break_down()
     weights = copies()[1]
     assert (forward(engines, x) == 2 * x).all()
@@ -655,7 +655,7 @@ def test_a_gpu_in_error_says_both(check_symbol):
     told = error(forward, engines, x)
     assert "ZeroDivisionError" in told, told
     assert "MXNet's operators did not take over: CUDA: an illegal memory access" in told, told
-    assert "dense" in engines.plan.failures and engines.plan.nodes[0]._take_over is None
+    assert "dense" in engines.plan.state.reasons and engines.plan.nodes[0].fallback.process is None
     fake.fake_set(FAIL_COPY, 0)
     assert (forward(engines, x) == 2 * x).all()
     answer = TakeOver.__call__

@@ -214,8 +214,9 @@ def test_an_error_while_running_is_raised_and_the_next_forward_works(monkeypatch
     partitioned = symbol.optimize_for("TensorRT", given, dict(aux), mx.cpu(), take_over=False)
     node = partitioned.plan.nodes[0]
     executor = partitioned.bind(mx.cpu(), {"data": x})
-    for digest in list(node._sessions):
-        node._forget(digest)
+    for digest in list(node.sessions.by_digest):
+        node.variants.withdraw(digest)
+        node.sessions.drop(digest)
     with pytest.raises(mx.MXNetError, match="the engine is not built for the shapes"):
         executor.forward()[0].wait_to_read()
     partitioned.plan.build({**args, **aux})
@@ -265,11 +266,11 @@ def test_live_executors_keep_their_engines_beyond_the_limit(used):
         assert_close(two.forward(data=large)[0], plain(symbol, {}, {}, data=large)[0])
         assert_close(one.forward(data=small)[0], plain(symbol, {}, {}, data=small)[0])
     node = one._mxtrt.symbol.plan.nodes[0]
-    assert len(node._sessions) == 2
+    assert len(node.sessions.by_digest) == 2
     del two
     for size in (10, 11):
         one.reshape(allow_up_sizing=True, data=(2, 3, size, size))
-    assert len(node._sessions) <= 2
+    assert len(node.sessions.by_digest) <= 2
 
 
 def test_bounded_engines_per_segment_keep_answering():

@@ -14,7 +14,7 @@ from support.networks import assert_close
 
 import mxtrt
 from mxtrt.node import library
-from mxtrt.plan import engine_node
+from mxtrt.plan import engine_node, variants
 from mxtrt.plan.engine_node import EngineNode
 from mxtrt.plan.plan import live_plans
 
@@ -24,7 +24,7 @@ MOST = 8
 @pytest.fixture(autouse=True)
 def few_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes keep eight variants."""
-    monkeypatch.setattr(engine_node, "_MOST_VARIANTS", MOST)
+    monkeypatch.setattr(variants, "_MOST_VARIANTS", MOST)
 
 
 class Convolutions:
@@ -68,7 +68,7 @@ def test_variants_do_not_follow_the_number_of_shapes(inline):
     before = mxtrt.stats()
     for size in [*range(8, 58), *range(8, 58)]:
         block.is_right(picture(size))
-        assert len(block.node._variants) <= MOST
+        assert len(block.node.variants) <= MOST
     after = mxtrt.stats()
     assert (after.fallbacks, after.builds) == (before.fallbacks, before.builds)
     assert after.engine_runs == before.engine_runs + 100
@@ -83,8 +83,8 @@ def test_shapes_of_live_executors_are_kept():
     (node,) = executor._mxtrt.symbol.plan.nodes
     for rows in range(3, 40):
         node.infer(((rows, 8),))
-    assert ((2, 8),) in node._variants
-    assert len(node._variants) <= MOST
+    assert ((2, 8),) in node.variants
+    assert len(node.variants) <= MOST
     before = mxtrt.stats().engine_runs
     assert_close(executor.forward()[0], np.ones((2, 8)) @ weights["a_weight"].asnumpy().T)
     assert mxtrt.stats().engine_runs == before + 1
@@ -92,7 +92,7 @@ def test_shapes_of_live_executors_are_kept():
 
 def forget(node: EngineNode, *shapes: tuple[int, ...]) -> None:
     """Have a node forget input shapes."""
-    del node._variants[shapes]
+    del node.variants._known[shapes]
     library().drop_variant(node.key, shapes)
 
 
@@ -139,7 +139,7 @@ def test_a_forward_at_forgotten_shapes_does_not_wait_for_a_build(building):
     before = mxtrt.stats().fallbacks
     block.is_right(x)
     assert mxtrt.stats().fallbacks == before + 1
-    assert not block.node.failures
+    assert not block.node.state.retired
 
 
 def test_models_go_with_the_sessions_that_were_built_of_them():
@@ -158,8 +158,8 @@ def test_models_go_with_the_sessions_that_were_built_of_them():
     (plan,) = set(live_plans()) - before
     (node,) = plan.nodes
     assert node.report.built
-    assert len(node._models) <= len(node.sessions()) + 1 <= 3
-    assert len(node._variants) <= MOST
+    assert len(node.variants._models) <= len(node.live_sessions()) + 1 <= 3
+    assert len(node.variants) <= MOST
 
 
 def test_a_handful_of_shapes_in_turn_allocates_nothing():
@@ -178,7 +178,7 @@ def test_a_handful_of_shapes_in_turn_allocates_nothing():
 
 def test_outputs_that_are_kept_do_not_follow_the_number_of_shapes(monkeypatch):
     """Sixty sizes of half a MiB to a MiB of outputs each: 16 MiB, and those of the last shape."""
-    monkeypatch.setattr(engine_node, "_MOST_VARIANTS", 1000)
+    monkeypatch.setattr(variants, "_MOST_VARIANTS", 1000)
     gc.collect()
     mx.nd.waitall()
     before, largest = library().spare_bytes, 0

@@ -1,0 +1,219 @@
+"""The input shapes at which one segment is run, and its ONNX model at each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mxtrt.convert.segment import OnnxSegment, to_onnx
+from mxtrt.errors import EngineError, Unsupported
+from mxtrt.graph.symbol import Graph, TensorType, with_shapes
+from mxtrt.node import library
+
+__all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "profile_of"]
+
+#: The shapes of all inputs, or of all outputs.
+Shapes = tuple[tuple[int, ...], ...]
+
+#: Of more input shapes than this the half that was used least lately is forgotten.
+_MOST_VARIANTS = 2048
+
+
+class Reshaped:
+    """A segment at any input shapes.
+
+    Args:
+        graph: The segment cut out as a graph, with shapes and dtypes.
+        owned: Names of its variables that become initializers.
+        model: Its ONNX model at these shapes.
+
+    Attributes:
+        shapes: The input shapes of ``graph``.
+    """
+
+    def __init__(self, graph: Graph, owned: frozenset[str], model: OnnxSegment) -> None:
+        types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
+        weights = (weight.name for weight in model.weights)
+        self._graph = graph
+        self._owned = owned
+        self._inputs = model.inputs
+        self._known = {name: _shape(types[name]) for name in (*model.inputs, *weights)}
+        self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
+
+    def at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
+        """The segment and its model at some input shapes.
+
+        Raises:
+            EngineError: The segment does not accept them.
+            Unsupported: A node cannot be converted at them.
+        """
+        given = dict(zip(self._inputs, shapes, strict=True))
+        graph = with_shapes(self._graph, {**self._known, **given})
+        return graph, to_onnx(graph, self._owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Batch sizes that one engine serves: the option ``batch_profile``."""
+
+    smallest: int
+    usual: int
+    largest: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Smallest, usual and largest."""
+        return self.smallest, self.usual, self.largest
+
+    def check(self, shapes: Shapes) -> None:
+        """See that input shapes are of one of these batch sizes.
+
+        Raises:
+            EngineError: They are not.
+        """
+        batch = shapes[0][0] if shapes[0] else 0
+        if not self.smallest <= batch <= self.largest:
+            raise EngineError(
+                f"batch size {batch} is outside batch_profile {self.smallest} to {self.largest}; "
+                "widen the option to run it in the engine"
+            )
+
+
+def profile_of(wanted: Collection[int], segment: Reshaped, model: OnnxSegment) -> Profile | None:
+    """The batch sizes that were asked for, if one model of the segment serves all of them.
+
+    Args:
+        wanted: Smallest, usual and largest batch size, or nothing.
+        segment: The segment.
+        model: Its model at its own input shapes.
+
+    Raises:
+        EngineError: The segment's own batch size is outside the profile.
+    """
+    shapes = segment.shapes
+    if not wanted or not shapes:
+        return None
+    if not all(shape and shape[0] == shapes[0][0] for shape in shapes):
+        return None
+    profile = Profile(*wanted)
+    for batch in {profile.smallest, profile.largest} - {shapes[0][0]}:
+        try:
+            _, other = segment.at(tuple((batch, *shape[1:]) for shape in shapes))
+        except (EngineError, Unsupported):
+            return None
+        if other.digest != model.digest:
+            return None
+    profile.check(shapes)
+    return profile
+
+
+class Variant(NamedTuple):
+    """One set of input shapes: the output shapes, and what names the session that serves it."""
+
+    outputs: Shapes
+    digest: str
+
+
+class Variants:
+    """What an engine node knows of its input shapes, and has told the library.
+
+    Args:
+        key: Key of the node.
+        segment: Its segment.
+        static: Whether a session serves one set of input shapes only; otherwise it serves all
+            that have the same model.
+    """
+
+    def __init__(self, key: int, segment: Reshaped, static: bool) -> None:
+        self._key = key
+        self._segment = segment
+        self._static = static
+        self._known: dict[Shapes, Variant] = {}
+        self._models: dict[str, OnnxSegment] = {}  # of the sessions, and of those to be built
+        self._digests: set[str] = set()
+        self._most = _MOST_VARIANTS
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, shapes: object) -> bool:
+        return shapes in self._known
+
+    def __iter__(self) -> Iterator[tuple[Shapes, Variant]]:
+        return iter(list(self._known.items()))
+
+    def __getitem__(self, shapes: Shapes) -> Variant:
+        return self._known[shapes]
+
+    def get(self, shapes: Shapes) -> Variant | None:
+        """What is known of input shapes, if anything is."""
+        return self._known.get(shapes)
+
+    @property
+    def models(self) -> int:
+        """How many models there have been."""
+        return len(self._digests)
+
+    def add(
+        self, shapes: Shapes, sessions: Collection[str], made: tuple[Graph, OnnxSegment]
+    ) -> None:
+        """Describe input shapes to the library, without a session.
+
+        Args:
+            shapes: The input shapes.
+            sessions: Digests of the sessions that there are.
+            made: The segment and its model at these shapes.
+        """
+        graph, model = made
+        digest = f"{model.digest}{shapes}" if self._static else model.digest
+        self._drop_idle(sessions)
+        self._models[digest] = model
+        self._digests.add(digest)
+        self._known[shapes] = Variant(tuple(_shape(graph.type_of(h)) for h in graph.heads), digest)
+        self.serve(shapes, 0)
+
+    def serve(self, shapes: Shapes, session: int) -> None:
+        """Have a session serve input shapes, or none for 0."""
+        library().put_variant(self._key, [*shapes, *self._known[shapes].outputs], session)
+
+    def withdraw(self, digest: str) -> None:
+        """Have no session serve the shapes of a digest; its model is made anew when needed."""
+        for shapes, variant in self._known.items():
+            if variant.digest == digest:
+                self.serve(shapes, 0)
+        self._models.pop(digest, None)
+
+    def model_at(self, shapes: Shapes) -> OnnxSegment:
+        """The model of known input shapes."""
+        digest = self._known[shapes].digest
+        if digest not in self._models:  # its session was given up
+            _, self._models[digest] = self._segment.at(shapes)
+        return self._models[digest]
+
+    def is_bound(self, shapes: Shapes) -> bool:
+        """Whether an executor of MXNet's is bound to the node at input shapes."""
+        return library().users(self._key, shapes) > 0
+
+    def bound(self) -> set[str]:
+        """Digests of the shapes that executors are bound to."""
+        return {variant.digest for shapes, variant in self if self.is_bound(shapes)}
+
+    def _drop_idle(self, sessions: Collection[str]) -> None:
+        """Forget input shapes that were not used for long and that no executor is bound to."""
+        if len(self._known) < self._most:
+            return
+        lib = library()
+        uses = {shapes: lib.last_use(self._key, shapes) for shapes in self._known}
+        idle = sorted((shapes for shapes in uses if uses[shapes] >= 0), key=uses.__getitem__)
+        for shapes in idle[: self._most // 2]:
+            lib.drop_variant(self._key, shapes)
+            del self._known[shapes]
+        needed = {variant.digest for variant in self._known.values()}.union(sessions)
+        self._models = {name: model for name, model in self._models.items() if name in needed}
+        self._most = max(_MOST_VARIANTS, 2 * len(self._known))
+
+
+def _shape(tensor: TensorType) -> tuple[int, ...]:
+    assert tensor.shape is not None
+    return tensor.shape
