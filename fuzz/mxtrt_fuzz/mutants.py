@@ -20,6 +20,7 @@ import mxtrt.graph.partition
 import mxtrt.graph.rewrite
 import mxtrt.hooks.executor
 import mxtrt.hooks.gluon
+import mxtrt.plain.forward
 import mxtrt.plan.engine_node
 import mxtrt.plan.graph_pass
 import mxtrt.plan.variants
@@ -323,17 +324,16 @@ def _found_by_model() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def _requests_mixed_up() -> Iterator[None]:
     """A graph pass takes what another thread asked for last for its own."""
-    original = mxtrt.plan.graph_pass.request_pass
+    original = mxtrt.plain.forward.originals
 
-    @contextlib.contextmanager
-    def late(request: Any) -> Iterator[None]:
-        with original(request):
-            time.sleep(0.005)  # the others come meanwhile
-            yield
+    def late(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.005)  # the others come meanwhile
+        return original.optimize_for(*args, **kwargs)
 
+    graph_pass = mxtrt.plan.graph_pass
     with (
-        mock.patch.object(mxtrt.plan.graph_pass, "_requests", SimpleNamespace()),
-        mock.patch.object(mxtrt.plan.graph_pass, "request_pass", late),
+        mock.patch.object(graph_pass, "_calls", SimpleNamespace()),
+        mock.patch.object(graph_pass, "originals", SimpleNamespace(optimize_for=late)),
     ):
         yield
 

@@ -13,9 +13,9 @@ from mxtrt.config import Options
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.hooks import waiting
 from mxtrt.hooks.brought import Brought, brought_by
+from mxtrt.node.abi import PASS_NAME
 from mxtrt.observe.counters import count
 from mxtrt.observe.report import publish
-from mxtrt.plain.forward import originals
 from mxtrt.system.threads import rlock
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _log = logging.getLogger("mxtrt")
 _T = TypeVar("_T")
 
 #: Name of the backend in ``optimize_for`` and ``hybridize``.
-BACKEND = "TensorRT"
+BACKEND = PASS_NAME
 
 _subgraphs = rlock()  # taken again by a custom operator that binds while it is bound
 
@@ -144,7 +144,7 @@ def partition_symbol(
         EngineError: An array is sparse, or a pending write to it failed.
     """
     from mxtrt.node import library
-    from mxtrt.plan.graph_pass import PassRequest, request_pass
+    from mxtrt.plan.graph_pass import Request, run_pass
     from mxtrt.trial import check
     from mxtrt.weights.paging import gpu_of
 
@@ -158,18 +158,16 @@ def partition_symbol(
     gpu = None if ctx is None else gpu_of(ctx)
     if gpu is not None:
         waiting.install()
-    request = PassRequest(options, weights, gpu, refused or {}, keep, slower_stays, check)
-    with library().range("mxtrt partition"), request_pass(request):
-        rewritten = originals.optimize_for(symbol, BACKEND, args, aux, ctx, **inference)
-    assert request.plan is not None
-    brought = brought_by(symbol)
-    publish(request.plan.report)
-    if request.plan.nodes:
+    request = Request(options, weights, gpu, refused or {}, keep, slower_stays, check)
+    rewritten, plan = run_pass(symbol, request, args, aux, ctx, inference)
+    publish(plan.report)
+    if plan.nodes:
         count("binds")
-        count("segments", len(request.plan.nodes))
-    before = symbol.plan if isinstance(symbol, EngineSymbol) else None
-    request.plan.before = before  # its engine nodes stay in the symbol
-    return own(rewritten, request.plan, brought.of(rewritten.list_inputs()) if brought else None)
+        count("segments", len(plan.nodes))
+    # Engine nodes that the symbol had before stay in it.
+    plan.before = symbol.plan if isinstance(symbol, EngineSymbol) else None
+    brought = brought_by(symbol)
+    return own(rewritten, plan, brought.of(rewritten.list_inputs()) if brought else None)
 
 
 def until_accepted(

@@ -18,6 +18,7 @@ from mxtrt.errors import NodeError
 __all__ = [
     "MXNET_FUNCTIONS",
     "OPERATOR",
+    "PASS_NAME",
     "Call",
     "Functions",
     "Tally",
@@ -26,6 +27,9 @@ __all__ = [
 
 #: Name of the engine node's operator in a symbol.
 OPERATOR = "_mxtrt_engine"
+
+#: Name of the graph pass, and so of the backend in ``optimize_for`` and ``hybridize``.
+PASS_NAME = "TensorRT"
 
 #: What the engine node calls of MXNet's C API, in the order of ``struct MXNet`` in ``arrays.h``.
 MXNET_FUNCTIONS = (

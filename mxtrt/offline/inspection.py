@@ -17,7 +17,7 @@ from mxtrt.graph.partition import Partition
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import Report
 from mxtrt.plain.loading import mxnet_reason
-from mxtrt.plan.graph_pass import analyse, describe
+from mxtrt.plan.analysis import analyse, describe
 
 __all__ = ["inspect", "segments_of", "typed_graph"]
 

@@ -14,7 +14,7 @@ from mxtrt.convert.ops.slower import RULES
 from mxtrt.engines import cores
 from mxtrt.engines.tensorrt import TensorRT
 from mxtrt.offline.inspection import typed_graph
-from mxtrt.plan.graph_pass import analyse
+from mxtrt.plan.analysis import analyse
 
 DATA = mx.sym.var("data")
 

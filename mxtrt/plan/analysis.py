@@ -1,0 +1,149 @@
+"""Which nodes of a symbol go into engines, and why the others stay in MXNet; nothing is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from mxtrt.config import Options
+from mxtrt.convert.ops import registry
+from mxtrt.convert.ops.slower import Rule
+from mxtrt.convert.segment import support
+from mxtrt.engines import Engine, cores
+from mxtrt.graph.partition import Partition, Worth, partition
+from mxtrt.graph.symbol import Graph
+from mxtrt.observe.report import LeftNode, Report
+from mxtrt.plain.loading import own_name
+
+__all__ = ["analyse", "describe"]
+
+# Operators whose inputs and outputs have one shape, which any of them tells.
+_ONE_SHAPE = frozenset({"elemwise_add", "elemwise_div", "elemwise_mul", "elemwise_sub", "add_n"})
+
+# A size of 0, or under NumPy's semantics -1, in a shape as MXNet writes it.
+_OPEN = re.compile(r"(?<![\d])(0|-1)L?(?!\d)")
+
+
+def analyse(
+    graph: Graph,
+    weights: Collection[str],
+    options: Options,
+    refused: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
+    gpu: bool = False,
+    on_cpu: bool = False,
+) -> Partition:
+    """Partition a symbol with shapes and dtypes; nothing is built.
+
+    Args:
+        graph: The symbol as MXNet hands it to a graph pass.
+        weights: Names of the variables whose values are known when engines are built.
+        options: The options of the bind.
+        refused: Reasons why further nodes stay in MXNet, by name.
+        engine: The engine that is to run the segments; None for no one in particular.
+        gpu: Whether the graph's arrays are on a GPU.
+        on_cpu: Whether the engine computes on the CPU, where MXNet keeps what it does faster.
+    """
+    denied = {own_name(name) for name in options.deny_ops}
+    can = support(graph, weights, denied, gpu)
+    reasons = can.reasons
+    for index, node in enumerate(graph.nodes):
+        if refused and node.name in refused and not node.is_variable:
+            reasons.setdefault(index, refused[node.name])
+        if engine is not None and not node.is_variable:
+            for dtype in graph.dtypes_of(node):
+                if dtype not in engine.dtypes:
+                    reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
+    allowed = {own_name(name) for name in options.allow_ops}
+    kept, alone = _kept(graph, can.slower if on_cpu else {}, options)
+    for index, reason in kept.items():
+        reasons.setdefault(index, reason)
+    movers = frozenset(
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.op in registry() and registry()[node.op].moves_data_only
+    )
+    cheap = frozenset(index for index in can.cheap if graph.nodes[index].op not in allowed)
+    worth = Worth(options.min_nodes, movers, cheap if "*" not in allowed else frozenset(), alone)
+    while True:
+        known = can.known - reasons.keys()
+        found = partition(graph, reasons, frozenset(weights), worth=worth, known=known)
+        inferring = _readers_of_open_sizes(graph, found.reasons.keys(), known)
+        if not inferring:
+            return found
+        reasons |= inferring
+
+
+def _kept(
+    graph: Graph, rules: Mapping[int, Rule], options: Options
+) -> tuple[dict[int, str], dict[int, str]]:
+    """What MXNet keeps on a CPU as it is faster there, and what it keeps if nothing is around it.
+
+    Args:
+        graph: The symbol.
+        rules: Rules that hold for its nodes, by index.
+        options: The options of the bind.
+    """
+    allowed = {own_name(name) for name in options.allow_ops}
+    always: dict[int, str] = {}
+    alone: dict[int, str] = {}
+    if not rules or "*" in allowed:
+        return always, alone
+    guesses = options.prefer != "engine" and options.precision == "fp32"
+    one_thread = guesses and cores.single(options.threads)
+    for index, rule in rules.items():
+        if graph.nodes[index].op in allowed:
+            continue
+        if rule.alone:
+            if guesses:
+                alone[index] = rule.reason
+        elif one_thread or not rule.one_thread:
+            always[index] = rule.reason
+    return always, alone
+
+
+def _readers_of_open_sizes(
+    graph: Graph, left: Collection[int], known: Collection[int]
+) -> dict[int, str]:
+    """Nodes in engines from which MXNet has to infer the shape of a node that stays there, and why.
+
+    A node without inputs may leave sizes open, as begin states do: shape=(2, 0, 128).  MXNet infers
+    them from the nodes that read it, and of what they compute, until one has the sizes from another
+    input.  An engine node tells nothing of its inputs.
+
+    Args:
+        graph: The symbol.
+        left: Nodes that MXNet runs.
+        known: Nodes that an engine computes for itself where it reads them.
+    """
+    readers: dict[int, str] = {}
+    sizes_open: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        inputs = [entry.node for entry in node.inputs]
+        unknown = sizes_open.intersection(inputs)
+        if not inputs:
+            if index in left and _OPEN.search(node.attrs.get("shape", "")):
+                sizes_open.add(index)
+            continue
+        if index not in left:
+            unknown.difference_update(known)
+            if index in known or not unknown:
+                continue
+            source = graph.nodes[min(unknown)].name
+            readers[index] = f"MXNet infers the shape of {source} from it"
+        if node.op in _ONE_SHAPE:
+            told = len(unknown) < len(set(inputs))
+        else:
+            told = node.op == "RNN" and inputs[0] not in unknown
+        if unknown and not told:
+            sizes_open.add(index)
+    return readers
+
+
+def describe(graph: Graph, found: Partition, engine: str) -> Report:
+    """A report of a partition, its segments still to be filled in."""
+    left = [
+        LeftNode(graph.nodes[index].name, graph.nodes[index].op, reason)
+        for index, reason in sorted(found.reasons.items())
+    ]
+    return Report(engine=engine, left=left)
