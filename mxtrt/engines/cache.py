@@ -30,7 +30,7 @@ _log = logging.getLogger("mxtrt")
 
 _MAGIC = b"mxtrt engine 1\n"
 _SUFFIX, _LOCK = ".engine", ".lock"
-# Seconds after which the process that builds an entry is taken for stuck.
+# Seconds to wait for another process that builds the same entry.
 _PATIENCE = 600.0
 # Seconds by which the clocks of machines that share the directory may differ.
 _SKEW = 3600.0
@@ -139,7 +139,7 @@ class EngineCache:
             with contextlib.suppress(OSError):
                 status = path.stat()
                 total += status.st_size
-                # Of the future: not used since the clock was set back.
+                # A time in the future: not used since the clock was set back.
                 used = status.st_mtime if status.st_mtime <= latest else 0.0
                 if path != written:
                     entries.append((used, status.st_size, path))

@@ -65,7 +65,9 @@ class SharedSessions:
             if session is not None:
                 return session, True
             session = build()
-            if watch.changed():  # and perhaps changed back: it may have read something else
+            if (
+                watch.changed()
+            ):  # the session may have read values that are neither the old nor the new ones
                 return session, False
             session.baseline = Baseline(watch, held)
             with self._lock:

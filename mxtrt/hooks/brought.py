@@ -93,7 +93,7 @@ def _completed(brought: Brought, ctx: Any, given: Any, names: Sequence[str]) -> 
         return given
     if isinstance(given, Sequence):
         shown = [name for name in names if name not in held.arrays]
-        if len(given) != len(shown):  # all of them, or a mistake, which MXNet names
+        if len(given) != len(shown):  # given in full; if one is missing MXNet says which
             return given
         given = dict(zip(shown, given, strict=True))
     arrays = {name: array.as_in_context(ctx) for name, array in held.arrays.items()}

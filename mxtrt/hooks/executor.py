@@ -101,10 +101,10 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     handle: Any
     outputs: list[Any]
     _mxtrt: _Binding | None
-    _state: State  # left to MXNet where an engine could not be had, though there was one before
+    _state: State  # ``LEFT`` where a rebuild failed, or a reshape to shapes without an engine
     _retired: list[Any]
     _relatives: weakref.WeakSet[Executor] | None = (
-        None  # itself, and who shares its outputs' memory
+        None  # the executors that share the memory of its outputs, itself among them
     )
 
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[Any]:
@@ -133,11 +133,11 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             outputs = outputs or self._run(binding, kwargs)
         if self._relatives is not None and len(self._relatives) > 1 and not computed_in_place:
             for head, new in zip(heads, outputs, strict=True):
-                new.copyto(head)  # where the others see it
+                new.copyto(head)  # into the memory that the related executors read
         else:
             for head, new in zip(heads, outputs, strict=True):
                 head.handle, new.handle = new.handle, head.handle
-        # The old arrays go at the next forward: another thread may be reading one.
+        # Kept until the next forward: another thread may still be reading one of them.
         self._retired = outputs
         self.outputs = heads
         return heads
@@ -169,15 +169,15 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             for name, array in kwargs.items():
                 known = inputs.get(name)
                 if known is None or not isinstance(array, NDArray) or array.shape != known.shape:
-                    return None  # MXNet says what is wrong, or converts
+                    return None  # MXNet's forward raises, or converts the array
             inputs = {**inputs, **kwargs}
         try:
             outputs = binding.inline(list(inputs.values()))
         except OtherArraysError:
-            return None  # MXNet copies them into its own, or says what is wrong
+            return None  # MXNet's forward copies them into its own arrays, or raises
         if outputs is not None:
             for name, array in kwargs.items():
-                self.arg_dict[name][:] = array  # in the background: the run has read `array`
+                self.arg_dict[name][:] = array  # asynchronous; the run has already read `array`
         return outputs
 
     def reshape(
@@ -212,7 +212,9 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             head.handle, own.handle = own.handle, head.handle
 
     def __del__(self) -> None:
-        if sys is None or sys.is_finalizing():  # modules are being taken apart
+        if (
+            sys is None or sys.is_finalizing()
+        ):  # at interpreter exit the module's globals may be None already
             return
         Executor.__del__(self)
 

@@ -37,10 +37,10 @@ __all__ = ["install"]
 _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
 
-# Input shapes that are known to be MXNet's.
+# So many input shapes are remembered that the engines did not take.
 _MOST_LEFT = 1000
 
-# Kinds of inputs that a block has engines for; each holds what the engine makes of the weights.
+# A block has engines for so many kinds of inputs; the engines of each hold the weights anew.
 _MOST_KINDS = 8
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -201,7 +201,7 @@ class _BlockBinding:
         Raises:
             _NoEngineError: There is no engine, now and later.
         """
-        # In this order: whoever puts new arrays in place of what is bound now changes the epoch.
+        # The epoch first: a thread that replaces the bound arrays changes it afterwards.
         epoch, bound = self._epoch, self._bound
         if epoch is _Epoch.now and bound is not None and bound.freshness.current():
             return bound
@@ -228,7 +228,7 @@ class _BlockBinding:
         if self._epoch is not epoch or self._refused != refused:
             arrays = {name: p.data(self._context) for name, p in self._parameters.items()}
             if not all(map(library().is_readable, (*flat, *arrays.values()))):
-                return False  # MXNet's operators pass on what failed
+                return False  # MXNet's own operators then raise what failed
             bound = self._bound
             if (
                 bound is None
@@ -236,7 +236,7 @@ class _BlockBinding:
                 or any(bound.arrays[name] is not array for name, array in arrays.items())
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
-                    return False  # another binding's
+                    return False  # inputs of another kind than this binding's
                 self._refused = dict(refused)
                 data = {variable.name: flat[i] for i, variable in enumerate(self._data)}
                 self._bound = self._bind(flat, data, arrays)
@@ -302,7 +302,7 @@ class _Bindings:
             in_mxnet: Has MXNet's operators answer it.
         """
         if not self._latest and self._epoch is _Epoch.now and not self._tries.due():
-            return self.in_mxnet(in_mxnet)  # at once, where no engine may answer
+            return self.in_mxnet(in_mxnet)  # the quick way while the block has no engine
         flat, form = _flatten(args)
         if form != self._in_format and not _differ_in_none(form, self._in_format):
             return self.in_mxnet(in_mxnet)
@@ -396,7 +396,9 @@ class _Bindings:
     def _look_at_parameters(self) -> None:
         """Take note of the arrays that the parameters have now."""
         epoch, arrays = _Epoch.now, []
-        with contextlib.suppress(RuntimeError):  # not initialized: MXNet says so
+        with contextlib.suppress(
+            RuntimeError
+        ):  # not initialized: MXNet raises when the block is called
             for parameter in self._parameters:
                 arrays += parameter.list_data()
         old = self._arrays
@@ -424,10 +426,10 @@ def _shapes(flat: Sequence[NDArray]) -> Shapes:
     return tuple(array.shape for array in flat)
 
 
-# MXNet traces a block in scopes of names that belong to the block and not to a thread.
+# While MXNet traces a block it sets name scopes on the block, so two threads must not trace one.
 _first_calls = rlock()
 
-# What a block has for bindings while its first call is made.
+# Stands for a block's bindings while its first call makes them.
 _UNDER_WAY = object()
 
 
@@ -498,7 +500,7 @@ def _wrap_new_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
     def renewing(self: Parameter, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(self, *args, **kwargs)
-        finally:  # not before: another thread would take the old arrays for the new
+        finally:  # afterwards: a thread in between would take the old arrays for new
             _Epoch.now = object()
 
     return renewing

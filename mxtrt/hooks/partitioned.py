@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 #: Name of the backend in ``optimize_for`` and ``hybridize``.
 BACKEND = PASS_NAME
 
-_subgraphs = rlock()  # taken again by a custom operator that binds while it is bound
+_subgraphs = rlock()  # reentrant: a custom operator may bind a symbol while it is bound itself
 
 
 def one_at_a_time(function: Callable[..., _T]) -> Callable[..., _T]:
@@ -94,7 +94,7 @@ class EngineSymbol(Symbol):  # type: ignore[misc]
 
     def as_np_ndarray(self) -> Any:
         symbol = Symbol.as_np_ndarray(self)
-        symbol._mxtrt = self  # keeps the engines
+        symbol._mxtrt = self  # keeps the plan alive, as the NumPy symbol is a plain MXNet object
         return symbol
 
 

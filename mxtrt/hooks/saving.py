@@ -60,13 +60,15 @@ def _has_engines(symbol: Symbol) -> bool:
     """Whether a symbol has engine nodes, or had some where it was saved."""
     if isinstance(symbol, EngineSymbol):
         return symbol.deferred is None
-    # Without a live engine there is none to save, and the symbol need not be looked through.
+    # No plan lives, so no symbol has an engine; the symbol need not be written out to see that.
     live_plans = getattr(sys.modules.get("mxtrt.plan.plan"), "live_plans", list)
     if not live_plans():
         return False
     try:
         return OPERATOR in originals.tojson(symbol)
-    except UnicodeDecodeError:  # a name in it is no text, which MXNet saves and no engine is for
+    except (
+        UnicodeDecodeError
+    ):  # a name is not UTF-8: MXNet saves such symbols, and none of them has an engine
         return False
 
 

@@ -173,7 +173,7 @@ def _shapes_known(symbol: Symbol, shapes: Mapping[str, Any]) -> bool:
         arguments = {name: shapes[name] for name in symbol.list_arguments() if name in shapes}
         inferred, _, _ = symbol.infer_shape_partial(**arguments)
     except Exception:
-        return True  # they contradict each other, say, and the graph pass tells how
+        return True  # shapes that contradict each other; the graph pass raises with MXNet's words
     unknown = 0 if not is_np_shape() else -1
     return all(
         shape is not None and (shape or is_np_shape()) and unknown not in shape

@@ -16,10 +16,10 @@ __all__ = ["Signature", "Tries", "signature_of"]
 #: Shape, dtype, storage type and context of every input.
 Signature = tuple[tuple[Any, ...], ...]
 
-# Inputs that are known to be MXNet's.
+# So many signatures are remembered for which a bind failed.
 _MOST_KNOWN = 1000
 
-# Calls in which inputs that are MXNet's are taken for so without a look at them, at the most.
+# Longest run of calls that go to MXNet without a look at their inputs.
 _LONGEST_SLEEP = 64
 
 

@@ -17,7 +17,7 @@ from mxtrt.plain.loading import own_name
 
 __all__ = ["analyse", "describe"]
 
-# Operators whose inputs and outputs have one shape, which any of them tells.
+# Operators whose inputs and outputs all have the same shape: one known shape gives the others.
 _ONE_SHAPE = frozenset({"elemwise_add", "elemwise_div", "elemwise_mul", "elemwise_sub", "add_n"})
 
 # A size of 0, or under NumPy's semantics -1, in a shape as MXNet writes it.

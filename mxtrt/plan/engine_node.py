@@ -33,7 +33,7 @@ _log = logging.getLogger("mxtrt")
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
 
-# Seconds that a thread of MXNet's waits for a build, which may be waiting for that thread.
+# Seconds that a thread of MXNet's waits for another thread's build, which may itself wait for it.
 _PATIENCE = 1.0
 
 
@@ -92,7 +92,9 @@ class EngineNode:
         self.stands_alone = False
         self._owned = weights
         self._lock = rlock()
-        self._unbuilt: dict[Shapes, str] = {}  # not tried again: the reasons
+        self._unbuilt: dict[
+            Shapes, str
+        ] = {}  # why no engine could be built, by input shapes; not tried again
         self._segment = Reshaped(graph, weights, model)
         static = engine.static_shapes
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
@@ -124,7 +126,7 @@ class EngineNode:
         """
         with self._lock:
             own = {name: arrays[name] for name in self.weights}
-            old = self.sessions.renew(own, shares)  # until the new ones have taken their place
+            old = self.sessions.renew(own, shares)  # kept alive until the new ones serve
             self._unbuilt.clear()
             for shapes, variant in self.variants:
                 if variant.digest in old or not old or self.variants.is_bound(shapes):
@@ -191,12 +193,12 @@ class EngineNode:
         """
         if self.gpu is None:
             values = {name: weight.values for name, weight in self.sessions.in_place.items()}
-        else:  # nobody keeps a copy of those on a GPU
+        else:  # there is no copy of weights on a GPU
             arrays = self.sessions.arrays or {}
             values = {name: copy_from_gpu(array, self.gpu) for name, array in arrays.items()}
-        written = self.written()  # asked when they are read, as others may write
+        written = self.written()  # after they are read, as other threads may write meanwhile
         if values and (written is None or written()):
-            # To other values, or by oneDNN to another layout, which could be told apart by waiting.
+            # Or oneDNN changed the layout only; telling that needs a wait.
             raise EngineError("its weights were written to since the engine was built")
         return values
 

@@ -68,7 +68,7 @@ class Fallback:
 
     def _start(self, weights: Mapping[str, np.ndarray[Any, Any]]) -> TakeOver:
         given = {*self._inputs, *weights}
-        unread = {  # nothing depends on them: a label at inference
+        unread = {  # variables that no output depends on, such as a label at inference
             node.name: node.types[0].dtype.str
             for node in self._graph.nodes
             if node.is_variable and node.name not in given and node.types[0].dtype is not None

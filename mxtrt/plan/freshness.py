@@ -52,9 +52,11 @@ class Freshness:
         try:
             if not plan.state.built or in_forked_child() or plan.baseline.changed():
                 return False
-        except MXNetError:  # a pending write failed, of which MXNet's operators tell
+        except MXNetError:  # a pending write failed, which MXNet's own operators then raise
             return False
-        if self._pending:  # asked last: another thread may just have taken the change to notice
+        if (
+            self._pending
+        ):  # checked last: another thread may have seen the change and reset the counts in between
             return False
         self._served += 1
         if self._served == _CALM_AFTER:
@@ -76,7 +78,7 @@ class Freshness:
         from mxtrt.node import library
 
         if not all(map(library().is_readable, self._arrays.values())):
-            return False  # a pending write failed, of which MXNet's operators tell
+            return False  # a pending write failed, which MXNet's own operators then raise
         with self._lock:
             return self._settle(data or {})
 
@@ -88,7 +90,7 @@ class Freshness:
             self._plan.build({**data, **self._arrays}, shares=True)
         elif not baseline.still_holds():
             self._pending = True
-            # Engines that never answered follow at once, however often weights are set.
+            # Engines that have not answered since the last build are built at once.
             self._waiting = self._patience if self._served else 0
             if self._served:
                 self._patience = min(max(2 * self._patience, 1), _MOST_PATIENT)

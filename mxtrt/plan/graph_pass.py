@@ -225,12 +225,12 @@ def _make(graph: Graph, request: Request, engine: Engine) -> _Made:
         part, outside = graph.subgraph(segment.members, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
         model = to_onnx(part, owned)
-        # What no ONNX node reads (a label at inference) is no input of the engine node.
+        # A variable that no ONNX node reads, such as a label at inference, is no input of the node.
         variables = part.nodes[: len(outside)]
         read = [e for e, v in zip(outside, variables, strict=True) if v.name in model.inputs]
         if read:
             segment = dataclasses.replace(segment, inputs=tuple(read))
             parts.append(_Part(segment, part, owned, model))
-        else:  # its only data was such a label; MXNet runs no operator without inputs
+        else:  # nothing is left to read, and MXNet runs no operator without inputs
             without_inputs += segment.nodes
     return _Made(graph, found, tuple(parts), tuple(without_inputs), Timed())

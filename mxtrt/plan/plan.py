@@ -102,9 +102,9 @@ class Plan:
         self.unread: dict[str, Any] = {}
         self.before: Plan | None = None
         self.timed = timed or Timed()
-        self._check = check  # until they have passed
+        self._check = check  # None once the engines have passed
         self.state = State()
-        self._borrowed: list[Session] = []  # their weights are others' arrays
+        self._borrowed: list[Session] = []  # sessions of other plans that read these plans' arrays
         for node in self.nodes:
             node.state = self.state
             node.written = weakref.WeakMethod(self._written)
@@ -166,7 +166,7 @@ class Plan:
         if sum(node.sessions.built for node in self.nodes) > builds:
             self._lib.trim()
         contents = None
-        again = self._lib.watch(owned)  # by which others who share an engine see a write
+        again = self._lib.watch(owned)  # for other plans that share these sessions
         try:
             contents = Contents(owned)
         except OSError as error:

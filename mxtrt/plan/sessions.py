@@ -75,7 +75,7 @@ class Sessions:
         for session in old.values():
             if session in self.borrowed:
                 self.borrowed.remove(session)
-            else:  # its weights were written to
+            else:  # its weights have changed, so no other plan may find it
                 shared_sessions().forget(session)
         return old
 
@@ -118,7 +118,7 @@ class Sessions:
         """
         assert self.arrays is not None
         weights = [Weight.of(w, self.arrays[w.name]) for w in model.weights]
-        if self._gpu is None:  # of those on a GPU they are copies
+        if self._gpu is None:  # weights on a GPU are copied to the host for the build
             self.in_place = {weight.type.name: weight for weight in weights}
         # Ranges for int8 are of whole segments, which nodes that the engine refuses must not
         # leave: their layers leave int8, or all layers where none of them is named.

@@ -19,7 +19,7 @@ from mxtrt.system.child import Arrays, Child, Header, serve
 
 __all__ = ["TakeOver", "main"]
 
-# Seconds after which the process is taken for stuck.
+# Seconds to wait for an answer before the process counts as stuck.
 _PATIENCE = 120.0
 
 

@@ -130,7 +130,7 @@ class Variants:
         self._segment = segment
         self._static = static
         self._known: dict[Shapes, Variant] = {}
-        self._models: dict[str, OnnxSegment] = {}  # of the sessions, and of those to be built
+        self._models: dict[str, OnnxSegment] = {}  # by digest, of present and future sessions
         self._digests: set[str] = set()
         self._most = _MOST_VARIANTS
 
@@ -187,7 +187,7 @@ class Variants:
     def model_at(self, shapes: Shapes) -> OnnxSegment:
         """The model of known input shapes."""
         digest = self._known[shapes].digest
-        if digest not in self._models:  # its session was given up
+        if digest not in self._models:  # the model was dropped with its session
             _, self._models[digest] = self._segment.at(shapes)
         return self._models[digest]
 

@@ -70,7 +70,7 @@ def all_built(plan: Plan, arrays: Mapping[str, Any]) -> None:
                 slower.update(refusal.reasons)
             notes.append(node.report.notes[known:])
         timed.notes, timed.slower = notes, slower
-    else:  # at another bind
+    else:  # another bind of this graph has timed them
         slower = timed.slower
         for node, told in zip(plan.nodes, timed.notes, strict=True):
             node.report.notes += told

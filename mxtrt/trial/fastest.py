@@ -54,7 +54,7 @@ def is_timed(node: EngineNode) -> bool:
     """Whether the option ``prefer`` has an engine compared with MXNet."""
     if node.options.prefer != "auto":
         return node.options.prefer == "fastest"
-    # Other precisions are asked for with their speed in mind.
+    # Whoever asks for another precision wants its engine.
     return node.engine.on_cpu and node.precision == "fp32" and is_open(node.graph)
 
 
@@ -175,7 +175,7 @@ def _compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> str:
     try:
         values = values_for(node, arrays)
         begin = time.perf_counter()
-        run_engine(node, values)  # whether it does
+        run_engine(node, values)  # raises if it does not run
         if hurried and (seconds := time.perf_counter() - begin) > _LONGEST_FORWARD:
             notes.append(f"not timed: a forward takes {seconds:.2g} s")
             return ""
@@ -186,9 +186,11 @@ def _compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> str:
     except IndicesError as error:
         notes.append(f"not timed: {error}")
         return ""
-    values = {name: values[name] for name in node.inputs}  # MXNet has its copy of the weights
+    values = {
+        name: values[name] for name in node.inputs
+    }  # the weights are not needed again: MXNet's executor has a copy
     ours = _Engine(node, values, options.inline_below if alone else 0)
-    # One thread's time is its own, however busy the machine is.
+    # The CPU time of one thread does not depend on how busy the machine is.
     clock = time.process_time if cores.single(options.threads) else time.perf_counter
     found, forwards = _timed(lambda: _wait(ours()), plain, clock)
     if node.state.retired:
@@ -226,7 +228,7 @@ def _timed(
 
     Two pairs are enough where the engine is the faster one.
     """
-    ours()  # the first time is no measure
+    ours()  # the first run allocates memory
     plain()
     shortest = min(_seconds(ours, clock), _seconds(plain, clock))
     forwards = max(1, round(_TURN / max(shortest, 1e-6)))

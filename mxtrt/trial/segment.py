@@ -58,7 +58,7 @@ def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
         assert dtype is not None
         given: Any = arrays.get(name)
         known = given is not None and tuple(given.shape) == shape
-        if name not in node.inputs:  # a weight, or what the engine does not read
+        if name not in node.inputs:  # a weight, or a variable that the engine does not read
             values[name] = given.asnumpy() if known else np.ones(shape, dtype)
         elif known and np.ptp(seen := given.asnumpy()):
             values[name] = seen.astype(dtype)

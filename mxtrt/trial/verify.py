@@ -97,7 +97,9 @@ class _Expected:
         import mxnet as mx
 
         compute, arrays = operators(graph, entries, values, gpu)
-        still = reached(graph, places(graph)).keys()  # lengths and indices: nobody rounds them
+        still = reached(
+            graph, places(graph)
+        ).keys()  # lengths and indices are whole numbers: no noise on them
 
         def forward() -> list[Array]:
             return [output.asnumpy() for output in compute()]
@@ -113,7 +115,7 @@ class _Expected:
                 if array.dtype.kind == "f" and name not in still:
                     noise = random.standard_normal(array.shape) * (unit * _ROUNDINGS)
                     moved = mx.nd.array(array * (1 + noise), dtype=array.dtype, ctx=old.context)
-                    moved.copyto(old)  # also where oneDNN has a layout of its own
+                    moved.copyto(old)  # a copy also works where the old array is in oneDNN's layout
             with np.errstate(invalid="ignore", over="ignore"):
                 for total, head, sample in zip(self._squares, self._right, forward(), strict=True):
                     total += np.square(sample.astype(np.float64) - head)
@@ -126,7 +128,7 @@ class _Expected:
             right, variance = self._right[place], self._squares[place] / _SAMPLES
             if answer.shape != right.shape or answer.dtype != right.dtype:
                 return float("inf")
-            # What is not a number to MXNet, or to its neighbours, decides nothing.
+            # Where MXNet's answer, with or without noise, is not finite, any answer is accepted.
             sure = np.isfinite(right) & np.isfinite(variance)
             if not sure.any():
                 continue
@@ -140,7 +142,7 @@ class _Expected:
             largest = max(float(np.abs(right[sure]).max()), 1e-30)
             unit = max(self._unit, float(np.finfo(right.dtype).eps) / 2)
             limit = _DEVIATIONS * (np.sqrt(variance) + 2 * unit * largest)
-            # NaN from the engine where MXNet has a number is as far as it gets.
+            # NaN from the engine where MXNet has a number counts as infinitely far.
             worst = max(worst, float(np.nan_to_num((off / limit)[sure], nan=np.inf).max()))
         return worst
 
@@ -157,7 +159,10 @@ def _bisect(
     operators = [index for index, one in enumerate(graph.nodes) if not one.is_variable]
     entries = [Entry(i, k) for i in operators for k in range(len(graph.nodes[i].types))]
     expected = _Expected(graph, entries, values, unit, node.gpu)
-    right, wrong = 0, len(operators)  # numbers of nodes with which the engine is right and wrong
+    right, wrong = (
+        0,
+        len(operators),
+    )  # with so many first nodes the engine is right, with so many wrong
     while wrong - right > 1:
         half = (right + wrong) // 2
         heads = _heads(graph, operators[:half])

@@ -58,7 +58,7 @@ class Baseline:
         watch = self._watch
         if watch is None or self._held is None:
             return False
-        counts = watch.counts()  # first: a write while they are read is one to come
+        counts = watch.counts()  # before reading: a write during it then shows as a change
         try:
             same = self._held.same()
         except OSError:

@@ -53,17 +53,17 @@ __all__ = [
 
 #: Arrays in host memory below this size stay where they are: each would cost two mappings.
 SMALLEST = 128 * 1024
-# The same on a GPU, where they cost none.
+# Likewise on a GPU, where releasing costs no memory mappings.
 _SMALLEST_ON_GPU = 64 * 1024
-# Whole pages that an array of that size has, wherever in a page it begins.
+# Bytes in whole pages of the smallest such array, wherever in a page it begins.
 _LEAST = SMALLEST - mmap.PAGESIZE
 
-# In MXNet's error where it finds oneDNN's layout instead of rows, and how often that may happen.
+# Words of MXNet's error for an array that is in oneDNN's layout, and how often to ask again.
 _ONEDNN, _TRIES = "MKLDNN data", 100
 
 _PREFIX = "mxtrt-weights-"
 
-# Mappings of an array between memory of others, and the kernel's default for a process.
+# Memory mappings that one released array adds at the most; the kernel's default limit.
 _EACH, _USUAL_LIMIT = 2, 65530
 # Flags of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux):
 # the page is present or swapped, and it is a page of a file.
@@ -173,7 +173,7 @@ def _address(array: Any) -> int:
             check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
             break
         except MXNetError as error:
-            # Its operators in another thread had oneDNN's layout back before anyone looked.
+            # Another thread's operators put the array back into oneDNN's layout first: ask again.
             if not left or _ONEDNN not in str(error):
                 raise
     return pointer.value or 0
@@ -234,11 +234,11 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
     ]
     if not spans:  # the kernel takes milliseconds to list the mappings
         return PagedOut(0, 0, 0, 0)
-    mappings, regions = _mappings()  # now that every array has its memory
+    mappings, regions = _mappings()  # after every array's memory is allocated
     limit = _mappings_allowed()
     spans = [span for span in spans if _covered(span.begin, span.end, regions)]
     spans.sort(key=lambda span: span.private, reverse=True)
-    # Those who come later get some too: a quarter of what there is.
+    # A plan takes a quarter of what is left, so that later plans get some too.
     room = max(limit // 2 - mappings, 0) // 4 // _EACH
     wanted = sum(span.private for span in spans)
     released = 0
@@ -246,7 +246,7 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
         offset = 0
         # Neighbours in memory are neighbours in the file: the kernel makes one mapping of them.
         for span in sorted(spans[:room], key=lambda span: span.begin):
-            with _untouched_lock:  # to a plan that saw them before they may hold something else
+            with _untouched_lock:  # a plan that noted these pages before has to compare them again
                 _untouched.pop(span.begin, None)
             size = span.end - span.begin
             try:
@@ -254,7 +254,7 @@ def page_out(arrays: Iterable[Any], directory: Path, watch: Watch | None = None)
             except OSError as error:
                 if error.errno != errno.ENOMEM:
                     raise
-                break  # others had the mappings meanwhile
+                break  # other threads took the mappings meanwhile
             offset += size
             released += span.private
     return PagedOut(released, wanted - released, mappings, limit)

@@ -49,7 +49,7 @@ class Api:
             )
         try:
             self.trt: Any = importlib.import_module(package)
-        except Exception as error:  # a missing CUDA library shows as any of several
+        except Exception as error:  # a missing CUDA library raises one of several types
             raise EngineError(f"TensorRT does not load: {error}") from error
         self.package = package
         self.version = str(self.trt.__version__)
@@ -92,7 +92,7 @@ class Api:
 
             def log(self, severity: Any, message: str) -> None:
                 level = levels.get(severity, logging.DEBUG)
-                if level == logging.ERROR:  # the bind fails with it, and says it as a warning
+                if level == logging.ERROR:  # kept for the exception; the bind that gets it warns
                     errors.append(message)
                     level = logging.DEBUG
                 _log.log(level, "%s", message)

@@ -273,7 +273,7 @@ def _pin_types(trt: Any, network: Any, config: Any, model: bytes) -> None:
     values = (*graph.input, *graph.value_info, *graph.output)
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
     if onnx.TensorProto.FLOAT16 not in kinds.values():
-        return  # what is not int8 has float32 to choose from only
+        return  # other layers may compute in float32 only
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     types = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}

@@ -82,7 +82,7 @@ class BuilderProcess:
                 told = child.ask(facts, arrays, _PATIENCE)[1]
             except RefusedNodesError:
                 raise
-            except BaseException:  # for want of memory, perhaps, which its libraries do not forget
+            except BaseException:  # cuBLAS and cuDNN stay broken after an allocation failed
                 self._stop()
                 raise
             finally:
