@@ -201,7 +201,7 @@ def _wrap_get_backend_symbol(original: Callable[..., Symbol]) -> Callable[..., S
     return get_backend_symbol
 
 
-def _eligible(symbol: Symbol, ctx: Any, group2ctx: Any, gradients: bool) -> Options | None:
+def _eligible(symbol: Symbol, group2ctx: Any, gradients: bool) -> Options | None:
     """Options of an executor's bind, or None when it is plain MXNet's."""
     owner = getattr(symbol, "_mxtrt", symbol)  # of a symbol under NumPy's semantics
     deferred = owner.deferred if isinstance(owner, EngineSymbol) else None
@@ -234,7 +234,7 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
             self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec
         )
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
-        options = _eligible(self, ctx, group2ctx, gradients)
+        options = _eligible(self, group2ctx, gradients)
         if options is not None:
             weights = decision.attempt(lambda: _weights(self, options), options, ctx)
             if weights is not None:
@@ -271,7 +271,7 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
             **kwargs,
         )
         write_into(executor, self)
-        options = _eligible(self, ctx, group2ctx, decision.wants_gradients(grad_req))
+        options = _eligible(self, group2ctx, decision.wants_gradients(grad_req))
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.
             names = shared_arg_names or set(self.list_arguments()) - set(kwargs)
