@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mxnet.base import MXNetError
-
 from mxtrt.errors import RefusedNodesError
 from mxtrt.node.forks import in_forked_child
 from mxtrt.observe.counters import count
@@ -38,6 +36,9 @@ class Freshness:
     """
 
     def __init__(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
+        from mxnet.base import MXNetError
+
+        self._error = MXNetError
         self._plan = plan
         self._arrays = arrays
         self._patience = 0
@@ -52,7 +53,7 @@ class Freshness:
         try:
             if not plan.state.built or in_forked_child() or plan.baseline.changed():
                 return False
-        except MXNetError:  # a pending write failed, which MXNet's own operators then raise
+        except self._error:  # a pending write failed, which MXNet's own operators then raise
             return False
         if (
             self._pending

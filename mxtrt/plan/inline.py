@@ -12,9 +12,6 @@ import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mxnet.base import NDArrayHandle
-from mxnet.ndarray import NDArray
-
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode
     from mxtrt.plan.plan import Plan
@@ -36,10 +33,14 @@ class InlineRun:
     """
 
     def __init__(self, node: EngineNode, below: int, context: Any) -> None:
+        from mxnet.base import NDArrayHandle
+        from mxnet.ndarray import NDArray
+
         from mxtrt.node import library
         from mxtrt.node.abi import Call
 
         self._run, self._take_error = library().run_call, library().take_error
+        self._array, self._handle = NDArray, NDArrayHandle
         self._node = node
         inputs, outputs = len(node.inputs), len(node.report.outputs)
         limit, place = below * 1000, (context.device_typeid, context.device_id)
@@ -53,7 +54,7 @@ class InlineRun:
         below = plan.options.inline_below
         return cls(plan.nodes[0], below, context) if plan.is_one_node and below else None
 
-    def __call__(self, inputs: Sequence[NDArray]) -> list[Any] | None:
+    def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
         """The outputs, there or on their way; None when this run has to go through MXNet.
 
         A run that fails retires the engine: the plan's state says so.
@@ -67,7 +68,7 @@ class InlineRun:
         outputs = self._outputs()
         done = self._run(self._call, self._inputs(*[array.handle for array in inputs]), outputs)
         if done == 1:
-            return [NDArray(NDArrayHandle(handle)) for handle in outputs]
+            return [self._array(self._handle(handle)) for handle in outputs]
         if done == -2:
             raise OtherArraysError
         if done == 0:
@@ -92,7 +93,7 @@ class Alike:
         self._types = (ctypes.c_int * len(dtypes))(*map(type_flag, dtypes))
         self._context = len(dtypes), context.device_typeid, context.device_id
 
-    def __call__(self, arrays: Sequence[NDArray]) -> bool:
+    def __call__(self, arrays: Sequence[Any]) -> bool:
         """Whether these arrays are."""
         handles = self._handles(*[array.handle for array in arrays])
         return bool(self._are_alike(handles, self._types, *self._context))
