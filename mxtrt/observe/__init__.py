@@ -1,4 +1,1 @@
-"""What a person is told.
-
-``report`` is of one bind, ``counters`` are of the process, ``metrics`` gives them to Prometheus.
-"""
+"""What a person is told: ``report`` of one bind, ``counters`` of the process."""

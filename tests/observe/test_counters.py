@@ -98,7 +98,7 @@ def test_stats_read_well_and_load_nothing():
 def test_prometheus_exposes_every_counter():
     """One counter per field with its meaning, read at the scrape."""
     client = pytest.importorskip("prometheus_client")
-    from mxtrt.observe import metrics
+    from mxtrt import metrics
 
     registry = client.CollectorRegistry()
     metrics.register(registry)
@@ -116,7 +116,7 @@ def test_prometheus_exposes_every_counter():
 
 def test_without_prometheus_client_it_is_one_sentence(monkeypatch):
     """The package is an extra."""
-    from mxtrt.observe import metrics
+    from mxtrt import metrics
 
     def refuse(name, *args, **kwargs):
         if name.split(".")[0] == "prometheus_client":

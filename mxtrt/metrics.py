@@ -1,6 +1,6 @@
 """The counters for Prometheus (extra ``metrics``: ``pip install 'mxtrt[metrics]'``).
 
-``mxtrt.observe.metrics.register()`` once per process, and whatever exposes the process's metrics
+``mxtrt.metrics.register()`` once per process, and whatever exposes the process's metrics
 exposes ``mxtrt_engine_runs_total`` and its siblings with them.
 """
 
