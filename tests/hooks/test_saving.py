@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import pickle
+import pickletools
 import shutil
 import subprocess
 import sys
@@ -601,3 +602,11 @@ def test_a_sidecar_is_looked_for_next_to_its_symbol_only(files):
         path.write_text(json.dumps(data))
         with pytest.raises(GraphError, match="mxtrt_saved is damaged"):
             mx.sym.load(str(path))
+
+
+def test_a_pickle_names_a_function_that_has_not_moved():
+    """Pickles that exist name it, so it stays where it is."""
+    made = partitioned(seed=1)[0]
+    assert {"mxtrt.hooks.saving", "restored"} <= {
+        argument for _, argument, _ in pickletools.genops(pickle.dumps(made))
+    }
