@@ -9,16 +9,15 @@ kernels for that are the fast ones (VNNI multiplies uint8 by int8) and take ``Re
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
 
 from mxtrt.errors import EngineError
-from mxtrt.precision import ranges as ranges_of
 from mxtrt.precision.quantizer import quantization, quiet
-from mxtrt.precision.ranges import LAYERS, SegmentRanges
+from mxtrt.precision.ranges import LAYERS, SegmentRanges, as_mapping, chosen, layers_of
 from mxtrt.precision.working import Step, WorkingModel
 
 __all__ = ["quantize", "require_quantizer"]
@@ -34,6 +33,9 @@ _TENSORRT = {
     "Relu", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }
 # fmt: on
+
+# Smallest and largest value of a tensor.
+_Range = tuple[np.float32, np.float32]
 
 #: Largest number of int8; a little less, since a scale is rounded to float32.
 _LARGEST = 127 * (1 - 1e-6)
@@ -65,52 +67,70 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         How many layers are int8.
     """
     require_quantizer()
+    _part_shared_weights(model)
+    layers = [step.node.name for step in layers_of(model)]
+    known = _finite_ranges(model, segment)
+    kept = _kept_in_float32(model, segment, known)
+    if not symmetric:
+        kept |= _outside_layers(model, kept)
+    _insert_quantization(model, known, kept, symmetric=symmetric)
+    if symmetric:
+        _for_tensorrt(model, kept)
+    return sum(name not in kept for name in layers)
+
+
+def _finite_ranges(model: WorkingModel, segment: SegmentRanges) -> dict[str, _Range]:
+    """Smallest and largest value of every tensor for which calibration saw finite ones."""
+    return {
+        name: (np.float32(low), np.float32(high))
+        for name, (low, high) in as_mapping(segment, model).items()
+        if np.isfinite(low) and np.isfinite(high)
+    }
+
+
+def _kept_in_float32(
+    model: WorkingModel, segment: SegmentRanges, known: Collection[str]
+) -> set[str]:
+    """Names of the nodes that the quantizer has to leave alone.
+
+    Args:
+        model: The model.
+        segment: Its ranges, which say of layers whether they may be int8.
+        known: Tensors with a range.
+    """
+    layers = chosen(segment, model)
+    kept = {step.node.name for step, layer in layers if layer.precision != "int8"}
+    kept |= {step.node.name for step, _ in layers if not _quantizable(model, step.node)}
+    kept |= {step.node.name for step in model.steps if _has_no_right_range(model, step.node, known)}
+    return kept
+
+
+def _has_no_right_range(model: WorkingModel, node: NodeProto, known: Collection[str]) -> bool:
+    """Whether a tensor of a node has no range, or the quantizer would use a wrong one for it."""
+    tensors = [name for name in (*node.input, *node.output) if name]
+    if not all(name in known or model.is_initializer(name) for name in tensors):
+        return True
+    # The quantizer gives the input of a Clip or Relu the range of the output, which is too narrow
+    # where the input is an output of the model as well.
+    if node.op_type in ("Clip", "Relu") and node.input[0] in model.outputs:
+        return True
+    # It drops a Clip in front of QuantizeLinear, whose range clips as well.  But that range always
+    # includes zero, which these bounds do not.
+    return _excludes_zero(model, node)
+
+
+def _insert_quantization(
+    model: WorkingModel, known: Mapping[str, _Range], kept: Collection[str], *, symmetric: bool
+) -> None:
+    """Have ONNX Runtime's quantizer put ``QuantizeLinear`` and ``DequantizeLinear`` in a model."""
     quantization()
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    _part_shared_weights(model)
-    layers = ranges_of.chosen(segment, model)
-    excluded = [step.node.name for step, layer in layers if layer.precision != "int8"]
-    known = ranges_of.as_mapping(segment, model)
-    limits = {
-        name: (np.float32(low), np.float32(high))
-        for name, (low, high) in known.items()
-        if np.isfinite(low) and np.isfinite(high)
-    }
-    types = list(LAYERS) if symmetric else _CPU
-    present = {step.node.op_type for step in model.steps}
-    around = [
-        step.node.name
-        for step in model.steps
-        if not all(
-            name in limits or model.is_initializer(name)
-            for name in (*step.node.input, *step.node.output)
-            if name
-        )
-    ]
-    # The quantizer would give what such a node reads the range of what it writes, head or not.
-    around += [
-        step.node.name
-        for step in model.steps
-        if step.node.op_type in ("Clip", "Relu") and step.node.input[0] in model.outputs
-    ]
-    # It takes a Clip away in front of a range, which always holds zero.
-    around += [step.node.name for step in model.steps if _excludes_zero(model, step.node)]
-    constants = [step.node.name for step, _ in layers if not _quantizable(model, step.node)]
     sources = {step.node.name: step.source for step in model.steps}
-    options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
-    if symmetric:
-        options |= {
-            "AddQDQPairToWeight": True,
-            "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": list(LAYERS),
-        }
-    else:
-        # Those kernels write float32 as well, and what is read from outside loses nothing then.
-        options["OpTypesToExcludeOutputQuantization"] = ["Gemm", "MatMul"]
-        around += _outside(model, {*excluded, *around, *constants})
+    present = {step.node.op_type for step in model.steps}
+    types = LAYERS if symmetric else _CPU
     with quiet():
         quantizer = QDQQuantizer(
             model.to_proto(whole=True),
@@ -118,11 +138,11 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
             reduce_range=False,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            tensors_range=TensorsData(CalibrationMethod.MinMax, dict(known)),
             nodes_to_quantize=[],
-            nodes_to_exclude=[*excluded, *around, *constants],
+            nodes_to_exclude=list(kept),
             op_types_to_quantize=[kind for kind in types if kind in present],
-            extra_options=options,
+            extra_options=_quantizer_options(symmetric),
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -132,10 +152,20 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
         last = sources.get(node.name, last)
         names.append(last)
     model.replace_with(proto, reversed(names))
-    left = {*excluded, *around, *constants}
+
+
+def _quantizer_options(symmetric: bool) -> dict[str, Any]:
+    """What ONNX Runtime's quantizer calls extra options."""
+    options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": symmetric}
     if symmetric:
-        _for_tensorrt(model, left)
-    return sum(step.node.name not in left for step, _ in layers)
+        return options | {
+            "AddQDQPairToWeight": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(LAYERS),
+        }
+    # ONNX Runtime's int8 kernels of these two can write float32, so that what is read from outside
+    # loses nothing to a second rounding.
+    return options | {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}
 
 
 def _part_shared_weights(model: WorkingModel) -> None:
@@ -237,15 +267,20 @@ def _quantizable(model: WorkingModel, node: NodeProto) -> bool:
     return values[0] is None and values[1] is not None
 
 
-def _outside(model: WorkingModel, excluded: set[str]) -> list[str]:
-    """Nodes other than layers that do not lie between int8 layers: they stay float32.
+def _outside_layers(model: WorkingModel, kept: Collection[str]) -> set[str]:
+    """Names of the nodes that do not lie between layers in int8, and stay float32.
 
-    All that reads such a node has to be int8, and something that it reads.
+    A node lies between them if it can be int8, all its readers are int8, and so is at least one of
+    the nodes that it reads.
+
+    Args:
+        model: The model.
+        kept: Names of the nodes that stay float32 for other reasons, layers among them.
     """
     layers = {
         step.node.name
         for step in model.steps
-        if step.node.op_type in LAYERS and step.node.name not in excluded
+        if step.node.op_type in LAYERS and step.node.name not in kept
     }
     makers = {name: step.node.name for step in model.steps for name in step.node.output}
     readers = model.readers()
@@ -253,11 +288,11 @@ def _outside(model: WorkingModel, excluded: set[str]) -> list[str]:
     for step in reversed(model.steps):
         after = {r.node.name for name in step.node.output for r in readers.get(name, ())}
         heads = any(name in model.outputs for name in step.node.output)
-        fits = step.node.op_type in _CPU and step.node.name not in excluded
+        fits = step.node.op_type in _CPU and step.node.name not in kept
         if fits and after and after <= inside and not heads:
             inside.add(step.node.name)
     for step in model.steps:
         before = {makers[name] for name in step.node.input if name in makers}
         if step.node.name not in layers and not before & inside:
             inside.discard(step.node.name)
-    return [s.node.name for s in model.steps if s.node.name not in inside]
+    return {step.node.name for step in model.steps} - inside
