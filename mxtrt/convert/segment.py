@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def support(
             reasons[index] = f"output {highest[index]} of {node.op} is read"
             continue
         try:
-            call = _convert(graph, node, weights, builder := OnnxBuilder(), gpu)
+            call = _convert(graph, node, builder := OnnxBuilder(), gpu)
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue
@@ -152,63 +152,115 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     Raises:
         Unsupported: A node cannot be converted (at these shapes).
     """
-    named = [node.name for node in graph.nodes]
-    graph = _unique_names(graph)
-    builder = OnnxBuilder(graph.variables)
-    sources: list[str] = []
-    for name, node in zip(named, graph.nodes, strict=True):
-        if not node.is_variable:
-            _convert(graph, node, weights, builder)
-            sources += [name] * (len(builder.nodes) - len(sources))
-    read = {name for node in builder.nodes for name in node.input}
-    # Data that only give their shape are an input too: other shapes are inferred from it.
-    shaped = {
-        _value(graph, *entry)
-        for node in graph.nodes
-        if not node.is_variable
-        for place, entry in enumerate(node.inputs)
-        if place in _shape_only(node)
-    }
-    read |= shaped.difference(weights)
-    inputs, owned, widened = [], [], []
-    for index, node in enumerate(graph.nodes):
-        if not node.is_variable:
-            continue
-        (tensor,) = node.types
-        if tensor.shape is None or tensor.dtype is None:
-            raise Unsupported(f"the type of {node.name} is not known")
-        value = _value(graph, index, 0)
-        if value not in read:  # a label at inference, the gamma of a fixed BatchNorm
-            continue
-        if value != node.name:
-            widened.append((node.name, value))
-        if node.name not in weights:
-            inputs.append((node.name, _symbols(node.name, len(tensor.shape)), tensor.dtype))
-        else:
-            owned.append(WeightType(node.name, tensor.shape, tensor.dtype))
-            builder.weight(node.name, tensor.shape, tensor.dtype)
-    outputs = []
-    for head in graph.heads:
-        name, tensor = _value(graph, head.node, head.output), graph.type_of(head)
+    conversion = _Conversion(graph, weights)
+    conversion.operators()
+    inputs, owned = conversion.variables()
+    outputs = conversion.heads()
+    conversion.cast_variables()
+    return OnnxSegment(
+        conversion.builder.model(inputs, outputs).SerializeToString(deterministic=True),
+        tuple(value.name for value in inputs),
+        tuple(value.name for value in outputs),
+        tuple(owned),
+        tuple(conversion.sources),
+    )
+
+
+class _Tensor(NamedTuple):
+    """An input or output of a model; all its dimensions are symbols."""
+
+    name: str
+    dims: list[str]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, name: str, tensor: TensorType) -> _Tensor:
+        """The input or output for a value of MXNet's."""
         if tensor.shape is None or tensor.dtype is None:
             raise Unsupported(f"the type of {name} is not known")
-        if tensor.dtype == _HALF:
-            name, wide = builder.free(f"{name}__float16"), name
-            builder.node("Cast", [wide], [name], to=tensor_type(_HALF))
-            sources.append(named[head.node])
-        outputs.append((name, _symbols(name, len(tensor.shape)), tensor.dtype))
-    for name, wide in reversed(widened):
-        builder.node("Cast", [name], [wide], to=tensor_type(_SINGLE))
-        builder.nodes.insert(0, builder.nodes.pop())
-        sources.insert(0, name)
-    model = builder.model(inputs, outputs).SerializeToString(deterministic=True)
-    return OnnxSegment(
-        model,
-        tuple(value[0] for value in inputs),
-        tuple(value[0] for value in outputs),
-        tuple(owned),
-        tuple(sources),
-    )
+        return cls(name, [f"{name}_{axis}" for axis in range(len(tensor.shape))], tensor.dtype)
+
+
+class _Conversion:
+    """A model in the making: its methods are called one after the other, as they stand here.
+
+    Attributes:
+        builder: Has the ONNX nodes.
+        sources: For every ONNX node the name of the MXNet node that it comes from.
+    """
+
+    def __init__(self, graph: Graph, weights: Collection[str]) -> None:
+        self._names = [node.name for node in graph.nodes]
+        self._graph = _unique_names(graph)
+        self._weights = weights
+        self._widened: list[tuple[str, str]] = []  # float16 variables, and their float32 values
+        self.builder = OnnxBuilder(self._graph.variables)
+        self.sources: list[str] = []
+
+    def operators(self) -> None:
+        """Convert every operator node."""
+        nodes = self.builder.nodes
+        for name, node in zip(self._names, self._graph.nodes, strict=True):
+            if not node.is_variable:
+                _convert(self._graph, node, self.builder)
+                self.sources += [name] * (len(nodes) - len(self.sources))
+
+    def variables(self) -> tuple[list[_Tensor], list[WeightType]]:
+        """Declare the variables that the model reads; returns its inputs and its weights."""
+        read = self._read()
+        inputs: list[_Tensor] = []
+        owned: list[WeightType] = []
+        for index, node in enumerate(self._graph.nodes):
+            if not node.is_variable:
+                continue
+            tensor = _Tensor.of(node.name, node.types[0])
+            value = _value(self._graph, index, 0)
+            if value not in read:  # a label at inference, the gamma of a fixed BatchNorm
+                continue
+            if value != node.name:
+                self._widened.append((node.name, value))
+            if node.name not in self._weights:
+                inputs.append(tensor)
+            else:
+                weight = WeightType(node.name, node.types[0].shape or (), tensor.dtype)
+                owned.append(weight)
+                self.builder.weight(weight.name, weight.shape, weight.dtype)
+        return inputs, owned
+
+    def _read(self) -> set[str]:
+        """ONNX names of what the model reads.
+
+        Data that only give their shape are an input too: other shapes are inferred from it.
+        """
+        shaped = {
+            _value(self._graph, *entry)
+            for node in self._graph.nodes
+            if not node.is_variable
+            for place, entry in enumerate(node.inputs)
+            if place in _shape_only(node)
+        }
+        read = {name for node in self.builder.nodes for name in node.input}
+        return read | shaped.difference(self._weights)
+
+    def heads(self) -> list[_Tensor]:
+        """The outputs of the model; what is float16 in MXNet is cast."""
+        outputs = []
+        for head in self._graph.heads:
+            name, tensor = _value(self._graph, *head), self._graph.type_of(head)
+            if tensor.dtype == _HALF:
+                name, wide = self.builder.free(f"{name}__float16"), name
+                self.builder.node("Cast", [wide], [name], to=tensor_type(_HALF))
+                self.sources.append(self._names[head.node])
+            outputs.append(_Tensor.of(name, tensor))
+        return outputs
+
+    def cast_variables(self) -> None:
+        """Put in front of all nodes a cast of every variable that is float16 in MXNet."""
+        nodes = self.builder.nodes
+        for name, wide in reversed(self._widened):
+            self.builder.node("Cast", [name], [wide], to=tensor_type(_SINGLE))
+            nodes.insert(0, nodes.pop())
+            self.sources.insert(0, name)
 
 
 def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentReport:
@@ -229,9 +281,7 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
     )
 
 
-def _convert(
-    graph: Graph, node: Node, weights: Collection[str], builder: OnnxBuilder, gpu: bool = False
-) -> Call:
+def _convert(graph: Graph, node: Node, builder: OnnxBuilder, gpu: bool = False) -> Call:
     known = registry().get(node.op)
     if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
         raise Unsupported(known.not_in_half)
@@ -242,7 +292,6 @@ def _convert(
         dataclasses.replace(node, types=tuple(map(_widened, node.types))),
         [_widened(graph.type_of(entry)) for entry in node.inputs],
         [_value(graph, entry.node, entry.output) for entry in node.inputs],
-        [producer.is_variable and producer.name in weights for producer in producers],
         builder,
         bool(node.inputs) and graph.type_of(node.inputs[0]).dtype == _HALF,
         gpu,
@@ -261,10 +310,6 @@ def _value(graph: Graph, index: int, output: int) -> str:
 def _widened(tensor: TensorType) -> TensorType:
     """The type of a value inside a model: what is float16 in MXNet is float32 there."""
     return dataclasses.replace(tensor, dtype=_SINGLE) if tensor.dtype == _HALF else tensor
-
-
-def _symbols(name: str, rank: int) -> list[str]:
-    return [f"{name}_{axis}" for axis in range(rank)]
 
 
 def _unique_names(graph: Graph) -> Graph:

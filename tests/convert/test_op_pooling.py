@@ -131,7 +131,7 @@ def test_the_hidden_workspace_of_maximum_pooling_does_not_matter() -> None:
     workspace = TensorType((1, 1, 3, 3), np.dtype(np.int32))
     node = Node("Pooling", "p", {"kernel": "(2, 2)"}, (Entry(0),), (pooled, workspace))
     builder = OnnxBuilder()
-    mxtrt.convert.ops.convert(node, [source], ["x"], [False], builder)
+    mxtrt.convert.ops.convert(node, [source], ["x"], builder)
     assert [(n.op_type, list(n.output)) for n in builder.nodes] == [("MaxPool", ["p_output0"])]
 
 

@@ -24,7 +24,7 @@ def _ops(name: str, batch: int) -> Any:
         net(mx.sym.var("data")), {"data": np.empty((batch, 3, size, size), np.float32)}
     )
     builder = OnnxBuilder()
-    convert_nodes(graph, builder, ["data"])
+    convert_nodes(graph, builder)
     return builder.nodes
 
 

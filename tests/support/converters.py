@@ -119,9 +119,7 @@ class Converted:
         return [node.op_type for node in self.model.graph.node]
 
 
-def convert_nodes(
-    graph: Graph, builder: OnnxBuilder, inputs: Sequence[str]
-) -> dict[tuple[int, int], str]:
+def convert_nodes(graph: Graph, builder: OnnxBuilder) -> dict[tuple[int, int], str]:
     """Convert every node and return the ONNX names of the entries."""
     names: dict[tuple[int, int], str] = {}
     for index, node in enumerate(graph.nodes):
@@ -130,15 +128,10 @@ def convert_nodes(
             continue
         for output in range(len(node.types)):
             names[index, output] = f"{node.name}_output{output}"
-        constants = [
-            graph.nodes[e.node].is_variable and graph.nodes[e.node].name not in inputs
-            for e in node.inputs
-        ]
         mxtrt.convert.ops.convert(
             node,
             [graph.type_of(e) for e in node.inputs],
             [names[e.node, e.output] for e in node.inputs],
-            constants,
             builder,
         )
     return names
@@ -148,7 +141,7 @@ def to_onnx(sym: Any, arrays: Arrays, inputs: Sequence[str] = ("x",)) -> Convert
     """Convert a symbol: ``inputs`` become graph inputs, every other variable an initializer."""
     graph = typed_graph(sym, arrays)
     builder = OnnxBuilder()
-    names = convert_nodes(graph, builder, inputs)
+    names = convert_nodes(graph, builder)
     used = {name for node in builder.nodes for name in node.input}
     outputs = [
         (names[h.node, h.output], graph.type_of(h).shape, graph.type_of(h).dtype)
@@ -223,5 +216,5 @@ def refusal(
     node = Node(op, "op", strings, tuple(map(Entry, range(count))), (result,))
     names = [f"x{i}" for i in range(count)]
     with pytest.raises(Unsupported) as caught:
-        mxtrt.convert.ops.convert(node, types, names, [False] * count, OnnxBuilder())
+        mxtrt.convert.ops.convert(node, types, names, OnnxBuilder())
     return str(caught.value)

@@ -68,7 +68,6 @@ class Call:
         inputs: Sequence[TensorType],
         outputs: Sequence[TensorType],
         names: Sequence[str],
-        constants: Sequence[bool],
         builder: OnnxBuilder,
         half: bool,
         gpu: bool,
@@ -79,7 +78,6 @@ class Call:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._names = tuple(names)
-        self._constants = tuple(constants)
         self._builder = builder
 
     # -- types -------------------------------------------------------------------------
@@ -105,10 +103,6 @@ class Call:
         dtype = self.inputs[index].dtype
         assert dtype is not None
         return dtype
-
-    def is_constant(self, index: int) -> bool:
-        """Whether an input is a weight or auxiliary state, known when the engine is built."""
-        return self._constants[index]
 
     # -- attributes --------------------------------------------------------------------
 
@@ -340,7 +334,6 @@ def convert(
     node: Node,
     inputs: Sequence[TensorType],
     names: Sequence[str],
-    constants: Sequence[bool],
     builder: OnnxBuilder,
     half: bool = False,
     gpu: bool = False,
@@ -351,7 +344,6 @@ def convert(
         node: The node, its output types inferred.
         inputs: Types of its inputs.
         names: ONNX names of its inputs.
-        constants: For every input, whether its value is known at build time.
         builder: Receives the ONNX nodes; the node's outputs get the names of
             :meth:`Call.output`.
         half: Whether the first input is float16 in MXNet.
@@ -377,6 +369,6 @@ def convert(
             raise Unsupported("a tensor of size zero")
     if not outputs:
         raise Unsupported("its shapes are not known at bind")
-    call = Call(node, inputs, outputs, names, constants, builder, half, gpu)
+    call = Call(node, inputs, outputs, names, builder, half, gpu)
     entry.convert(call)
     return call
