@@ -1,4 +1,4 @@
-"""Every option once: name, type, default, environment variable, meaning.
+"""Every option, defined once: name, type, default, environment variables, meaning.
 
 An option's value is, in this order: what the innermost ``with mxtrt.options(...)`` says,
 what :func:`enable` / :func:`disable` said, the environment variable, the default.  The
@@ -13,8 +13,8 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
 
 from mxtrt.errors import OptionError
 
@@ -40,6 +40,8 @@ PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 
 #: What decides between an engine and MXNet where both can run a segment.
 PREFERENCES = ("auto", "engine", "fastest")
+
+_T = TypeVar("_T")
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 
@@ -105,14 +107,14 @@ def _path(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option.
+    """The definition of one option.
 
     Attributes:
         name: Keyword of ``mxtrt.options`` and ``Symbol.optimize_for``.
         default: Value when nothing else is said.
-        variables: Environment variables, the first that is set wins.
+        variables: Environment variables that set it; of several that are set the first one counts.
         expected: What a value looks like, for error messages.
-        meaning: One sentence.
+        meaning: What it does, in a sentence or two.
         parse: Checks and converts a value; raises ``ValueError`` or ``TypeError``.
     """
 
@@ -131,229 +133,232 @@ class Option:
             raise OptionError(f"{source} is {value!r}, expected {self.expected}") from None
 
 
-#: Every option, in the order in which they are documented.
-OPTIONS: Mapping[str, Option] = {
-    option.name: option
-    for option in (
-        Option(
-            "enabled",
-            False,
-            ("USE_TENSORRT", "MXNET_USE_TENSORRT"),
-            "0 or 1",
-            "Whether graphs bound for inference get engines.",
-            _flag,
-        ),
-        Option(
-            "engine",
-            "auto",
-            ("MXTRT_ENGINE",),
-            "one of " + ", ".join(ENGINES),
-            "Which engine runs the segments; auto takes TensorRT where it is installed and a GPU "
-            "answers, else ONNX Runtime.",
-            _one_of(ENGINES),
-        ),
-        Option(
-            "precision",
-            "fp32",
-            ("MXTRT_PRECISION",),
-            "one of " + ", ".join(PRECISIONS),
-            "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only. Inputs and outputs "
-            "stay as MXNet has them.",
-            _one_of(PRECISIONS),
-        ),
-        Option(
-            "ranges",
-            "",
-            ("MXTRT_RANGES",),
-            "a file that mxtrt calibrate wrote",
-            "Ranges of the model's tensors, which precision int8 needs.",
-            _path,
-        ),
-        Option(
-            "workspace",
-            0,
-            ("MXTRT_WORKSPACE",),
-            'bytes, or a size such as "512MiB"; 0 for no limit',
-            "Most scratch memory that TensorRT may use for one engine; it reserves what it needs.",
-            _size,
-        ),
-        Option(
-            "batch_profile",
-            (),
-            ("MXTRT_BATCH_PROFILE",),
-            "three batch sizes in ascending order, such as 1,8,32",
-            "Smallest, usual and largest size of axis 0 of the data: TensorRT builds one engine "
-            "for all of them, and other sizes run in MXNet; empty for an engine per shape.",
-            _batches,
-        ),
-        Option(
-            "cache_dir",
-            "",
-            ("MXTRT_CACHE_DIR",),
-            "a directory",
-            "Where built TensorRT engines are kept; by default the user's cache directory.",
-            _path,
-        ),
-        Option(
-            "cache_size",
-            4 << 30,
-            ("MXTRT_CACHE_SIZE",),
-            'bytes, or a size such as "4GiB"; 0 for no cache',
-            "Bytes of built engines that are kept; the least recently used go first.",
-            _size,
-        ),
-        Option(
-            "threads",
-            0,
-            ("MXTRT_THREADS",),
-            "a number of threads, 0 for one per core",
-            "Threads of the CPU engine; 0 for as many physical cores as the process may use, "
-            "by its affinity, its control groups' quotas, OMP_NUM_THREADS, OMP_THREAD_LIMIT and "
-            "MXNET_OMP_MAX_THREADS. Read once per process, when the first engine is built.",
-            _count,
-        ),
-        Option(
-            "spin",
-            None,
-            ("MXTRT_SPIN",),
-            "0, 1 or auto",
-            "Whether the CPU engine's threads spin for a moment before they sleep (lower latency, "
-            "more CPU time); auto, where plain MXNet's threads would: it has several, neither "
-            "OMP_WAIT_POLICY nor GOMP_SPINCOUNT stops them, and no quota. Read once per process.",
-            _flag_or_auto,
-        ),
-        Option(
-            "min_nodes",
-            1,
-            ("MXTRT_MIN_NODES",),
-            "a number of nodes",
-            "Segments with fewer nodes stay in MXNet.",
-            _count,
-        ),
-        Option(
-            "verify",
-            False,
-            ("MXTRT_VERIFY",),
-            "0 or 1",
-            "Whether every engine is compared with MXNet when it is first built; a node that makes "
-            "a difference beyond rounding stays in MXNet.",
-            _flag,
-        ),
-        Option(
-            "prefer",
-            "auto",
-            ("MXTRT_PREFER",),
-            "one of " + ", ".join(PREFERENCES),
-            "Which segments keep their engine once it is built: engine keeps all, fastest leaves "
-            "those to MXNet that MXNet's operators ran faster, in turns with the engine; auto does "
-            "that on a CPU for segments that consist of large products, at which either may be "
-            "faster, and keeps the others.",
-            _one_of(PREFERENCES),
-        ),
-        Option(
-            "take_over",
-            True,
-            ("MXTRT_TAKE_OVER",),
-            "0 or 1",
-            "Whether MXNet's operators answer the request in which an engine fails at run time; "
-            "otherwise the request fails, so that a test sees it.",
-            _flag,
-        ),
-        Option(
-            "deny_ops",
-            (),
-            ("MXTRT_DENY_OPS",),
-            "operator names, separated by commas",
-            "Operators that stay in MXNet.",
-            _names,
-        ),
-        Option(
-            "allow_ops",
-            (),
-            ("MXTRT_ALLOW_OPS",),
-            "operator names, separated by commas, or *",
-            "Operators that are worth an engine even where a segment has few and cheap ones only, "
-            "or where MXNet computes them faster on a CPU.",
-            _names,
-        ),
-        Option(
-            "data_names",
-            (),
-            ("MXTRT_DATA_NAMES",),
-            "argument names, separated by commas",
-            "Arguments that are data where mxtrt cannot know (Symbol.bind, Symbol.optimize_for); "
-            "by default an argument is a weight where an operator calls it weight, bias, gamma, "
-            "beta or a moving statistic.",
-            _names,
-        ),
-        Option(
-            "inline_below",
-            200,
-            ("MXTRT_INLINE_BELOW",),
-            "a time in microseconds",
-            "A graph in host memory that is one segment runs on the calling thread where its last "
-            "run took less than this many microseconds, because handing it to MXNet's engine "
-            "thread and back would cost more than it hides; 0 always hands it over, on GPUs too.",
-            _count,
-        ),
-        Option(
-            "max_engines",
-            4,
-            ("MXTRT_MAX_ENGINES",),
-            "a number of engines",
-            "Engines kept per segment for input shapes that need one of their own, beside those "
-            "that live executors are bound to; the oldest goes first.",
-            _count,
-        ),
-        Option(
-            "release_weights",
-            True,
-            ("MXTRT_RELEASE_WEIGHTS",),
-            "0 or 1",
-            "Whether weights that an engine holds are paged out of MXNet's memory to a file.",
-            _flag,
-        ),
-        Option(
-            "spill_dir",
-            "",
-            ("MXTRT_SPILL_DIR",),
-            "a directory",
-            "Where released weights are paged out to; by default the user's cache directory.",
-            _path,
-        ),
-    )
-}
+def _option(
+    default: _T,
+    *variables: str,
+    expected: str,
+    meaning: str,
+    parse: Callable[[Any], _T],
+) -> _T:
+    """A field of :class:`Options`; its metadata are what :class:`Option` says of it besides.
+
+    Type checkers are told that it is a value, as they are of :func:`dataclasses.field`.
+    """
+    metadata = {"variables": variables, "expected": expected, "meaning": meaning, "parse": parse}
+    made: Any = field(default=default, metadata=metadata)
+    return cast(_T, made)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The values of all options at one moment; see :data:`OPTIONS` for their meaning."""
+    """The values of all options at one moment.
 
-    enabled: bool = False
-    engine: str = "auto"
-    precision: str = "fp32"
-    ranges: str = ""
-    workspace: int = 0
-    batch_profile: tuple[int, ...] = ()
-    cache_dir: str = ""
-    cache_size: int = 4 << 30
-    threads: int = 0
-    spin: bool | None = None
-    min_nodes: int = 1
-    verify: bool = False
-    prefer: str = "auto"
-    take_over: bool = True
-    deny_ops: tuple[str, ...] = ()
-    allow_ops: tuple[str, ...] = ()
-    data_names: tuple[str, ...] = ()
-    inline_below: int = 200
-    max_engines: int = 4
-    release_weights: bool = True
-    spill_dir: str = ""
+    Each field defines one option, in the order in which they are documented.  :data:`OPTIONS` has
+    the definitions by name.
+    """
+
+    enabled: bool = _option(
+        False,
+        "USE_TENSORRT",
+        "MXNET_USE_TENSORRT",
+        expected="0 or 1",
+        meaning="Whether graphs bound for inference get engines.",
+        parse=_flag,
+    )
+    engine: str = _option(
+        "auto",
+        "MXTRT_ENGINE",
+        expected="one of " + ", ".join(ENGINES),
+        meaning=(
+            "Which engine runs the segments; auto takes TensorRT where it is installed and a GPU "
+            "answers, else ONNX Runtime."
+        ),
+        parse=_one_of(ENGINES),
+    )
+    precision: str = _option(
+        "fp32",
+        "MXTRT_PRECISION",
+        expected="one of " + ", ".join(PRECISIONS),
+        meaning=(
+            "Arithmetic of the engines; tf32 matters on NVIDIA GPUs only. Inputs and outputs "
+            "stay as MXNet has them."
+        ),
+        parse=_one_of(PRECISIONS),
+    )
+    ranges: str = _option(
+        "",
+        "MXTRT_RANGES",
+        expected="a file that mxtrt calibrate wrote",
+        meaning="Ranges of the model's tensors, which precision int8 needs.",
+        parse=_path,
+    )
+    workspace: int = _option(
+        0,
+        "MXTRT_WORKSPACE",
+        expected='bytes, or a size such as "512MiB"; 0 for no limit',
+        meaning=(
+            "Most scratch memory that TensorRT may use for one engine; it reserves what it needs."
+        ),
+        parse=_size,
+    )
+    batch_profile: tuple[int, ...] = _option(
+        (),
+        "MXTRT_BATCH_PROFILE",
+        expected="three batch sizes in ascending order, such as 1,8,32",
+        meaning=(
+            "Smallest, usual and largest size of axis 0 of the data: TensorRT builds one engine "
+            "for all of them, and other sizes run in MXNet; empty for an engine per shape."
+        ),
+        parse=_batches,
+    )
+    cache_dir: str = _option(
+        "",
+        "MXTRT_CACHE_DIR",
+        expected="a directory",
+        meaning="Where built TensorRT engines are kept; by default the user's cache directory.",
+        parse=_path,
+    )
+    cache_size: int = _option(
+        4 << 30,
+        "MXTRT_CACHE_SIZE",
+        expected='bytes, or a size such as "4GiB"; 0 for no cache',
+        meaning="Bytes of built engines that are kept; the least recently used go first.",
+        parse=_size,
+    )
+    threads: int = _option(
+        0,
+        "MXTRT_THREADS",
+        expected="a number of threads, 0 for one per core",
+        meaning=(
+            "Threads of the CPU engine; 0 for as many physical cores as the process may use, "
+            "by its affinity, its control groups' quotas, OMP_NUM_THREADS, OMP_THREAD_LIMIT and "
+            "MXNET_OMP_MAX_THREADS. Read once per process, when the first engine is built."
+        ),
+        parse=_count,
+    )
+    spin: bool | None = _option(
+        None,
+        "MXTRT_SPIN",
+        expected="0, 1 or auto",
+        meaning=(
+            "Whether the CPU engine's threads spin for a moment before they sleep (lower latency, "
+            "more CPU time); auto, where plain MXNet's threads would: it has several, neither "
+            "OMP_WAIT_POLICY nor GOMP_SPINCOUNT stops them, and no quota. Read once per process."
+        ),
+        parse=_flag_or_auto,
+    )
+    min_nodes: int = _option(
+        1,
+        "MXTRT_MIN_NODES",
+        expected="a number of nodes",
+        meaning="Segments with fewer nodes stay in MXNet.",
+        parse=_count,
+    )
+    verify: bool = _option(
+        False,
+        "MXTRT_VERIFY",
+        expected="0 or 1",
+        meaning=(
+            "Whether every engine is compared with MXNet when it is first built; a node that makes "
+            "a difference beyond rounding stays in MXNet."
+        ),
+        parse=_flag,
+    )
+    prefer: str = _option(
+        "auto",
+        "MXTRT_PREFER",
+        expected="one of " + ", ".join(PREFERENCES),
+        meaning=(
+            "Which segments keep their engine once it is built: engine keeps all, fastest leaves "
+            "those to MXNet that MXNet's operators ran faster, in turns with the engine; auto does "
+            "that on a CPU for segments that consist of large products, at which either may be "
+            "faster, and keeps the others."
+        ),
+        parse=_one_of(PREFERENCES),
+    )
+    take_over: bool = _option(
+        True,
+        "MXTRT_TAKE_OVER",
+        expected="0 or 1",
+        meaning=(
+            "Whether MXNet's operators answer the request in which an engine fails at run time; "
+            "otherwise the request fails, so that a test sees it."
+        ),
+        parse=_flag,
+    )
+    deny_ops: tuple[str, ...] = _option(
+        (),
+        "MXTRT_DENY_OPS",
+        expected="operator names, separated by commas",
+        meaning="Operators that stay in MXNet.",
+        parse=_names,
+    )
+    allow_ops: tuple[str, ...] = _option(
+        (),
+        "MXTRT_ALLOW_OPS",
+        expected="operator names, separated by commas, or *",
+        meaning=(
+            "Operators that are worth an engine even where a segment has few and cheap ones only, "
+            "or where MXNet computes them faster on a CPU."
+        ),
+        parse=_names,
+    )
+    data_names: tuple[str, ...] = _option(
+        (),
+        "MXTRT_DATA_NAMES",
+        expected="argument names, separated by commas",
+        meaning=(
+            "Arguments that are data where mxtrt cannot know (Symbol.bind, Symbol.optimize_for); "
+            "by default an argument is a weight where an operator calls it weight, bias, gamma, "
+            "beta or a moving statistic."
+        ),
+        parse=_names,
+    )
+    inline_below: int = _option(
+        200,
+        "MXTRT_INLINE_BELOW",
+        expected="a time in microseconds",
+        meaning=(
+            "A graph in host memory that is one segment runs on the calling thread where its last "
+            "run took less than this many microseconds, because handing it to MXNet's engine "
+            "thread and back would cost more than it hides; 0 always hands it over, on GPUs too."
+        ),
+        parse=_count,
+    )
+    max_engines: int = _option(
+        4,
+        "MXTRT_MAX_ENGINES",
+        expected="a number of engines",
+        meaning=(
+            "Engines kept per segment for input shapes that need one of their own, beside those "
+            "that live executors are bound to; the oldest goes first."
+        ),
+        parse=_count,
+    )
+    release_weights: bool = _option(
+        True,
+        "MXTRT_RELEASE_WEIGHTS",
+        expected="0 or 1",
+        meaning="Whether weights that an engine holds are paged out of MXNet's memory to a file.",
+        parse=_flag,
+    )
+    spill_dir: str = _option(
+        "",
+        "MXTRT_SPILL_DIR",
+        expected="a directory",
+        meaning="Where released weights are paged out to; by default the user's cache directory.",
+        parse=_path,
+    )
 
     def replace(self, **values: Any) -> Options:
         """A copy with some options changed, names and values checked."""
         return dataclasses.replace(self, **_checked(values))
+
+
+#: Every option by name, in the order of the fields of :class:`Options`.
+OPTIONS: Mapping[str, Option] = {
+    item.name: Option(item.name, item.default, **item.metadata) for item in fields(Options)
+}
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:

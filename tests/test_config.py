@@ -80,12 +80,3 @@ def test_a_mistake_in_the_environment_leaves_mxnet_working(monkeypatch, variable
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classifier().simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 8, 8))
-
-
-def test_every_option_is_a_field_with_the_same_default():
-    """The table of options and the dataclass do not drift apart."""
-    defaults = config.Options()
-    assert {name: option.default for name, option in config.OPTIONS.items()} == {
-        name: getattr(defaults, name) for name in config.OPTIONS
-    }
-    assert set(config.Options.__dataclass_fields__) == set(config.OPTIONS)
