@@ -84,7 +84,7 @@ class Hunt:
         self._phases = [Phase.generate, Phase.target]
         if shrink:
             self._phases.append(Phase.shrink)
-        self._begin = self._busy = 0.0
+        self._begin = 0.0
         self._drawn = 0
         self._explained: set[str] = set(explained)
         self._outcomes: dict[Case, Failure | None] = {}

@@ -19,7 +19,7 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.values import Arrays
 
-__all__ = ["Executor", "InProcess", "Worker", "last_words"]
+__all__ = ["Executor", "Worker", "last_words"]
 
 # Lines of a report of a crash, before Python's own and from there on.
 _BEFORE, _AFTER = 3, 12
@@ -40,28 +40,6 @@ class Executor(Protocol):
 
     def __call__(self, case: Case) -> Observation:
         """Both."""
-
-
-class InProcess:
-    """Runs cases in this process: for tests of the fuzzer itself."""
-
-    def __init__(self, setup: Setup | None = None) -> None:
-        self.setup = setup or Setup()
-        self._pending: tuple[Case, Arrays | None] | None = None
-
-    def submit(self, case: Case, arrays: Arrays | None = None) -> None:
-        """Remember the case."""
-        self._pending = case, arrays
-
-    def result(self) -> Observation:
-        """Run it."""
-        assert self._pending is not None
-        case, arrays = self._pending
-        return observe(case, self.setup, arrays)
-
-    def __call__(self, case: Case) -> Observation:
-        """Run a case."""
-        return observe(case, self.setup)
 
 
 class Worker:

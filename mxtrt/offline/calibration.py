@@ -83,7 +83,7 @@ def calibrate(
     if method not in METHODS:
         raise OptionError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     require_quantizer()
-    symbol, arrays = (net, dict(params or {})) if params is not None else traced(net, data)
+    symbol, arrays = (net, dict(params or {})) if params is not None else traced(net)
     names = [name for name in symbol.list_arguments() if name not in arrays]
     found = Ranges(model or type(net).__name__, method, 0)
     chains: list[tuple[Chain, list[_Collector]]] = []
@@ -161,7 +161,7 @@ def keep_layers(found: Ranges, keep: Iterable[str]) -> None:
             layer.precision = KEPT
 
 
-def traced(net: Any, data: Any) -> tuple[Any, dict[str, Any]]:
+def traced(net: Any) -> tuple[Any, dict[str, Any]]:
     """Symbol and parameters of a Gluon block.
 
     Raises:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mxtrt import config
-from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
+from mxtrt.convert.segment import describe_segment, to_onnx
 from mxtrt.engines import runs_on_cpu
 from mxtrt.errors import GraphError
-from mxtrt.graph.partition import Partition
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import Report
 from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.analysis import analyse, describe
 
-__all__ = ["inspect", "segments_of", "typed_graph"]
+__all__ = ["inspect", "typed_graph"]
 
 Shape = Sequence[int]
 
@@ -105,37 +104,13 @@ def inspect(
     chosen = config.current().replace(**options)
     begin = time.perf_counter()
     graph = typed_graph(symbol, shapes, dtypes)
-    weights = _weights(symbol, shapes)
+    states = symbol.list_auxiliary_states()
+    weights = frozenset({*symbol.list_arguments(), *states} - set(shapes))
     found = analyse(graph, weights, chosen, on_cpu=runs_on_cpu(chosen))
     report = describe(graph, found, "none built")
-    for place, (part, model) in enumerate(_models(graph, found)):
+    for place, segment in enumerate(found.segments):
+        part, _ = graph.subgraph(segment.members, segment.outputs)
+        model = to_onnx(part, {graph.nodes[index].name for index in segment.weights})
         report.segments.append(describe_segment(f"segment{place}", part, model))
     report.partition_seconds = time.perf_counter() - begin
     return report
-
-
-def segments_of(
-    symbol: Any,
-    shapes: Mapping[str, Shape],
-    dtypes: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> list[OnnxSegment]:
-    """The ONNX models of a symbol's segments, as :func:`inspect` finds them.
-
-    Raises:
-        GraphError: A shape is given for something that is no argument, or contradicts the symbol.
-        OptionError: An option is unknown or has a wrong value.
-    """
-    graph = typed_graph(symbol, shapes, dtypes)
-    found = analyse(graph, _weights(symbol, shapes), config.current().replace(**options))
-    return [model for _, model in _models(graph, found)]
-
-
-def _models(graph: Graph, found: Partition) -> Iterator[tuple[Graph, OnnxSegment]]:
-    for segment in found.segments:
-        part, _ = graph.subgraph(segment.members, segment.outputs)
-        yield part, to_onnx(part, {graph.nodes[index].name for index in segment.weights})
-
-
-def _weights(symbol: Any, shapes: Mapping[str, Shape]) -> frozenset[str]:
-    return frozenset({*symbol.list_arguments(), *symbol.list_auxiliary_states()} - set(shapes))

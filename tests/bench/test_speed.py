@@ -11,9 +11,9 @@ import onnx
 import pytest
 from mxnet.gluon.model_zoo import vision
 from onnx import numpy_helper
+from support.segments import segments_of
 
 import mxtrt
-from mxtrt.offline.inspection import segments_of
 from mxtrt.timing.measure import bootstrap_ratio, interleave
 
 pytestmark = pytest.mark.slow

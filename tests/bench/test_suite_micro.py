@@ -7,9 +7,9 @@ from collections.abc import Callable
 import mxnet as mx
 import pytest
 from bench.harness import Bench, Settings, both
+from support.segments import segments_of
 
 import mxtrt
-from mxtrt.offline.inspection import segments_of
 
 SIZES = (50, 500, 1000, 2000, 5000)
 BASE = 500

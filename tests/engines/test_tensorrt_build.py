@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from support.networks import classifier, images
+from support.segments import segments_of
 from support.tensorrt import AMPERE, request_for
 
 from mxtrt.engines.tensorrt import builder
@@ -23,7 +24,6 @@ from mxtrt.engines.tensorrt.builder import (
 )
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph.symbol import TensorType
-from mxtrt.offline.inspection import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)

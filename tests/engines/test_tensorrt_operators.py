@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from support.networks import ZOO
+from support.segments import segments_of
 from support.tensorrt import AMPERE
 from support.zoo import network
 
@@ -17,7 +18,6 @@ from mxtrt.engines.tensorrt.api import Api
 from mxtrt.engines.tensorrt.builder import blueprint, build_plan, canonical
 from mxtrt.errors import EngineError
 from mxtrt.graph.symbol import Entry, TensorType
-from mxtrt.offline.inspection import segments_of
 from mxtrt.plain.loading import own_name
 from mxtrt_fuzz.generate import operator_cases
 from mxtrt_fuzz.graphs import Case

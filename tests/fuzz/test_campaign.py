@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
+from support.in_process import InProcess
 
 from mxtrt_fuzz import campaign
 from mxtrt_fuzz.execute import Observation, Setup
@@ -16,7 +17,6 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.signatures import Failure, Signature
-from mxtrt_fuzz.worker import InProcess
 
 
 def test_a_repeatable_campaign_is_the_same_in_one_process_and_in_two() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from support.in_process import InProcess
 
 from mxtrt_fuzz.corpus import reproducers
 from mxtrt_fuzz.execute import Setup
@@ -16,7 +17,6 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.mutants import MUTANTS, Mutant
 from mxtrt_fuzz.report import FuzzReport
-from mxtrt_fuzz.worker import InProcess
 
 CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 

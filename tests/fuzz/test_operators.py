@@ -11,9 +11,9 @@ import mxnet as mx
 import onnx
 import pytest
 from hypothesis import given, settings
+from support.segments import segments_of
 
 import mxtrt.convert.ops
-from mxtrt.offline.inspection import segments_of
 from mxtrt.plain.loading import own_name
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import operator_cases

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.in_process import InProcess
 
 from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.corpus import read, reproducers, write
@@ -22,7 +23,6 @@ from mxtrt_fuzz.reduce import reduce_case, retyped
 from mxtrt_fuzz.replay import failures_of, reduced
 from mxtrt_fuzz.signatures import Failure, Signature, failure_class
 from mxtrt_fuzz.values import input_arrays
-from mxtrt_fuzz.worker import InProcess
 
 _FAILURE = Failure(Signature("answer", "value", "mxtrt", "exp"), 'a "detail"')
 

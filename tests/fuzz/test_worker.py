@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.in_process import InProcess
 from support.process import run
 
 import mxtrt_fuzz
@@ -17,7 +18,7 @@ from mxtrt_fuzz.graphs import BINDS, Case
 from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.signatures import Failure
-from mxtrt_fuzz.worker import InProcess, Worker, last_words
+from mxtrt_fuzz.worker import Worker, last_words
 
 
 @pytest.mark.parametrize("bind", BINDS)

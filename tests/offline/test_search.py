@@ -21,7 +21,7 @@ def trained_lenet() -> Any:
     """Symbol, parameters and labelled batches."""
     data = digits(0)
     net = trained(lenet(), data, 6, 0)
-    symbol, params = traced(net, None)
+    symbol, params = traced(net)
     labels = mx.nd.array(data.test_labels)
     batches = [
         {"data": data.test[i : i + 50], "label": labels[i : i + 50]} for i in range(0, 200, 50)

@@ -1,7 +1,8 @@
-"""Segments to retype, without a bind."""
+"""Segments of a symbol without a bind, as models and to be retyped."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,29 @@ import numpy as np
 import onnx
 
 from mxtrt import config
+from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.engines import Weight
 from mxtrt.graph.symbol import TensorType
-from mxtrt.offline.inspection import segments_of
+from mxtrt.offline.inspection import typed_graph
+from mxtrt.plan.graph_pass import analyse
 from mxtrt.precision import retyped
+
+
+def segments_of(
+    symbol: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[OnnxSegment]:
+    """The ONNX models of a symbol's segments; whatever has no shape here is a weight."""
+    graph = typed_graph(symbol, shapes, dtypes)
+    names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    found = analyse(graph, names - shapes.keys(), config.current().replace(**options))
+    models = []
+    for segment in found.segments:
+        part, _ = graph.subgraph(segment.members, segment.outputs)
+        models.append(to_onnx(part, {graph.nodes[index].name for index in segment.weights}))
+    return models
 
 
 class Segment:

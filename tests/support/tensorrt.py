@@ -10,8 +10,8 @@ from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
 from mxtrt.engines.tensorrt.builder import canonical
 from mxtrt.graph.symbol import TensorType
-from mxtrt.offline.inspection import segments_of
 from support.networks import classifier, images, parameters
+from support.segments import segments_of
 
 X = images()
 F32 = np.dtype(np.float32)

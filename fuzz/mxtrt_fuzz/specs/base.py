@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -261,13 +260,6 @@ class OpSpec:
         if isinstance(dtypes, str):
             dtypes = (dtypes,) * len(outputs)
         return tuple(Tensor(v.shape, kind) for v, kind in zip(outputs, dtypes, strict=True))
-
-    @cached_property
-    def converted(self) -> bool:
-        """Whether mxtrt has a converter for it."""
-        from mxtrt.convert.ops import registry
-
-        return self.name in registry()
 
 
 _SPECS: dict[str, OpSpec] = {}
