@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import pickle
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 import mxtrt
-import mxtrt.plan.variants
 from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
-from mxtrt_fuzz import odd
+from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.meetings import Meetings
+from mxtrt_fuzz.odd import Forward
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
 __all__ = ["MASKS", "Observation", "Run", "Setup", "bound", "observe"]
@@ -57,14 +55,10 @@ _REPEATS = 24
 #: How many threads bind a case at once.
 _THREADS = 3
 
-#: How many input shapes a block keeps while it meets more of them.
-_MOST_SIZES = 4
-
 #: Numbers between the arrays of one time and those of the next: by these, by twice as many, ...
 _BETWEEN = 24
 
 Outputs = tuple[Array, ...]
-_Forward = Callable[[Mapping[str, Any]], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +179,7 @@ class _Execution:
                 for turn in range(INPUT_SETS)
             ]
         self.symbol: Any = None
-        self._unmasked: tuple[_Forward, dict[str, Any]] | None = None
+        self._unmasked: tuple[Forward, dict[str, Any]] | None = None
 
     def observe(self) -> Observation:
         forget()  # every case is the first one of its process
@@ -217,12 +211,18 @@ class _Execution:
                 self._check_exactness(first_binds)
         copies = self._way in ("optimize_for", "pickled")  # MXNet's executor, and what comes
         if self._unmasked is not None and self.setup.context == "cpu" and not copies:
-            with self._timed("odd"):  # last: MXNet may change the layout of weights in it
-                self._meet_odd(*self._unmasked)
-            if self._way.startswith("gluon") and not self.seen.coarse:  # TensorRT's builds are slow
-                with self._timed("sizes"):
-                    self._meet_sizes(self._unmasked[1])
+            self._meet(*self._unmasked)
         return self.seen
+
+    def _meet(self, forward: Forward, options: Mapping[str, Any]) -> None:
+        """Give the case inputs that it was not bound for."""
+        meetings = Meetings(self._mx, self.inputs[0], self.case.seed, self._plainly, options)
+        with self._timed("odd"):  # last: MXNet may change the layout of weights in it
+            self.seen.odd |= meetings.odd(forward)
+        if self._way.startswith("gluon") and not self.seen.coarse:  # TensorRT's builds are slow
+            fixed = {*self.weights, *self.aux}
+            with self._timed("sizes"):
+                self.seen.odd |= meetings.sizes(self._ways[self._way], self.symbol, fixed)
 
     def bound(self, mask: str | None) -> Callable[[], object]:
         self.symbol = self._mx.sym.load_json(self.case.symbol_json())
@@ -260,7 +260,7 @@ class _Execution:
     # -- the ways to bind ------------------------------------------------------------------
 
     @cached_property
-    def _ways(self) -> Mapping[str, Callable[[], _Forward]]:
+    def _ways(self) -> Mapping[str, Callable[[], Forward]]:
         return {
             "bind": self._bind,
             "simple_bind": self._bind_simple,
@@ -270,7 +270,7 @@ class _Execution:
             "pickled": lambda: self._bind_optimized(True),
         }
 
-    def _plainly(self) -> _Forward:
+    def _plainly(self) -> Forward:
         """Plain MXNet, bound as the case says: MXNet's kernels differ among its ways to bind."""
         return self._ways["bind" if self._way in ("optimize_for", "pickled") else self._way]()
 
@@ -290,7 +290,7 @@ class _Execution:
             for name, array in self.inputs[0].items()
         }
 
-    def _bind(self, weights: Mapping[str, Any] | None = None) -> _Forward:
+    def _bind(self, weights: Mapping[str, Any] | None = None) -> Forward:
         executor = self._executor(self.weights if weights is None else weights)
         return lambda inputs: list(executor.forward(**inputs))
 
@@ -298,7 +298,7 @@ class _Execution:
         args = {**self._fresh_inputs(), **weights}
         return self.symbol.bind(self.context, args, aux_states=self.aux, grad_req="null")
 
-    def _bind_simple(self) -> _Forward:
+    def _bind_simple(self) -> Forward:
         shapes = {name: array.shape for name, array in self.inputs[0].items()}
         types = {
             v.name: np.dtype(v.tensor.dtype).type for v in self.case.variables if v.role != "aux"
@@ -307,7 +307,7 @@ class _Execution:
         executor.copy_params_from(self.weights, self.aux)
         return lambda inputs: list(executor.forward(**inputs))
 
-    def _bind_gluon(self, static: bool) -> _Forward:
+    def _bind_gluon(self, static: bool) -> Forward:
         names = list(self.inputs[0])
         variables = [self._mx.sym.var(name) for name in names]
         block = self._mx.gluon.SymbolBlock(self.symbol, variables)
@@ -323,7 +323,7 @@ class _Execution:
 
         return forward
 
-    def _bind_optimized(self, pickled: bool) -> _Forward:
+    def _bind_optimized(self, pickled: bool) -> Forward:
         args, aux = {**self._fresh_inputs(), **self.weights}, dict(self.aux)
         symbol = self.symbol.optimize_for("TensorRT", args, aux, self.context)
         kept = {name: args[name] for name in symbol.list_arguments()}
@@ -337,7 +337,7 @@ class _Execution:
 
     # -- runs ------------------------------------------------------------------------------
 
-    def _forwards(self, forward: _Forward) -> tuple[Outputs, ...]:
+    def _forwards(self, forward: Forward) -> tuple[Outputs, ...]:
         """The heads for the first inputs, after other inputs went through: nothing is stale."""
         turns = [
             tuple(head.asnumpy() for head in forward(self.inputs[turn]))
@@ -373,7 +373,7 @@ class _Execution:
             if array.size * 4 >= SMALLEST:  # in memory again, whatever an earlier run released
                 self.weights[name] = array.copy()
         with contextlib.ExitStack() as stack:
-            complaints = stack.enter_context(_Complaints())
+            complaints = stack.enter_context(Complaints())
             stack.enter_context(mxtrt.options(**options))
             try:
                 if options["precision"] == "int8" and self._inspected().segments:
@@ -394,88 +394,6 @@ class _Execution:
         if mask == "none" and not run.reason:
             self._unmasked = forward, options
         return run
-
-    def _meet_odd(self, forward: _Forward, options: Mapping[str, Any]) -> None:
-        """Odd arrays at a forward: plain MXNet's outcome, and the next forward is as before."""
-        with mxtrt.options(enabled=False):
-            plain = self._plainly()
-            ordinary = self._counted(plain)
-        with _Complaints(), mxtrt.options(**options):
-            usual = self._counted(forward)
-            values = not odd.difference(usual[0], ordinary[0])  # otherwise rounding decides them
-            for kind, inputs in odd.drawn(self._mx, self.inputs[0], self.case.seed):
-                expected = odd.outcome(plain, inputs)
-                # They hold the same numbers, but some of MXNet's operators misread sparse ones.
-                known = values and odd.hold_the_same(expected, ordinary[0])
-                told = odd.difference(odd.outcome(forward, inputs), expected, values=known)
-                told = told or self._unlike(usual, self._counted(forward))
-                if told:
-                    self.seen.odd[kind] = told
-                    break
-
-    def _meet_sizes(self, options: Mapping[str, Any]) -> None:
-        """More batch sizes at a block than it keeps, and each again: plain MXNet's outcome."""
-        drawn = [times for times in odd.batches(self.case.seed) if self._scales(times)]
-        with mxtrt.options(enabled=False):
-            plain = self._plainly()
-            ordinary = self._counted(plain)
-        with (
-            _Complaints(),
-            mock.patch.object(mxtrt.plan.variants, "_MOST_VARIANTS", _MOST_SIZES),
-        ):
-            with mxtrt.options(**options):
-                forward = self._ways[self._way]()
-                usual = self._counted(forward)
-            values = not odd.difference(usual[0], ordinary[0])
-            for times in (*drawn, *drawn):
-                inputs = partial(self._tiled, times)
-                with mxtrt.options(enabled=False):
-                    expected = odd.outcome(plain, inputs)
-                with mxtrt.options(**options):
-                    told = odd.difference(odd.outcome(forward, inputs), expected, values=values)
-                    told = told or self._unlike(usual, self._counted(forward))
-                if told:
-                    self.seen.odd["size"] = f"{times} times the batch size: {told}"
-                    return
-
-    def _tiled(self, times: int) -> dict[str, Any]:
-        """The first inputs with every row so many times."""
-        return {name: self._mx.nd.repeat(a, times, axis=0) for name, a in self.inputs[0].items()}
-
-    def _scales(self, times: int) -> bool:
-        """Whether so many times the rows make so many times the rows of all that is computed.
-
-        Otherwise MXNet's operators may write beyond their outputs (Reshape by ``(1, 0)``).
-        """
-        if not all(array.ndim for array in self.inputs[0].values()):
-            return False
-        shapes = {name: array.shape for name, array in self.inputs[0].items()}
-        larger = {name: (times * shape[0], *shape[1:]) for name, shape in shapes.items()}
-        inner = self.symbol.get_internals()
-        try:
-            # `infer_shape` prints to standard output what does not fit.
-            inferred = [inner._infer_shape_impl(False, **known)[1] for known in (shapes, larger)]
-        except self._mx.MXNetError:
-            return False
-        if None in inferred:
-            return False
-        fixed = self.weights.keys() | self.aux.keys()
-        return all(
-            after == (before if name in fixed else (*(times * n for n in before[:1]), *before[1:]))
-            for name, before, after in zip(inner.list_outputs(), *inferred, strict=True)
-        )
-
-    def _unlike(self, usual: tuple[Any, int], later: tuple[Any, int]) -> str:
-        told = odd.difference(later[0], usual[0])
-        if not told and later[1] < usual[1]:
-            told = f"{later[1]} runs of engines where there were {usual[1]}"
-        return told and f"the next ordinary forward: {told}"
-
-    def _counted(self, forward: _Forward) -> tuple[Any, int]:
-        """The outcome of an ordinary forward, and how many engines it ran."""
-        before = mxtrt.stats().engine_runs
-        told = odd.outcome(forward, lambda: self.inputs[0])
-        return told, mxtrt.stats().engine_runs - before
 
     def _calibrated(self, stack: contextlib.ExitStack) -> str:
         """A file with the ranges of all that the options in force leave to engines.
@@ -536,7 +454,7 @@ class _Execution:
         values = {name: array.asnumpy() for name, array in self.weights.items()}
         others = {name: np.flip(array).copy() for name, array in values.items()}
         found = []
-        with _Complaints(), mxtrt.options(**options):
+        with Complaints(), mxtrt.options(**options):
             mine = {name: self._ndarray(array) for name, array in values.items()}
             executor = self._executor(mine)
 
@@ -588,7 +506,7 @@ class _Execution:
 
         threads = [threading.Thread(target=work, args=(self._twin(),)) for _ in range(_THREADS)]
         before = mxtrt.stats().refusals
-        with _Complaints() as complaints:
+        with Complaints() as complaints:
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -660,25 +578,3 @@ def _equal(one: tuple[Outputs, ...], two: tuple[Outputs, ...]) -> bool:
         )
         for a, b in zip(one, two, strict=True)
     )
-
-
-class _Complaints(logging.Handler):
-    """Collects what mxtrt warns of while a block runs: a request that fell back to MXNet."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.first = ""
-        self._warnings = warnings.catch_warnings()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
-
-    def __enter__(self) -> _Complaints:
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")  # said in the report too
-        logging.getLogger("mxtrt").addHandler(self)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        logging.getLogger("mxtrt").removeHandler(self)
-        self._warnings.__exit__(None, None, None)

@@ -16,9 +16,23 @@ import numpy as np
 
 from mxtrt_fuzz.values import Array
 
-__all__ = ["ODD", "batches", "difference", "drawn", "hold_the_same", "outcome"]
+__all__ = [
+    "ODD",
+    "Forward",
+    "Outcome",
+    "batches",
+    "difference",
+    "drawn",
+    "hold_the_same",
+    "outcome",
+]
 
-_Forward = Callable[[Mapping[str, Any]], list[Any]]
+#: A bound case: the heads for inputs by name, as NDArrays.
+Forward = Callable[[Mapping[str, Any]], list[Any]]
+
+#: What a forward gives: context, dtype, storage type and values of every head, or the name of the
+#: exception that it raises.
+Outcome = str | list[tuple[Any, ...]]
 
 #: Ways that one case is tried in.
 _WAYS = 4
@@ -92,9 +106,7 @@ def _odd(
     return {**inputs, name: make(mx, inputs[name])}
 
 
-def outcome(
-    forward: _Forward, inputs: Callable[[], Mapping[str, Any]]
-) -> str | list[tuple[Any, ...]]:
+def outcome(forward: Forward, inputs: Callable[[], Mapping[str, Any]]) -> Outcome:
     """What a forward gives: its heads as a caller sees them, or the name of the exception."""
     try:
         heads = forward(inputs())
@@ -103,9 +115,7 @@ def outcome(
         return type(error).__name__
 
 
-def difference(
-    ours: str | list[tuple[Any, ...]], plain: str | list[tuple[Any, ...]], *, values: bool = True
-) -> str:
+def difference(ours: Outcome, plain: Outcome, *, values: bool = True) -> str:
     """In what an outcome is not the other one; empty if it is the same.
 
     Args:
@@ -125,7 +135,7 @@ def difference(
     return ""
 
 
-def hold_the_same(one: str | list[tuple[Any, ...]], other: str | list[tuple[Any, ...]]) -> bool:
+def hold_the_same(one: Outcome, other: Outcome) -> bool:
     """Whether two answers have about the same numbers, whatever kind of arrays they are."""
     if isinstance(one, str) or isinstance(other, str):
         return False
