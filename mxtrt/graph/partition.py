@@ -62,10 +62,18 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The outcome: segments in topological order, and a reason for every node left in MXNet."""
+    """The outcome.
+
+    Attributes:
+        segments: The segments in topological order.
+        reasons: Why the other operator nodes stay in MXNet, by index.
+        slower: Those of them that an engine could run, wherever they stand, and that stay because
+            MXNet computes them faster.
+    """
 
     segments: tuple[Segment, ...]
     reasons: Mapping[int, str]
+    slower: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

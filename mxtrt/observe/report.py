@@ -37,11 +37,19 @@ class SegmentReport:
 
 @dataclass(slots=True)
 class LeftNode:
-    """A node that stays in MXNet, and why."""
+    """A node that stays in MXNet, and why.
+
+    Attributes:
+        name: Its name.
+        op: Its operator.
+        reason: Why it stays.
+        slower: Whether an engine could run it, and it stays because MXNet computes it faster.
+    """
 
     name: str
     op: str
     reason: str
+    slower: bool = False
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from mxtrt import config
-from mxtrt.convert.ops.slower import RULES
 from mxtrt.errors import EngineError, GraphError, OptionError
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Entry, Graph
@@ -306,8 +305,7 @@ class Chain:
             slower_stays=slower_stays,
         )
         plan = self._symbol.plan
-        reasons = {rule.reason for rules in RULES.values() for rule in rules}
-        self.slower = [left.name for left in plan.report.left if left.reason in reasons]
+        self.slower = [left.name for left in plan.report.left if left.slower]
         if not plan.nodes:
             raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")
         self.models = [folded(*node.calibrated(self._arrays)) for node in plan.nodes]

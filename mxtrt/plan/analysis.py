@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
@@ -56,8 +57,8 @@ def analyse(
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     allowed = {own_name(name) for name in options.allow_ops}
     kept, alone = _kept(graph, can.slower if on_cpu else {}, options)
-    for index, reason in kept.items():
-        reasons.setdefault(index, reason)
+    kept = {index: reason for index, reason in kept.items() if index not in reasons}
+    reasons |= kept
     movers = frozenset(
         index
         for index, node in enumerate(graph.nodes)
@@ -70,7 +71,7 @@ def analyse(
         found = partition(graph, reasons, frozenset(weights), worth=worth, known=known)
         inferring = _readers_of_open_sizes(graph, found.reasons.keys(), known)
         if not inferring:
-            return found
+            return dataclasses.replace(found, slower=frozenset(kept))
         reasons |= inferring
 
 
@@ -143,7 +144,7 @@ def _readers_of_open_sizes(
 def describe(graph: Graph, found: Partition, engine: str) -> Report:
     """A report of a partition, its segments still to be filled in."""
     left = [
-        LeftNode(graph.nodes[index].name, graph.nodes[index].op, reason)
+        LeftNode(graph.nodes[index].name, graph.nodes[index].op, reason, index in found.slower)
         for index, reason in sorted(found.reasons.items())
     ]
     return Report(engine=engine, left=left)
