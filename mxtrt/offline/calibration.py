@@ -1,7 +1,7 @@
-"""Calibration: the user's own data through the float32 segments, and the ranges of all tensors.
+"""Calibration: runs the user's data through the float32 segments, for the ranges of all tensors.
 
-ONNX Runtime's calibrators collect the ranges, segment by segment.  What MXNet computes before and
-between segments, MXNet computes here too.
+ONNX Runtime's calibrators collect the ranges, segment by segment.  What a segment reads of MXNet's
+operators or of other segments, MXNet computes here as it does at a bind.
 """
 
 from __future__ import annotations
@@ -85,22 +85,19 @@ def calibrate(
     symbol, arrays = (net, dict(params or {})) if params is not None else traced(net)
     names = [name for name in symbol.list_arguments() if name not in arrays]
     found = Ranges(model or type(net).__name__, method, 0)
-    chains: list[tuple[Chain, list[_Collector]]] = []
+    ways: list[_Calibration] = []
     for batch in batches_of(data, names):
-        if not chains:
-            chains = [
-                (chain, [_Collector(working, method) for working in chain.models])
-                for chain in _chains(symbol, arrays, batch, guess=params is not None)
-            ]
-        for chain, collectors in chains:
-            for collector, feeds in zip(collectors, chain.feeds(batch), strict=True):
-                collector.collect(feeds)
+        if not ways:
+            chains = _chains(symbol, arrays, batch, guess=params is not None)
+            ways = [_Calibration(chain, method) for chain in chains]
+        for way in ways:
+            way.collect(batch)
         found.samples += _size(batch)
         if found.samples >= samples:
             break
-    if not chains:
+    if not ways:
         raise GraphError("there are no data to calibrate with; give at least one batch")
-    found.segments, *guessed = ([one.result() for one in ones] for _, ones in chains)
+    found.segments, *guessed = (way.result() for way in ways)
     known = {segment.structure for segment in found.segments}
     found.guessed = [one for ones in guessed for one in ones if one.structure not in known]
     keep_layers(found, keep)
@@ -112,10 +109,11 @@ def calibrate(
 def _chains(
     symbol: Any, arrays: Mapping[str, Any], batch: Batch, *, guess: bool
 ) -> Iterator[Chain]:
-    """The symbol partitioned in every way that a bind may do it.
+    """The symbol partitioned in every way in which a bind may do it.
 
-    With its weights known, and as a bind does that has to guess them; for an engine on the CPU, and
-    for one on a GPU, which gets what MXNet computes faster on a CPU too.
+    A bind may be told which arguments are weights, or has to guess.  On the CPU, MXNet keeps the
+    nodes that it computes faster there; on a GPU they are in segments.  Each of the two makes other
+    segments.
 
     Raises:
         EngineError: No node of it runs in an engine, in any way.
@@ -136,7 +134,7 @@ def _chains(
             found += 1
             yield chain
             if slower_stays and not chain.slower:
-                break  # without any of these both are one
+                break  # no node stays for this reason: the other way gives the same segments
     if reason is not None and not found:
         raise reason
 
@@ -164,7 +162,7 @@ def traced(net: Any) -> tuple[Any, dict[str, Any]]:
     """Symbol and parameters of a Gluon block.
 
     Raises:
-        GraphError: It is no block, or was not run yet, so that shapes of weights are not known.
+        GraphError: It is no block, or it was not run yet and its weights have no shapes.
     """
     import mxnet as mx
 
@@ -186,7 +184,10 @@ def traced(net: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _inputs_of(net: Any) -> int:
-    """How many data a block takes: what its hybrid_forward has behind F, parameters left out."""
+    """How many inputs a block takes: parameters of its ``hybrid_forward`` behind ``F``.
+
+    Those with a default, and those that Gluon fills with the block's weights, do not count.
+    """
     given = [
         p
         for p in inspect.signature(net.hybrid_forward).parameters.values()
@@ -238,7 +239,7 @@ def _size(batch: Batch) -> int:
 
 
 class Chain:
-    """A partitioned symbol, run far enough to see what goes into its segments.
+    """A partitioned symbol that gives what its segments read for some data.
 
     Args:
         symbol: The symbol.
@@ -267,42 +268,20 @@ class Chain:
         from mxtrt.hooks.partitioned import partition_symbol
         from mxtrt.plan import graph_pass
 
-        self._options = config.current().replace(
+        options = config.current().replace(
             engine="onnxruntime",
             precision="fp32",
             prefer="engine",  # what is guessed or measured of fp32 says nothing of int8
             release_weights=False,
             enabled=True,
         )
-        graph_pass.prepare(self._options, mx.cpu())
-        names = symbol.list_arguments()
-        shapes = {name: array.shape for name, array in batch.items() if name in names}
-        weights_too = {name: array.shape for name, array in arrays.items() if name in names}
-        known, _, _ = symbol.infer_shape(**{**weights_too, **shapes})
-        if known is None:
-            raise GraphError(f"the symbol does not accept data of the shapes {shapes}")
-        arguments = dict(zip(names, known, strict=True))
-        args = {
-            name: batch[name]
-            if name in batch
-            else arrays[name].as_in_context(mx.cpu())
-            if name in arrays
-            else mx.nd.zeros(shape)
-            for name, shape in arguments.items()
-        }
-        aux = {
-            name: arrays[name].as_in_context(mx.cpu()) for name in symbol.list_auxiliary_states()
-        }
+        graph_pass.prepare(options, mx.cpu())
+        args, aux = _arrays_of(symbol, arrays, batch)
         self._arrays = {**args, **aux}
-        known_weights = frozenset(arrays) if weights is None else weights
+        known = frozenset(arrays) if weights is None else weights
+        # Kept for its plan, which owns the engines.
         self._symbol = partition_symbol(
-            symbol,
-            dict(args),
-            dict(aux),
-            mx.cpu(),
-            self._options,
-            known_weights,
-            slower_stays=slower_stays,
+            symbol, args, aux, mx.cpu(), options, known, slower_stays=slower_stays
         )
         plan = self._symbol.plan
         self.slower = [left.name for left in plan.report.left if left.slower]
@@ -310,19 +289,11 @@ class Chain:
             raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")
         self.models = [folded(*node.calibrated(self._arrays)) for node in plan.nodes]
         self._graph = Graph.of(self._symbol)
-        keys = {str(node.key): node for node in plan.nodes}
         ran = {node.attrs["engine"]: node for node in self._graph.nodes if node.op == OPERATOR}
-        self._reads = [
-            (keys[str(node.key)].inputs, ran[str(node.key)].inputs) for node in plan.nodes
-        ]
-        self._entries = list(
-            {
-                entry
-                for _, entries in self._reads
-                for entry in entries
-                if not self._graph.nodes[entry.node].is_variable
-            }
-        )
+        #: For every segment the names of its inputs, and what its engine node reads for them.
+        self._reads = [(node.inputs, ran[str(node.key)].inputs) for node in plan.nodes]
+        read = dict.fromkeys(entry for _, entries in self._reads for entry in entries)
+        self._entries = [e for e in read if not self._graph.nodes[e.node].is_variable]
         if self._entries:
             plan.build(self._arrays)
 
@@ -346,6 +317,49 @@ class Chain:
         arrays = {**self._arrays, **batch}
         executor = bound(part, arrays, mx.cpu())
         return dict(zip(self._entries, executor.forward(is_train=False), strict=True))
+
+
+def _arrays_of(
+    symbol: Any, arrays: Mapping[str, Any], batch: Batch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """NDArrays on the CPU for all arguments and auxiliary states; zeros where nothing is given.
+
+    Raises:
+        GraphError: The symbol does not accept the shapes of the batch.
+    """
+    import mxnet as mx
+
+    cpu = mx.cpu()
+    names = symbol.list_arguments()
+    shapes = {name: array.shape for name, array in batch.items() if name in names}
+    weights = {name: array.shape for name, array in arrays.items() if name in names}
+    known, _, _ = symbol.infer_shape(**{**weights, **shapes})
+    if known is None:
+        raise GraphError(f"the symbol does not accept data of the shapes {shapes}")
+    args = {}
+    for name, shape in zip(names, known, strict=True):
+        if name in batch:
+            args[name] = batch[name]
+        else:
+            args[name] = arrays[name].as_in_context(cpu) if name in arrays else mx.nd.zeros(shape)
+    return args, {name: arrays[name].as_in_context(cpu) for name in symbol.list_auxiliary_states()}
+
+
+class _Calibration:
+    """The calibrators of all segments of a chain."""
+
+    def __init__(self, chain: Chain, method: str) -> None:
+        self._chain = chain
+        self._collectors = [_Collector(model, method) for model in chain.models]
+
+    def collect(self, batch: Batch) -> None:
+        """Run one batch."""
+        for collector, feeds in zip(self._collectors, self._chain.feeds(batch), strict=True):
+            collector.collect(feeds)
+
+    def result(self) -> list[SegmentRanges]:
+        """The ranges of every segment."""
+        return [collector.result() for collector in self._collectors]
 
 
 class _Collector:
@@ -407,7 +421,7 @@ class _Collector:
 
 
 class _Once:
-    """A reader of one batch, as ONNX Runtime's calibrators take it."""
+    """One batch as a data reader of ONNX Runtime's calibrators."""
 
     def __init__(self, feeds: Mapping[str, Array]) -> None:
         self._feeds: dict[str, Array] | None = dict(feeds)
