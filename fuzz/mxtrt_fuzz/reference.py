@@ -171,50 +171,14 @@ class Reference:
             if noise is not None:
                 for entry in [entry for entry in values if entry in self.steps]:
                     values[entry] = noise.quantize(values[entry], self.steps[entry])
-            for spec, attrs, node, index in self._steps:
-                operands = [values[entry] for entry in node.inputs]
-                more = {}
-                info = self._rounding.get(node.outputs[0].dtype)
-                own = spec.roundings > 0 and not spec.exact(attrs)
-                # What is exact in float32 rounds in float16: its inputs, and its bounds.
-                half = self._half or node.outputs[0].dtype == "float16"
-                noisy = info is not None and (own or half)
-                if noise is not None and noisy:
-                    if spec.statistics:
-                        more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
-                    inward = spec.roundings if own else _CAST
-                    operands = [
-                        noise.perturb(x, info, inward)
-                        if (spec.on_inputs or half) and self._rounded(entry)
-                        else x
-                        for x, entry in zip(operands, node.inputs, strict=True)
-                    ]
-                for output, value in enumerate(spec.outputs(attrs, operands, **more)):
-                    if noise is not None and noisy:
-                        roundings = inward
-                        if spec.sums:
-                            terms = operands[0].size / max(value.size, 1)
-                            roundings = max(roundings, np.sqrt(terms) / 2)
-                        elif spec.terms is not None:
-                            terms = spec.terms(attrs, operands[0].shape)
-                            # MXNet adds one after the other, and terms alike round alike.
-                            roundings = max(roundings, np.sqrt(terms) / 2, terms / (2 * DEVIATIONS))
-                        if spec.running:
-                            steps = np.where(np.isfinite(value), value, 0.0)
-                            steps = noise.perturb(steps, info, roundings) - steps
-                            value = value + spec.outputs(attrs, [steps])[output]
-                        absolute = spec.absolute_error(attrs, self._coarse)
-                        value = noise.perturb(value, info, roundings, absolute)
-                    elif noise is not None and self._coarse and info is not None:
-                        value = noise.perturb(value, info, 0.0)  # it flushes what it copies, too
-                    entry = Entry(index, output)
+            for step in self._steps:
+                operands = [values[entry] for entry in step.node.inputs]
+                # One after the other: the noise of an output is drawn behind that of the last one.
+                for output, value in enumerate(self._outputs(step, operands, noise)):
+                    entry = Entry(step.place, output)
                     if poison is not None:
-                        if spec.spread is not None:
-                            marks = [np.where(np.isnan(x), np.nan, 0.0) for x in operands]
-                            value = value + 0 * spec.spread(attrs, *marks)
-                        if entry in poison:
-                            value = np.where(poison[entry], mark, value)
-                    dtype = node.outputs[output].dtype
+                        value = _poisoned(step, operands, value, poison.get(entry), mark)
+                    dtype = step.node.outputs[output].dtype
                     if dtype in self._info:
                         value = _in_range(value.astype(np.float64, copy=False), self._info[dtype])
                     elif poison is None:
@@ -223,6 +187,38 @@ class Reference:
                     if noise is not None and entry in self.steps:
                         values[entry] = noise.quantize(value, self.steps[entry])
         return values
+
+    def _outputs(self, step: _Step, operands: list[Array], noise: Noise | None) -> Iterator[Array]:
+        """An operator's outputs, one by one, with an implementation's errors if there is noise."""
+        spec, attrs, node, _ = step
+        info = self._rounding.get(node.outputs[0].dtype)
+        own = spec.roundings > 0 and not spec.exact(attrs)
+        # What is exact in float32 rounds in float16: its inputs, and its bounds.
+        half = self._half or node.outputs[0].dtype == "float16"
+        if noise is None or info is None or not (own or half):
+            for value in spec.outputs(attrs, operands):
+                if noise is not None and self._coarse and info is not None:
+                    value = noise.perturb(value, info, 0.0)  # it flushes what it copies, too
+                yield value
+            return
+        more = {}
+        if spec.statistics:
+            more["statistics"] = noise.perturb(operands[0], info, spec.roundings)
+        inward = spec.roundings if own else _CAST
+        operands = [
+            noise.perturb(x, info, inward)
+            if (spec.on_inputs or half) and self._rounded(entry)
+            else x
+            for x, entry in zip(operands, node.inputs, strict=True)
+        ]
+        for output, value in enumerate(spec.outputs(attrs, operands, **more)):
+            roundings = _roundings(step, inward, operands, value)
+            if spec.running:
+                errors = np.where(np.isfinite(value), value, 0.0)
+                errors = noise.perturb(errors, info, roundings) - errors
+                value = value + spec.outputs(attrs, [errors])[output]
+            absolute = spec.absolute_error(attrs, self._coarse)
+            yield noise.perturb(value, info, roundings, absolute)
 
     def _rounded(self, entry: Entry) -> bool:
         """Whether an entry holds numbers that may be off: integers are exact."""
@@ -397,6 +393,44 @@ def quantization_steps(case: Case, turns: Sequence[Values]) -> dict[Entry, float
         entry: max(2 * float(np.abs(values[entry]).max()) / _LEVELS for values in turns)
         for entry in sorted(floats)
     }
+
+
+def _roundings(step: _Step, inward: float, operands: Sequence[Array], value: Array) -> float:
+    """By how many roundings an output may be off, as a standard deviation.
+
+    Args:
+        step: The operator.
+        inward: The same of what it reads.
+        operands: What it reads.
+        value: The output.
+    """
+    spec = step.spec
+    if spec.sums:
+        terms = operands[0].size / max(value.size, 1)
+        return float(max(inward, np.sqrt(terms) / 2))
+    if spec.terms is not None:
+        terms = spec.terms(step.attrs, operands[0].shape)
+        # MXNet adds one after the other, and terms alike round alike.
+        return float(max(inward, np.sqrt(terms) / 2, terms / (2 * DEVIATIONS)))
+    return inward
+
+
+def _poisoned(
+    step: _Step, operands: list[Array], value: Array, poison: Array | None, mark: float
+) -> Array:
+    """An output with its poisoned elements, and with NaN wherever it depends on one.
+
+    Args:
+        step: The operator.
+        operands: What it reads.
+        value: The output.
+        poison: Elements of the output that become ``mark``, None for no element.
+        mark: What they become.
+    """
+    if step.spec.spread is not None:
+        marks = [np.where(np.isnan(x), np.nan, 0.0) for x in operands]
+        value = value + 0 * step.spec.spread(step.attrs, *marks)
+    return value if poison is None else np.where(poison, mark, value)
 
 
 def _first_dtype(case: Case, node: Operation) -> str:
