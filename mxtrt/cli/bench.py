@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,9 @@ from mxtrt.observe.text import bytes_text
 
 if TYPE_CHECKING:
     from mxtrt.cli.compare import Comparison
+    from mxtrt.cli.model import Model as LoadedModel
+    from mxtrt.cli.precisions import Batches
+    from mxtrt.config import Options
 
 __all__ = ["bench_model", "show_comparison"]
 
@@ -74,8 +79,55 @@ def bench_model(
     if data is not None and precision is None:
         raise OptionError("option --data needs --precision")
     with task("loading"):
-        from mxtrt.cli.compare import compare
+        # MXNet, and what needs it, is loaded here.
         from mxtrt.cli.model import load_model, random_inputs, random_params
+
+        loaded = load_model(model, params, shape or ())
+        weights = loaded.params if params is not None else random_params(loaded)
+        bench = _Bench(loaded, weights, random_inputs(loaded), options, seconds)
+    if precision is None:
+        found, shown = bench.engine(str(model))
+    else:
+        batches = None
+        if data is not None:
+            count = next(iter(loaded.data.values()))[0]
+            batches = partial(data_of.batches, data, count, list(shape or ()))
+        found, shown = bench.precisions(str(model), precision, batches, layers)
+    if json:
+        head = {"model": str(model), "shapes": loaded.data, "random_weights": params is None}
+        emit_json({**head, **found})
+        return
+    if params is None:
+        show("No --params: the weights are random (MSRA).")
+    shown()
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A model to be measured.
+
+    Both ways to measure it give the figures as JSON-ready data, and what prints them for people.
+    """
+
+    model: LoadedModel
+    weights: dict[str, Any]
+    inputs: dict[str, Any]
+    options: Options
+    seconds: float
+
+    def engine(self, title: str) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Plain MXNet and the engine that the options choose."""
+        from mxtrt.cli.compare import compare
+
+        symbol = self.model.symbol
+        with task("measuring") as progress:
+            found = compare(symbol, self.weights, self.inputs, self.options, self.seconds, progress)
+        return found.to_dict(), lambda: show_comparison(title, found)
+
+    def precisions(
+        self, title: str, names: str, batches: Batches | None, layers: bool
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Plain MXNet and engines of several precisions."""
         from mxtrt.cli.precisions import (
             compare_precisions,
             parse_precisions,
@@ -83,45 +135,19 @@ def bench_model(
             show_rows,
         )
 
-        loaded = load_model(model, params, shape or ())
-        weights = loaded.params if params is not None else random_params(loaded)
-        inputs = random_inputs(loaded)
-    if precision is not None:
-
-        def batches() -> Iterable[dict[str, Any]]:
-            assert data is not None
-            count = next(iter(loaded.data.values()))[0]
-            return data_of.batches(data, count, list(shape or ()))
-
         with task("measuring") as progress:
             rows, accuracy = compare_precisions(
-                loaded.symbol,
-                weights,
-                inputs,
-                options,
-                parse_precisions(precision),
-                seconds,
-                None if data is None else batches,
+                self.model.symbol,
+                self.weights,
+                self.inputs,
+                self.options,
+                parse_precisions(names),
+                self.seconds,
+                batches,
                 layers=layers,
                 progress=progress,
             )
-        if json:
-            head = {"model": str(model), "shapes": loaded.data, "random_weights": params is None}
-            emit_json({**head, **rows_to_dict(rows, accuracy)})
-            return
-        if params is None:
-            show("No --params: the weights are random (MSRA).")
-        show_rows(str(model), rows, accuracy)
-        return
-    with task("measuring") as progress:
-        found = compare(loaded.symbol, weights, inputs, options, seconds, progress)
-    if json:
-        head = {"model": str(model), "shapes": loaded.data, "random_weights": params is None}
-        emit_json({**head, **found.to_dict()})
-        return
-    if params is None:
-        show("No --params: the weights are random (MSRA).")
-    show_comparison(str(model), found)
+        return rows_to_dict(rows, accuracy), lambda: show_rows(title, rows, accuracy)
 
 
 def show_comparison(title: str, found: Comparison) -> None:

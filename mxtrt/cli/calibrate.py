@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,10 @@ from mxtrt.cli import data as data_of
 from mxtrt.cli.arguments import Json, Model, Params, Shapes, output_option
 from mxtrt.cli.output import emit_json, show, task, write_output
 from mxtrt.errors import GraphError, OptionError
+
+if TYPE_CHECKING:
+    from mxtrt.offline.search import Kept
+    from mxtrt.precision.ranges import Ranges
 
 __all__ = ["calibrate_model"]
 
@@ -90,32 +94,45 @@ def calibrate_model(
                 allowed,
             )
     write_output(out, found.to_json())
-    layers = [layer for segment in found.segments for layer in segment.layers]
-    int8 = sum(layer.precision == "int8" for layer in layers)
     if json:
-        emit_json(
-            {
-                "out": str(out),
-                "model_hash": found.hash,
-                "method": found.method,
-                "samples": found.samples,
-                "segments": len(found.segments),
-                "layers": len(layers),
-                "int8_layers": int8,
-                "kept": None
-                if kept is None
-                else {
-                    "layers": kept.layers,
-                    "accuracy_float32": kept.float32,
-                    "accuracy_all_int8": kept.before,
-                    "accuracy": kept.after,
-                },
-            }
-        )
-        return
+        emit_json({"out": str(out), **_to_dict(found, kept)})
+    else:
+        _show(out, found, kept)
+
+
+def _layers(found: Ranges) -> tuple[int, int]:
+    """How many layers there are, and how many of them are int8."""
+    layers = [layer for segment in found.segments for layer in segment.layers]
+    return len(layers), sum(layer.precision == "int8" for layer in layers)
+
+
+def _to_dict(found: Ranges, kept: Kept | None) -> dict[str, Any]:
+    """What was found, as JSON-ready data."""
+    layers, int8 = _layers(found)
+    return {
+        "model_hash": found.hash,
+        "method": found.method,
+        "samples": found.samples,
+        "segments": len(found.segments),
+        "layers": layers,
+        "int8_layers": int8,
+        "kept": None
+        if kept is None
+        else {
+            "layers": kept.layers,
+            "accuracy_float32": kept.float32,
+            "accuracy_all_int8": kept.before,
+            "accuracy": kept.after,
+        },
+    }
+
+
+def _show(out: Path, found: Ranges, kept: Kept | None) -> None:
+    """Print what was found for people."""
+    layers, int8 = _layers(found)
     show(
         f"{out}: ranges of {len(found.segments)} segments from {found.samples} samples "
-        f"({found.method}); {int8} of {len(layers)} layers in int8"
+        f"({found.method}); {int8} of {layers} layers in int8"
     )
     if kept is not None:
         show(

@@ -12,8 +12,9 @@ from mxtrt.config import PRECISIONS, Options
 from mxtrt.errors import EngineError, OptionError
 from mxtrt.observe.text import bytes_text
 
-__all__ = ["Row", "compare_precisions", "parse_precisions", "rows_to_dict", "show_rows"]
+__all__ = ["Batches", "Row", "compare_precisions", "parse_precisions", "rows_to_dict", "show_rows"]
 
+#: Gives the data, as often as it is called.
 Batches = Callable[[], Iterable[dict[str, Any]]]
 
 
@@ -82,8 +83,7 @@ def compare_precisions(
     Raises:
         EngineError: An engine is missing, or the symbol cannot run with it.
     """
-    from mxtrt.offline.search import answers, layer_errors
-    from mxtrt.precision.ranges import read_ranges
+    from mxtrt.offline.search import answers
 
     plain = None if batches is None else answers(symbol, params, batches(), enabled=False)
     rows = []
@@ -95,25 +95,35 @@ def compare_precisions(
                 progress((done + part) / len(precisions))
 
         found = compare(symbol, params, inputs, chosen, seconds / len(precisions), told)
-        accuracy = agreement = None
-        errors: list[tuple[str, float]] = []
-        if batches is not None and plain is not None:
-            seen = answers(
-                symbol,
-                params,
-                batches(),
-                precision=precision,
-                ranges=options.ranges,
-                engine=options.engine,
-                deny_ops=options.deny_ops,
-            )
-            accuracy, agreement = seen.accuracy, seen.agreement(plain)
-            if layers and precision in ("fp16", "int8"):
-                ranges = read_ranges(options.ranges) if precision == "int8" else None
-                errors = layer_errors(symbol, params, batches(), precision, ranges)
-                errors.sort(key=lambda item: -item[1])
-        rows.append(Row(precision, found, accuracy, agreement, errors))
+        if batches is None or plain is None:
+            rows.append(Row(precision, found))
+            continue
+        seen = answers(
+            symbol,
+            params,
+            batches(),
+            precision=precision,
+            ranges=options.ranges,
+            engine=options.engine,
+            deny_ops=options.deny_ops,
+        )
+        errors = _worst_layers(symbol, params, batches(), chosen) if layers else []
+        rows.append(Row(precision, found, seen.accuracy, seen.agreement(plain), errors))
     return rows, None if plain is None else plain.accuracy
+
+
+def _worst_layers(
+    symbol: Any, params: Mapping[str, Any], batches: Iterable[dict[str, Any]], options: Options
+) -> list[tuple[str, float]]:
+    """The error of every layer, worst first; none for a precision that rounds no layer."""
+    from mxtrt.offline.search import layer_errors
+    from mxtrt.precision.ranges import read_ranges
+
+    if options.precision not in ("fp16", "int8"):
+        return []
+    ranges = read_ranges(options.ranges) if options.precision == "int8" else None
+    errors = layer_errors(symbol, params, batches, options.precision, ranges)
+    return sorted(errors, key=lambda item: -item[1])
 
 
 def rows_to_dict(rows: Sequence[Row], plain_accuracy: float | None) -> dict[str, Any]:
