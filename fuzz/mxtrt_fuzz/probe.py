@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mxtrt.plain.forward import bound
+
 __all__ = ["CASES", "operators", "working_operators"]
 
 # Seconds for one process.
@@ -122,13 +124,7 @@ def _why_not(name: str, gpu: int) -> str:
 
     def answer(context: Any) -> Any:
         arrays = {n: mx.nd.array(value, ctx=context) for n, value in values.items()}
-        executor = symbol.bind(
-            context,
-            {n: arrays[n] for n in symbol.list_arguments()},
-            grad_req="null",
-            aux_states={n: arrays[n] for n in symbol.list_auxiliary_states()},
-        )
-        out = executor.forward(is_train=False)[0].asnumpy()
+        out = bound(symbol, arrays, context).forward(is_train=False)[0].asnumpy()
         mx.nd.waitall()
         return out
 

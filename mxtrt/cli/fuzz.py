@@ -83,12 +83,7 @@ def fuzz(
     exit code is 0 if nothing was found, 1 if something was.  Ctrl-C ends it in good order, with
     what was found so far.
     """
-    for package in ("hypothesis", "mxtrt_fuzz"):
-        if importlib.util.find_spec(package) is None:
-            raise OptionError(
-                f"mxtrt fuzz needs the package {package}; install it with: "
-                "pip install 'mxtrt[fuzz]'"
-            )
+    _require_packages()
     if profile not in _PROFILES:
         raise OptionError(
             f"option --profile is {profile!r}, expected one of {', '.join(_PROFILES)}"
@@ -109,6 +104,15 @@ def fuzz(
             "time, nor with --scheduler, where the machines share examples; leave it out"
         )
     return _hunt(profile, examples, seconds, seed, chosen, json, corpus, database, jobs, scheduler)
+
+
+def _require_packages() -> None:
+    for package in ("hypothesis", "mxtrt_fuzz"):
+        if importlib.util.find_spec(package) is None:
+            raise OptionError(
+                f"mxtrt fuzz needs the package {package}; install it with: "
+                "pip install 'mxtrt[fuzz]'"
+            )
 
 
 def _hunt(

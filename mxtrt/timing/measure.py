@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Pairs", "bootstrap_ratio", "interleave", "parity_error", "resident_bytes"]
+__all__ = [
+    "Pairs",
+    "bootstrap_ratio",
+    "interleave",
+    "parity_error",
+    "resident_bytes",
+    "seconds_of",
+]
 
 #: One row per pair of calls: seconds of the first, seconds of the second.
 Pairs = npt.NDArray[np.float64]
@@ -20,10 +27,11 @@ _RESAMPLES = 2000
 _MOST_AT_ONCE = 1 << 20  # numbers
 
 
-def _seconds_of(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """How long a call takes, in seconds by a clock."""
+    begin = clock()
     call()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def interleave(
@@ -55,8 +63,8 @@ def interleave(
     begin = time.perf_counter()
     rounds = 0
     while rounds < at_least or time.perf_counter() - begin < seconds:
-        first = _seconds_of(a), _seconds_of(b)
-        second = _seconds_of(b), _seconds_of(a)
+        first = seconds_of(a), seconds_of(b)
+        second = seconds_of(b), seconds_of(a)
         pairs += [first, (second[1], second[0])]
         rounds += 1
         if progress is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mxtrt.timing.measure import Pairs, bootstrap_ratio
+from mxtrt.timing.measure import Pairs, bootstrap_ratio, seconds_of
 
 __all__ = ["LEVEL", "MOST_NOISE", "Duet", "Paired", "paired"]
 
@@ -98,7 +98,7 @@ class Duet:
         seconds: Time to spend; the number of rounds follows from one call of each.
         warmup: Calls of each beforehand.
         fewest: Rounds that are driven even if they take longer.
-        clock: What tells seconds, ``time.perf_counter`` by default.
+        clock: What tells seconds.
 
     Attributes:
         rounds: How many rounds to drive.
@@ -111,11 +111,11 @@ class Duet:
         seconds: float,
         warmup: int = 2,
         fewest: int = _FEWEST_ROUNDS,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._plain = plain
         self._mxtrt = mxtrt
-        self._clock = clock or time.perf_counter
+        self._clock = clock
         for _ in range(warmup):
             plain()
             mxtrt()
@@ -159,6 +159,4 @@ class Duet:
         return paired(np.array(self._pairs), np.array(self._controls))
 
     def _seconds(self, call: Callable[[], object]) -> float:
-        begin = self._clock()
-        call()
-        return self._clock() - begin
+        return seconds_of(call, self._clock)

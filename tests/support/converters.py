@@ -19,6 +19,7 @@ import mxtrt.convert.ops
 from mxtrt.convert.onnx_builder import OnnxBuilder
 from mxtrt.errors import Unsupported
 from mxtrt.graph.symbol import Entry, Graph, Node, TensorType
+from mxtrt.plain.forward import bound
 
 with warnings.catch_warnings():  # MXNet 1.9.1 reads names that NumPy 1.20 and newer deprecate
     warnings.simplefilter("ignore")
@@ -61,9 +62,7 @@ def data(seed: int, *shape: int, low: float = -2.0, high: float = 2.0) -> np.nda
 
 def run_mxnet(sym: Any, arrays: Arrays) -> list[np.ndarray[Any, Any]]:
     """The outputs that plain MXNet computes on the CPU at inference."""
-    arguments = {n: _ndarray(arrays[n]) for n in sym.list_arguments()}
-    states = {n: _ndarray(arrays[n]) for n in sym.list_auxiliary_states()}
-    executor = sym.bind(mx.cpu(), arguments, aux_states=states, grad_req="null")
+    executor = bound(sym, {name: _ndarray(array) for name, array in arrays.items()}, mx.cpu())
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
