@@ -1,7 +1,6 @@
 """Running a case: plain MXNet once, and mxtrt under three support masks.
 
-This is the only module of the fuzzer that imports MXNet.  It tells what it saw; whether that is
-right is for :mod:`mxtrt_fuzz.oracle` to say.
+What was seen becomes an :class:`Observation`; :mod:`mxtrt_fuzz.oracle` says whether it is right.
 """
 
 from __future__ import annotations
@@ -55,7 +54,8 @@ _REPEATS = 24
 #: How many threads bind a case at once.
 _THREADS = 3
 
-#: Numbers between the arrays of one time and those of the next: by these, by twice as many, ...
+#: Numbers of an array that is allocated after the first repetition; after the second one it has
+#: twice as many, and so on, so that the next repetition's arrays lie elsewhere.
 _BETWEEN = 24
 
 Outputs = tuple[Array, ...]
@@ -417,6 +417,7 @@ class _Execution:
             self.seen.unequal = unequal
 
     def _unequal(self, together: Sequence[Any]) -> list[str]:
+        """Names of what is not equal to the bit; the seed chooses which of the slow checks run."""
         found = []
         with mxtrt.options(enabled=False):
             if not _equal(self._forwards(self._plainly()), self.seen.plain):
@@ -447,7 +448,10 @@ class _Execution:
         return found
 
     def _rebound(self) -> list[str]:
-        """Bind equal weights twice and others once, and write to the first: all have their own."""
+        """Names of what does not hold where binds of the same symbol follow weights of their own.
+
+        There are two with equal weights and one with others; then the first one's are written to.
+        """
         options = self._options("none")
         if options["precision"] != "fp32" or not self.weights:
             return []

@@ -66,10 +66,10 @@ COMMON = (
 
 #: Dtypes of a graph's first input besides float32.
 _DTYPES = (*INTEGERS, "float64", "float64")
-#: And in the lanes whose numbers float16 holds, as often as all of these.
+#: Drawn as often as all of these together, in the lanes whose numbers float16 holds.
 _HALF = "float16"
 
-#: What a name is made of: MXNet takes any text, and so has whatever reads, writes or makes names.
+#: Patterns of names.  MXNet takes any text for a name, so whatever reads or makes names has to.
 _NAMES = (
     "{}",
     "卷积_{}",

@@ -96,7 +96,8 @@ class Hunt:
         number = 0
         while self._drawn < self._examples and not self._time_is_up():
             before = self._drawn
-            # Only once: a failure that is passed over from now on would be taken for mended.
+            # In the first round only: later its failures are passed over, and Hypothesis would
+            # delete them from the database as fixed.
             reuse = [Phase.reuse] if number == 0 else []
             self._round(self._seed + 7919 * number, min(ROUND, self._examples - self._drawn), reuse)
             number += 1

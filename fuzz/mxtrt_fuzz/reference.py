@@ -40,7 +40,7 @@ _CAST = 0.5
 # States beyond this may show what a shut gate lets through.
 _SHUT = 64.0
 
-# Values beyond this may overflow in float16: mxtrt looks for them on other data.
+# Values beyond this may overflow in float16; mxtrt looks for overflow on random data, not on these.
 _LARGE = 4096.0
 
 # Steps from one end of a symmetric int8 range to the other.
@@ -345,9 +345,10 @@ class Reference:
         return {entry: mask for entry, mask in found.items() if mask.any()}
 
     def nan_blind(self, exact: Values) -> tuple[set[Entry], set[Entry]]:
-        """Entries behind an operator that met inputs for which its answer is not defined.
+        """Entries that depend on an answer to a NaN or infinity for which MXNet defines none.
 
-        Of the second set are those among them behind a comparison too, which makes numbers of it.
+        The second set has those of them that depend on it through a comparison, whose results are
+        ordinary numbers.
         """
         tainted: set[Entry] = set()
         compared: set[Entry] = set()

@@ -20,7 +20,7 @@ __all__ = ["failures_of", "reduced", "replay"]
 def replay(reproducer: Reproducer, setup: Setup | None = None) -> list[Failure]:
     """What a reproducer fails with now, in a process of its own.
 
-    It may take as long as on a GPU, whatever engine builds.
+    The time limit is that of the profile for GPUs, where builds take longest.
 
     Args:
         reproducer: A folder of the corpus.

@@ -30,8 +30,8 @@ def batches(text: str, batch: int, shapes: list[str]) -> Iterator[dict[str, Any]
         shapes: Shapes as the command line gives them; a record file needs that of its pictures.
 
     Raises:
-        OptionError: It is nothing that is known.
-        GraphError: It cannot be read.
+        OptionError: It is no known kind of data.
+        GraphError: The data cannot be read.
     """
     kind = Path(text).suffix.lower()
     if text.startswith("python:"):

@@ -28,7 +28,6 @@ class _Accuracy:
     """Accuracy on the digits that were held out, and how often both ways agree."""
 
     nodes_in_engine: int
-
     plain: float
     mxtrt: float
     agreement: float

@@ -43,7 +43,7 @@ class OnnxBuilder:
     """Collects nodes and initializers, then writes one :class:`onnx.ModelProto`.
 
     Args:
-        taken: Names that are not for it to make.
+        taken: Names that it must not make, because variables have them.
     """
 
     def __init__(self, taken: Collection[str] = ()) -> None:
@@ -59,7 +59,7 @@ class OnnxBuilder:
         return self.free(f"{hint}__{self._fresh}")
 
     def free(self, name: str) -> str:
-        """A name, longer where it is taken."""
+        """A name with underscores behind it until it is not taken."""
         return untaken(name, self._taken)
 
     def node(

@@ -85,7 +85,7 @@ class Worth:
         movers: Nodes that only move data; a segment of nothing else stays in MXNet.
         cheap: Nodes that compute little for each element; a segment of fewer than
             :data:`FEWEST_CHEAP` of them and movers stays in MXNet, unless it is the whole graph.
-        alone: Why nodes stay in MXNet whose segment has but movers beside them, by index.
+        alone: By index, why a node stays in MXNet where its segment has only movers besides.
     """
 
     min_nodes: int = 1
@@ -162,9 +162,10 @@ def partition(
 
 
 def _dependencies(graph: Graph, known: frozenset[int]) -> list[set[int]]:
-    """For every node the operator nodes that it has to wait for, those of ``known`` looked through.
+    """For every node, the operator nodes that have to run before it.
 
-    What is known waits for what it takes its shape from, wherever it is computed.
+    A node of ``known`` is none of them, because whatever reads it can compute it.  In its place
+    stand the nodes that have to run before it: those that it takes its shape from.
     """
     depends: list[set[int]] = []
     for node in graph.nodes:
@@ -224,6 +225,16 @@ def _refusal(
     worth: Worth,
     whole: bool,
 ) -> str | None:
+    """Why a component is not worth an engine; None if it is.
+
+    Args:
+        graph: The symbol.
+        nodes: The component.
+        known: Nodes whose values are known at bind.
+        weights: Names of the weights.
+        worth: What makes a segment worth an engine.
+        whole: Whether the graph has no other operators.
+    """
     if len(nodes) < worth.min_nodes:
         return f"its segment has {len(nodes)} nodes, fewer than min_nodes={worth.min_nodes}"
     if worth.movers.issuperset(nodes):
@@ -288,6 +299,7 @@ class _Placement:
                 self._known_in.setdefault(place, []).append(index)
 
     def _spread(self, producers: Sequence[int], homes: set[int]) -> None:
+        """Have known nodes computed where they are read."""
         for producer in producers:
             if producer in self._known:
                 self._homes[producer] |= homes

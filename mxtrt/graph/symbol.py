@@ -37,8 +37,9 @@ __all__ = [
     "write_json",
 ]
 
-#: Symbols beyond these are no networks: MXNet reads nested JSON recursively, and an operator's
-#: number of inputs or outputs is memory that somebody allocates.
+#: Limits of a symbol, far beyond any network: its characters, the depth of its JSON, which MXNet
+#: reads recursively, its nodes, and the inputs of a node or heads of the symbol, for which somebody
+#: allocates memory.
 MOST_CHARACTERS, DEEPEST, MOST_NODES, MOST_ENTRIES = 1 << 28, 64, 1_000_000, 100_000
 
 # A symbol without a version is taken for one of MXNet 0.8 and "upgraded" on loading.
@@ -208,10 +209,10 @@ class Graph:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """A name for every node under which its outputs have a name of their own.
+        """For every node a name such that the names made of it for its outputs are unique.
 
-        It is the node's, but for operators that share theirs, or whose output is called like a
-        variable: MXNet allows both.
+        It is the node's own name, except for operators that share theirs and for operators whose
+        output is called like a variable.  MXNet allows both.
         """
         counts = Counter(node.name for node in self.nodes if not node.is_variable)
         outputs = {name.rpartition("_output")[0] for name in self.variables}
@@ -226,7 +227,7 @@ class Graph:
         return tuple(labels)
 
     def value_name(self, entry: Entry) -> str:
-        """A name for an entry that no other has."""
+        """The name of an entry, which no other entry has."""
         label = self.labels[entry.node]
         return label if self.nodes[entry.node].is_variable else f"{label}_output{entry.output}"
 
@@ -339,7 +340,7 @@ def decoding() -> Iterator[None]:
 
 
 def untaken(name: str, *taken: Container[str]) -> str:
-    """A name, longer where it is among others."""
+    """A name with underscores behind it until none of the containers has it."""
     while any(name in names for names in taken):
         name += "_"
     return name

@@ -117,7 +117,7 @@ _last: Report | None = None
 
 
 def publish(report: Report) -> Report:
-    """Make a report the last one."""
+    """Make a report the one that :func:`last_report` returns; returns it."""
     global _last
     _last = report
     return report

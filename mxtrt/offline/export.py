@@ -126,7 +126,7 @@ def _declare(
     shapes: Mapping[str, Shape],
     open_axis: bool,
 ) -> None:
-    """Write sizes in place of symbols."""
+    """Replace the symbolic dimensions of inputs and outputs by sizes, or by ``batch``."""
     sizes: dict[str, Shape] = {name: shapes[name] for name in segment.inputs}
     for name, head in zip(segment.outputs, heads, strict=True):
         sizes[name] = graph.type_of(head).shape or ()

@@ -25,10 +25,11 @@ class _Energy:
 
 
 class LayerErrors:
-    """The error of every layer whose inputs and weights alone are rounded, the rest in float32.
+    """How far off the output of each layer is when only this layer is of a lower precision.
 
-    Beside every layer the same layer runs with its data and its weights rounded; the error is the
-    root of the energy of the difference of their outputs over that of the output.
+    The model runs in float32.  Each layer has a twin that reads the same data and weights, rounded.
+    With both outputs' difference as noise and the layer's output as signal, the error is the root
+    of the noise's energy (its sum of squares) over the signal's.
 
     Args:
         model: The model in float32.
@@ -68,6 +69,7 @@ class LayerErrors:
         ]
 
     def _beside(self, place: int, node: NodeProto, precision: str) -> None:
+        """Add a layer's twin, and the energies of noise and signal as outputs of the model."""
         graph = self._proto.graph
         twin = NodeProto()
         twin.CopyFrom(node)
@@ -91,6 +93,7 @@ class LayerErrors:
             graph.output.append(helper.make_tensor_value_info(total[what], _SINGLE, []))
 
     def _round(self, name: str, new: str, precision: str) -> None:
+        """Add nodes that round a tensor to a precision and back to float32."""
         graph = self._proto.graph
         between = f"{new}_low"
         if precision == "fp16":

@@ -144,7 +144,7 @@ def keep_accuracy(
 ) -> Kept:
     """Keep out of int8 the fewest layers, in the order of their errors, that accuracy needs.
 
-    The number is found by bisection: fewer layers in int8 are taken to be no worse.
+    The number is found by bisection, which assumes that fewer layers in int8 are no worse.
 
     Args:
         symbol: An ``mxnet.symbol.Symbol``.

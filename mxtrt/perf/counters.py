@@ -100,8 +100,12 @@ def _arena_bytes(forward: Callable[[], object], plans: Collection[Plan]) -> int:
 
 
 def _resident(array: Any) -> int:
-    """Bytes of an array that are not paged out, the same wherever its memory begins in a page."""
+    """Bytes of an array in memory: all of them, or 0 once it is paged out.
+
+    The parts of pages at its ends stay in memory.  They do not count, so that the number does not
+    depend on where in a page the array begins.
+    """
     size = size_of(array)
     kept = sum(part for place, part in places_of(array).items() if place != "file")
-    ends = 2 * mmap.PAGESIZE  # pages that it shares with others stay
+    ends = 2 * mmap.PAGESIZE  # of these, others use a part
     return kept if size < ends or kept > ends else 0

@@ -25,8 +25,9 @@ __all__ = [
 #: What a ratio may lose in any case, as a logarithm.
 LEAST_TOLERANCE = 0.03
 
-# What may change in these counters, relatively, with kernels that lay out weights and need scratch
-# memory as they like: TensorRT picks them by timing them, ONNX Runtime by its version and the CPU.
+# By how much these counters may change, relatively.  Kernels choose the layout of weights and their
+# scratch memory, and which kernels run is not fixed: TensorRT picks them by timing them, ONNX
+# Runtime by its version and the CPU.
 _PICKED = {"engine_bytes": 0.05, "activation_bytes": 0.05}
 _ELSEWHERE = {"activation_bytes": math.inf}
 

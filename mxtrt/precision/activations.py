@@ -23,11 +23,11 @@ def can_run() -> bool:
 
 
 def session(model: onnx.ModelProto, model_of: WorkingModel | None = None) -> Any:
-    """A session of ONNX Runtime on the CPU; weights that are not in the model stay MXNet's.
+    """A session of ONNX Runtime on the CPU.
 
     Args:
         model: The model.
-        model_of: Where its external weights are.
+        model_of: Has the values of the model's external initializers, which are not copied.
     """
     import onnxruntime as ort
 
@@ -48,7 +48,10 @@ def session(model: onnx.ModelProto, model_of: WorkingModel | None = None) -> Any
 
 
 def random_feeds(names: Sequence[str], types: Sequence[TensorType]) -> dict[str, Array]:
-    """Normal numbers for what is floating, zeros for integers: indices that are always there."""
+    """Normally distributed floating-point numbers, and zeros for integers.
+
+    An integer input may hold indices; index 0 always exists.
+    """
     random = np.random.default_rng(0)
     feeds = {}
     for name, tensor in zip(names, types, strict=True):

@@ -44,7 +44,8 @@ class Retyped(NamedTuple):
         segment: The model.
         weights: Weights that the model does not hold itself.
         notes: What a person should know of it.
-        quantized: MXNet nodes of the layers in int8; None where nobody asked for ranges.
+        quantized: MXNet nodes of the layers in int8; None unless int8 was asked for and the
+            segment has layers.
     """
 
     segment: OnnxSegment
@@ -161,7 +162,8 @@ def _magnitudes(model: WorkingModel, feeds: Mapping[str, Array]) -> tuple[dict[s
     """How large values get with these inputs, or why that is not known."""
     if not activations.can_run():
         return {}, "install onnxruntime"
-    # Of indices in floating point, as ROIAlign has them, only 0 is sure to be there.
+    # An input may hold indices as floating-point numbers, as ROIAlign's regions do: fractions all
+    # mean index 0, which exists.
     fractions = {name: values % 1 for name, values in feeds.items()}
     reason = ""
     for tried in (feeds, fractions):

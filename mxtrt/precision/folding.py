@@ -15,7 +15,7 @@ __all__ = ["fold_batch_norms", "fold_weight_casts"]
 
 
 def fold_weight_casts(model: WorkingModel) -> None:
-    """Cast weights that are float16 in MXNet where they are known, once."""
+    """Replace each cast of a float16 weight by a float32 weight."""
     kept = []
     for step in model.steps:
         node = step.node
@@ -47,6 +47,7 @@ def fold_batch_norms(model: WorkingModel) -> None:
 
 
 def _fold(model: WorkingModel, layer: Step, norm: Step) -> bool:
+    """Fold a normalisation into a layer if their values allow it; returns whether they do."""
     node = layer.node
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     known = node.op_type == "Conv" or (

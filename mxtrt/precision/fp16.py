@@ -33,7 +33,8 @@ SMALLEST = 2.0**-11
 # Relative change of a weight as a whole by rounding: eight times what normal numbers can suffer.
 _ROUNDED = 2.0**-8
 
-# Weights of more elements are stored in one type only, and cast where both are read.
+# Weights of more elements are stored in one type only; where nodes read both types, a Cast makes
+# the other one at run time.
 _SMALL = 1024
 
 # fmt: off
@@ -88,9 +89,9 @@ class _Retyping:
         self._ranges = ranges
         self._types = model.types()
         self._readers = model.readers()
-        # Under what name a float32 value of the old model is to be had in either type.
+        # By type, under what name a value of the float32 model exists in that type.
         self._names: dict[int, dict[str, str]] = {_HALF: {}, _SINGLE: {}}
-        self._made: dict[str, int] = {}  # what its node computes in
+        self._made: dict[str, int] = {}  # by value, the type that its node computes in
         for name, kind in model.inputs.items():
             if kind == _SINGLE:
                 self._names[_SINGLE][name] = name
@@ -121,7 +122,11 @@ class _Retyping:
                         self._cast(self._names[_HALF][name], name, _SINGLE, step)
 
     def _take_cast(self, step: Step, of_float: bool, made: Sequence[str]) -> None:
-        """Casts between float16 and float32 are no casts any more where both are at hand."""
+        """Take a cast from or to float32.
+
+        A float16 value that MXNet casts to float32 is at hand as the float16 version of the result.
+        A cast to float16 becomes a copy of the float16 version of its input.
+        """
         node = step.node
         source, target = node.input[0], node.output[0]
         to_half = self._types.get(target) == _HALF
@@ -197,7 +202,7 @@ class _Retyping:
             half = any(self._made.get(name) == _HALF for name in computed)
             fits = all(self._fits(name) for name in moved)
             return _HALF if half and fits else _SINGLE
-        # What is made of weights alone has the type that it is read in.
+        # A value that is made of weights alone gets the type of the nodes that read it.
         readers = [r for name in step.node.output for r in self._readers.get(name, ())]
         half = any(reader.node.op_type in _COMPUTES for reader in readers)
         return _HALF if half and all(self._fits(name) for name in moved) else _SINGLE

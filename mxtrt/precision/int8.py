@@ -193,7 +193,8 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
     it with a wrong scale.  A ``Clip`` in front becomes other operators: TensorRT moves it behind
     ``QuantizeLinear`` and keeps its bounds.
     """
-    before: dict[str, str] = {}  # what a quantized tensor was, by its names
+    # By name of a quantized or dequantized tensor, the float32 tensor that it was made from.
+    before: dict[str, str] = {}
     by_layers = {name for s in model.steps if s.node.op_type in LAYERS for name in s.node.output}
     for step in model.steps:
         node = step.node

@@ -1,7 +1,7 @@
 """ONNX Runtime's quantizer and calibrators, without what they do to the whole process.
 
-To import them sets up the program's root logger and adds to its search path; they log advice to
-that logger, and print.
+Importing them configures the program's root logger and adds folders to ``sys.path``.  When they
+run they log advice to the root logger, and print.
 """
 
 from __future__ import annotations

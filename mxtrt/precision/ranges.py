@@ -1,9 +1,10 @@
 """What calibration found: the ranges of a model's tensors, and which layers may be int8.
 
-They are kept as JSON for people to read and edit.  Segments are recognised by their structure and
-by the bytes of their weights, tensors and layers by their place, because Gluon numbers its blocks
-anew in every process; the names are those of the calibrated model.  They tell apart segments that
-have the same structure and no weights, as the products of attention in every layer of a network.
+They are kept as JSON for people to read and edit.  A segment is recognised by its structure and
+the bytes of its weights, and its tensors and layers by their place: names do not serve, because
+Gluon numbers its blocks anew in every process.  Names are those of the calibrated model.  They are
+compared only where several segments have one structure and the same weights or none, such as the
+products of attention in every layer of a network.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class SegmentRanges:
         structure: Hash of its operators, attributes and shapes of weights.
         weights: Hash of the bytes of its weights.
         layers: Its layers, in order.
-        tensors: Its inputs and what its nodes compute, in order; None where nothing was seen.
+        tensors: Its inputs and what its nodes compute, in order; NaN where nothing was seen.
     """
 
     structure: str
@@ -90,8 +91,9 @@ class Ranges:
         method: How ranges were chosen: ``entropy``, ``percentile`` or ``minmax``.
         samples: How many samples were seen.
         segments: The segments, in the order in which they run.
-        guessed: The same for a bind that is not told which arguments are data, where it takes
-            other arguments for weights.  Its layers are as precise as those of their names above.
+        guessed: Other segments that a bind may have: where it has to guess which arguments are
+            weights, or where an engine on a GPU gets what MXNet computes faster on a CPU.  A layer
+            has the precision of the layer of the same name in ``segments``.
     """
 
     model: str
@@ -123,7 +125,9 @@ class Ranges:
         write_text(Path(path), self.to_json())
 
     def find(self, model: WorkingModel) -> SegmentRanges:
-        """The ranges of a segment; of several that may be meant, ranges that hold for each of them.
+        """The ranges of a segment.
+
+        Where several may be meant, they are wide enough for each of these.
 
         Raises:
             EngineError: They are of another model, or of other weights.

@@ -27,7 +27,7 @@ _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 #: Bytes of an element by type flag (mshadow/base.h).
 _ITEM_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1, 8: 2, 9: 2, 10: 4, 11: 8, 12: 2}
 _NOTHING = -1  # in place of a type flag: an NDArray that was never given a shape
-_CPU_LIKE = (1, 2, 3, 5)  # cpu, gpu, cpu_pinned, cpu_shared
+_DEVICES = (1, 2, 3, 5)  # cpu, gpu, cpu_pinned, cpu_shared
 
 #: More than any model has.
 MOST_ARRAYS, MOST_AXES, LONGEST_NAME = 1_000_000, 32, 1 << 20
@@ -153,7 +153,7 @@ def _read_array(reader: _Reader) -> _Stored:
     if any(size < 0 for size in shape):
         raise GraphError(f"it has an array of shape {shape}")
     device, ordinal, kind = reader.numbers("iii")
-    if device not in _CPU_LIKE or ordinal < 0:
+    if device not in _DEVICES or ordinal < 0:
         raise GraphError(f"it has an array on device {device}:{ordinal}, which MXNet does not have")
     if kind not in _ITEM_SIZES:
         raise GraphError(f"it has an array of type {kind}, which MXNet does not have")

@@ -47,7 +47,7 @@ _SIDECAR = ".params"
 #: The options that make a difference to what is computed; the others are the machine's.
 _OPTIONS = ("precision", "batch_profile", "min_nodes", "verify", "deny_ops", "allow_ops")
 _TYPES = {str(dtype): dtype for dtype in DTYPES.values()}
-#: Bytes of all arguments that nothing depends on, such as labels.
+#: Most bytes of all arguments together that nothing depends on, such as labels.
 _MOST_UNREAD = 1 << 30
 
 

@@ -168,19 +168,20 @@ class OpSpec:
         coarse: The same of TensorRT's approximation, where that is the larger one.
         sums: Every output is a sum over inputs: an implementation rounds the partial sums, each
             as large as the terms before it, and on terms of one sign these errors do not cancel.
-        terms: Of how many terms the sum is that an output is divided by, given the attributes and
-            the shape of the first input.
+        terms: Where an output is divided by a sum: how many terms the sum has, given the attributes
+            and the shape of the first input.
         running: Every output is a sum of those before it and one more term: their errors add up.
         compensated: MXNet sums with Kahan's compensation, which makes NaN of an infinity unless it
             is the last term (``mshadow_op::sum``).
-        gates: It multiplies its states, the inputs from the third on, by gates, of which an engine
-            knows no more than a roundoff of one: a large state times a gate that is shut is
-            anything.
+        gates: It multiplies its states, the inputs from the third on, by gates.  An engine computes
+            a gate to a roundoff of one only: where the gate should be 0, something of a large state
+            gets through.
         products: Every output is a sum of products: where the sum of their sizes overflows, so may
             a partial sum, and the answer depends on the order of the terms.
-        multiplies: An engine makes a product of it (a matrix, a convolution), which int8 is for;
-            of one with ``products`` always.
-        folds: It is made part of the product before it, whose int8 output it then is.
+        multiplies: An engine computes it as a product with a matrix or as a convolution, which are
+            what int8 is for.  Operators with ``products`` need not say so.
+        folds: An engine makes it part of the product before it, and quantizes the output of both
+            only.
         squares: The squares of the first input are summed up on the way, and may overflow.
         exact: Whether an application with these attributes rounds nothing after all.
         statistics: The reference takes ``statistics``, the first input as its mean sees it: an
@@ -188,11 +189,11 @@ class OpSpec:
         whole: All outputs have to be read: MXNet computes one from another that it may leave out.
         hybrid: Gluon can hybridize it, which takes a gradient.
         jumps: The function jumps: a rounding error before it may change its value by a lot.
-            One whose output is an integer always does.
-            That counts where the values are whole numbers, and where an input may be zero or equal
-            to another; of others the samples tell.
-        piece: On which piece of a function that jumps from one to the next an element is, as a
-            whole number; of attributes and inputs like the reference.
+            An operator whose output is an integer need not say so.
+            Jumps are looked for where values are whole numbers, and where an input may be zero or
+            equal to another one; elsewhere the noisy samples show them.
+        piece: Of a function that jumps between several pieces: the number of the piece that each
+            element is on, given attributes and inputs as for the reference.
         compares: The function compares its inputs with each other and with its scalar.
         spread: Which outputs depend on an input that is NaN, where the reference does not tell
             because its value on a NaN is a number (a comparison): a function like the reference

@@ -59,7 +59,7 @@ class Call:
         inputs: Shape and dtype of every input, all known.
         outputs: Shape and dtype of every output that the converter produces, all known.
         half: Whether the first input is float16 in MXNet.
-        gpu: Whether it is MXNet's kernels for GPUs that it stands in for.
+        gpu: Whether MXNet would run it on a GPU, where some kernels give other results.
     """
 
     def __init__(
@@ -290,7 +290,8 @@ class OpEntry:
             reads leaves the node to MXNet.
         shape_only: Indices of the inputs of which only the shape matters: the values of the
             others are all that the outputs depend on.
-        not_in_half: Why MXNet's own float16 is not float32 rounded; None where it is.
+        not_in_half: Why float16 nodes stay in MXNet: its float16 result is not the float32 result
+            rounded, for this reason.  None where it is.
     """
 
     name: str
@@ -347,7 +348,7 @@ def convert(
         builder: Receives the ONNX nodes; the node's outputs get the names of
             :meth:`Call.output`.
         half: Whether the first input is float16 in MXNet.
-        gpu: Whether it is MXNet's kernels for GPUs that it stands in for.
+        gpu: Whether MXNet would run it on a GPU, where some kernels give other results.
 
     Returns:
         The node as its converter saw it.

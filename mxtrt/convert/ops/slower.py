@@ -2,9 +2,10 @@
 
 MXNet keeps them there, unless the option ``allow_ops`` names them: a segment that has one of them
 would be slower than MXNet, and cutting one in two costs some 20 microseconds.  The factors are
-those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32); no
-form in other ONNX operators that was tried is faster than MXNet.  What is slower by less costs less
-than what is saved around it; where there is nothing around it, a rule says so.
+those of each operator alone in turns with MXNet on a Zen 4, one thread each (ONNX Runtime 1.32).
+Other ONNX operators that compute the same were tried and are not faster than MXNet either.  An
+operator that is slower by less has no rule, because what its segment saves around it is more; rules
+with ``alone`` are for segments that have nothing around it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ class Rule:
     Attributes:
         factor: How many times as long ONNX Runtime takes.
         holds: Whether a node is one of those that the rule is about.
-        one_thread: Whether it is so only where one thread computes in float32.
-        alone: Whether it is so only where a segment computes nothing else in float32: ONNX Runtime
-            makes it part of a convolution before it, or what follows part of it.
+        one_thread: Whether the rule is only for one thread that computes in float32.
+        alone: Whether the rule is only for a segment that computes nothing else, in float32: ONNX
+            Runtime fuses it with a convolution before it, or with what follows.
 
-    The last two are guesses at what ``prefer`` would measure.
+    Rules with one of the last two guess what the option ``prefer`` would measure, and do not count
+    where it is ``engine``.
     """
 
     factor: str
