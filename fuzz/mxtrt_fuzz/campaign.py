@@ -39,7 +39,7 @@ from mxtrt_fuzz.worker import Worker
 __all__ = ["Campaign", "default_jobs", "explain", "run", "run_on_dask", "run_shard"]
 
 Progress = Callable[[FuzzReport], None]
-#: Shards of a campaign that is to be repeated, and seconds between two of their reports.
+#: Number of shards of a repeatable campaign, and seconds between two reports of a shard.
 _SHARDS, _TELL_EVERY = 2, 1.0
 
 Saved = Mapping[bytes, tuple[bytes, ...]]
@@ -176,7 +176,7 @@ def run(
     """
     jobs = default_jobs() if jobs is None else jobs
     campaign = campaign.probed()
-    # What is to be the same on every machine is cut the same on every machine.
+    # A repeatable campaign has the same shards on every machine, whatever its number of jobs.
     shards = list(campaign.shards(_SHARDS if PROFILES[campaign.profile].repeatable else jobs))
     latest: dict[int, FuzzReport] = {}
     begin = time.perf_counter()

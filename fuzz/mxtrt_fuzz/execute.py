@@ -48,7 +48,7 @@ _NOT_ON_THIS_GPU = (
 #: More samples than a case has.
 _EVERY = 10**6
 
-#: How often MXNet answers before its answer is taken for the only one that it has.
+#: How many answers of plain MXNet have to be equal before it is taken to repeat itself.
 _REPEATS = 24
 
 #: How many threads bind a case at once.
@@ -182,7 +182,7 @@ class _Execution:
         self._unmasked: tuple[Forward, dict[str, Any]] | None = None
 
     def observe(self) -> Observation:
-        forget()  # every case is the first one of its process
+        forget()  # as if every case were the first one of its process
         try:
             with self._timed("plain"), mxtrt.options(enabled=False):
                 self.symbol = self._mx.sym.load_json(self.case.symbol_json())
@@ -209,7 +209,7 @@ class _Execution:
         if self.setup.exactness:
             with self._timed("exactness"):
                 self._check_exactness(first_binds)
-        copies = self._way in ("optimize_for", "pickled")  # MXNet's executor, and what comes
+        copies = self._way in ("optimize_for", "pickled")  # MXNet's executor copies its inputs
         if self._unmasked is not None and self.setup.context == "cpu" and not copies:
             self._meet(*self._unmasked)
         return self.seen

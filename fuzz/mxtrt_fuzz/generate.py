@@ -86,7 +86,7 @@ _ROLES: tuple[Role, ...] = ("data", "data", "weight")
 _MOST_OPERATORS = 24
 _MOST_ELEMENTS = 2048
 _LARGEST = 1e4
-#: float16 sums up this many of the largest elements and their squares.
+#: The largest element in float16, which can sum up this many of them, or of their squares.
 _LARGEST_HALF = 32.0
 _WIDE = 40_000
 

@@ -56,7 +56,7 @@ def _known(case: Case) -> set[int]:
 def _has_cycle(case: Case, run: Run) -> bool:
     unit = {name: f"segment {i}" for i, names in enumerate(run.segments) for name in names}
     known = _known(case)
-    waits: list[set[str]] = []  # for every node; what is known is looked through
+    waits: list[set[str]] = []  # for every node, where known nodes are looked through
     reads: dict[str, set[str]] = {}
     for index, node in enumerate(case.nodes):
         waits.append(set())

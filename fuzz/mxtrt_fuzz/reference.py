@@ -81,8 +81,8 @@ class Noise:
         if absolute:
             vanishes = (deviate < -1) & (np.abs(values) < 2 * absolute * unit)
             return np.where(vanishes, 0.0, noisy + deviate * (absolute * unit))
-        # An implementation may flush subnormal numbers to zero, and a step on the way to a number
-        # that is not much larger may be one.
+        # An implementation may flush subnormal numbers to zero.  A number that is not much larger
+        # may be computed from one.
         small = np.abs(values) < float(info.tiny) * (1 if info.bits == 16 else 4)
         if small.any():
             noisy = np.where(small, values * (1 + np.clip(deviate, -1, 1)), noisy)
@@ -198,7 +198,7 @@ class Reference:
         if noise is None or info is None or not (own or half):
             for value in spec.outputs(attrs, operands):
                 if noise is not None and self._coarse and info is not None:
-                    value = noise.perturb(value, info, 0.0)  # it flushes what it copies, too
+                    value = noise.perturb(value, info, 0.0)  # TensorRT flushes what it copies
                 yield value
             return
         more = {}
@@ -326,7 +326,7 @@ class Reference:
         with np.errstate(all="ignore"):
             for spec, attrs, node, index in self._steps:
                 if spec.products:
-                    # What an infinite term makes of the sum is no matter of order.
+                    # An infinite term decides the sum whatever the order.
                     sizes = [np.abs(exact[entry]) for entry in node.inputs]
                     operands = [np.where(np.isfinite(size), size, 0.0) for size in sizes]
                     (total,) = spec.outputs(attrs, operands)
@@ -411,7 +411,7 @@ def _roundings(step: _Step, inward: float, operands: Sequence[Array], value: Arr
         return float(max(inward, np.sqrt(terms) / 2))
     if spec.terms is not None:
         terms = spec.terms(step.attrs, operands[0].shape)
-        # MXNet adds one after the other, and terms alike round alike.
+        # MXNet adds term after term, and equal terms make errors of the same sign.
         return float(max(inward, np.sqrt(terms) / 2, terms / (2 * DEVIATIONS)))
     return inward
 

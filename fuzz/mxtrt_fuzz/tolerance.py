@@ -25,8 +25,8 @@ SAMPLES, ESCALATED = 8, 64
 _ULPS = 4.0
 # A float32 evaluation that is so far off (relatively) overflowed or vanished on the way.
 _OVERFLOWED = 1e-3
-# Where huge numbers make the limit so large (relatively), it says nothing of the largest error:
-# near the poles of a tangent the samples have no standard deviation.
+# A limit that huge numbers make larger than this (relatively) does not bound the error: near the
+# poles of a tangent the samples have no standard deviation.
 _AMPLIFIED = 0.1
 
 
@@ -102,7 +102,7 @@ def _limit(exact: Array, noisy: list[Array], undetermined: Array, dtype: str) ->
     with np.errstate(all="ignore"):
         deviations = np.stack(noisy) - exact
         finite = np.isfinite(exact) & np.isfinite(deviations).all(0)
-        # What jumps says nothing of the others in its row.
+        # Elements that jump do not count in the variance of their row.
         variance = np.where(finite & ~undetermined, np.square(deviations).mean(0), 0.0)
         pooled = variance.mean(-1, keepdims=True) if variance.ndim > 1 else variance.mean()
         spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.float64)
@@ -131,7 +131,7 @@ def _mark(
     if poison:
         poisoned, tamed = (reference.values(poison=poison, mark=x) for x in (np.nan, 0.0))
         for entry, mask in masks.items():
-            nan = np.isnan(exact[entry]) & np.isnan(tamed[entry])  # whatever the marked ones are
+            nan = np.isnan(exact[entry]) & np.isnan(tamed[entry])  # NaN in any case
             mask |= np.isnan(poisoned[entry]) & ~nan
 
 

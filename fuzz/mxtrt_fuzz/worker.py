@@ -21,7 +21,7 @@ from mxtrt_fuzz.values import Arrays
 
 __all__ = ["Executor", "Worker", "last_words"]
 
-# Lines of a report of a crash, before Python's own and from there on.
+# Lines that are kept of a crash: before Python's own report, and from its first line on.
 _BEFORE, _AFTER = 3, 12
 
 

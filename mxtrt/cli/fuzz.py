@@ -25,7 +25,7 @@ __all__ = ["KEEP_EVERY", "fuzz"]
 #: Seconds after which a hunt that goes on writes its report, lest it is lost with the machine.
 KEEP_EVERY = 30.0
 
-# What a shell has for a command that SIGINT ended.
+# The exit code that a shell gives a command that SIGINT ended.
 _INTERRUPTED = 130
 _PROFILES = ("ci", "gpu", "gpu-context", "nightly")
 

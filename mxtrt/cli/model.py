@@ -124,7 +124,7 @@ def _infer_dtypes(symbol: Any, arrays: Mapping[str, Any]) -> dict[str, np.dtype[
         arguments, _, states = symbol.infer_type_partial(**given)
         kinds = dict(zip(names, [*(arguments or ()), *(states or ())], strict=False))
     except MXNetError:
-        pass  # a bind says more about it
+        pass  # a bind will fail too, and say more about it
     # MXNet writes a dtype that it does not know as None, and a bind takes float32 then.
     return {name: np.dtype(kinds.get(name) or np.float32) for name in names}
 

@@ -17,7 +17,7 @@ from mxtrt.errors import OptionError
 
 __all__ = ["CONTEXT", "Program", "run_script"]
 
-#: What follows the script is the script's, options included.
+#: Whatever follows the script on the command line is for the script, options included.
 CONTEXT: dict[str, Any] = {
     "allow_interspersed_args": False,
     "ignore_unknown_options": True,

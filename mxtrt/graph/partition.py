@@ -24,8 +24,9 @@ from mxtrt.graph.symbol import Entry, Graph, Node
 
 __all__ = ["FEWEST_CHEAP", "SMALL_WEIGHT", "Partition", "Segment", "Worth", "partition"]
 
-#: Weights of fewer bytes are held by every engine that reads them: engines fold the vectors of
-#: normalisation layers into others, and the states among them could be no inputs.
+#: Weights of fewer bytes are held by every engine that reads them, while larger ones that several
+#: read are inputs.  The small ones are mostly vectors of normalisation layers: engines fold those
+#: into other weights, and auxiliary states among them could not be inputs.
 SMALL_WEIGHT = 64 * 1024
 #: A segment of fewer operators that compute little costs more to enter than it saves.  Between two
 #: operators of MXNet's on a CPU, one of them takes 1.0 to 1.8 times as long in ONNX Runtime as in

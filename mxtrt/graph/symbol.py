@@ -375,7 +375,8 @@ def write_json(data: Any) -> str:
     return _ESCAPES.sub(_unescaped, text) if _ESCAPES.search(text) else text
 
 
-#: An escape that MXNet does not know, and, to be passed over, a backslash that is one.
+#: Escapes that MXNet does not know.  An escaped backslash matches as well, so that it and what
+#: follows it are not taken for one.
 _ESCAPES = re.compile(r"(\\\\)|\\(?:u([0-9a-f]{4})|[bf])")
 
 
@@ -398,7 +399,8 @@ def check_json(text: str) -> None:
             raise GraphError(f"it is nested more than {DEEPEST} levels deep")
 
 
-# Strings as one piece, so that brackets inside are none; one that is cut off ends the text.
+# A bracket, or a whole string, so that brackets in strings do not count.  A string that is cut off
+# reaches to the end of the text.
 _BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
 

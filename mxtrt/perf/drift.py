@@ -66,12 +66,14 @@ def _change_points(logs: Any) -> list[int]:
         return []
     import ruptures
 
-    # Differences of neighbours tell the noise whatever the level does (1.48 makes the median
-    # absolute deviation a standard deviation); a difference has twice the variance.
+    # The noise is that of the differences of neighbours, which hardly depend on changes of level.
+    # 1.48 makes a standard deviation of the median absolute deviation, and a difference has twice
+    # the variance of a value.
     steps = np.diff(logs)
     noise = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / math.sqrt(2)
     signal = (logs / max(noise, _LEAST_CHANGE / 4)).reshape(-1, 1)
-    # Twice the penalty of BIC for a level and a place: a short history has few surprises.
+    # Twice BIC's penalty for the two parameters of a change, its level and its place: with less, a
+    # short history has changes that are noise.
     penalty = 4 * math.log(len(logs))
     search = ruptures.Pelt(model="l2", min_size=_FEWEST_BETWEEN, jump=1).fit(signal)
     return [int(place) for place in search.predict(pen=penalty)[:-1]]

@@ -56,7 +56,7 @@ class Verdict(enum.Enum):
         return self in (Verdict.AMBIGUOUS, Verdict.VOID)
 
 
-# From the one that counts most; a benchmark's verdict is the first that it has.
+# The first of these that applies to a benchmark is its verdict.
 _ORDER = (
     Verdict.MISSING,
     Verdict.NEW,

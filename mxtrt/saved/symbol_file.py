@@ -187,7 +187,7 @@ def marked(path: str | Path) -> str | None:
         with open(path, "rb") as file:
             data = file.read(4 * MOST_CHARACTERS + 1)
     except (OSError, ValueError):
-        return None  # MXNet's affair, as an address such as s3://
+        return None  # MXNet's to read or to refuse: it may be an address such as s3://
     if _MARK.encode() not in data:
         return None
     return data.decode(errors="replace")

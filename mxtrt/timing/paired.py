@@ -20,7 +20,7 @@ __all__ = ["LEVEL", "MOST_NOISE", "Duet", "Paired", "paired"]
 
 #: Level of the intervals.
 LEVEL = 0.99
-#: A control that is farther than this from 1 says nothing of a regression of 10 %.
+#: Where the control is farther than this from 1, noise may hide a regression of 10 %.
 MOST_NOISE = 0.03
 
 _FEWEST_ROUNDS = 8

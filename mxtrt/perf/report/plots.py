@@ -94,7 +94,7 @@ def _svg(figure: Any, title: str) -> str:
     import matplotlib
 
     file = io.StringIO()
-    # Text as text, and nothing that differs between two renderings of the same figures.
+    # Text stays text, and the same figures give the same SVG whenever they are drawn.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
