@@ -15,6 +15,7 @@ from mxtrt.errors import EngineError
 from mxtrt.observe.report import last_report
 from mxtrt.offline.calibration import Batch, Chain
 from mxtrt.offline.layer_errors import LayerErrors
+from mxtrt.plain.forward import bound
 from mxtrt.precision.ranges import KEPT, Layer, Ranges
 
 __all__ = ["Answers", "Kept", "answers", "keep_accuracy", "layer_errors"]
@@ -89,16 +90,36 @@ def answers(
                 for name, shape in zip(names, known, strict=True)
             }
             states = {name: arrays[name] for name in symbol.list_auxiliary_states()}
-            with config.options(**{"data_names": list(data), **options}):
-                executors[shapes] = symbol.bind(mx.cpu(), args, aux_states=states, grad_req="null")
-            report = last_report()
-            if options.get("enabled", True) and (report is None or report.reason):
-                raise EngineError(report.reason if report else "nothing was bound")
+            executors[shapes] = _executor(symbol, args, states, list(data), options)
         output = executors[shapes].forward(is_train=False, **data)[0].asnumpy()
         classes.append(output.argmax(1).ravel())
         if right:
             labels.append(right[0].asnumpy().ravel())
     return Answers(np.concatenate(classes), np.concatenate(labels) if labels else None)
+
+
+def _executor(
+    symbol: Any,
+    args: Mapping[str, Any],
+    states: Mapping[str, Any],
+    data_names: list[str],
+    options: Mapping[str, Any],
+) -> Any:
+    """An executor with engines, or with the option ``enabled=False`` MXNet's own.
+
+    Raises:
+        EngineError: The symbol was left to MXNet where engines are wanted.
+    """
+    import mxnet as mx
+
+    if not options.get("enabled", True):
+        return bound(symbol, {**args, **states}, mx.cpu())
+    with config.options(**{"data_names": data_names, **options}):
+        executor = symbol.bind(mx.cpu(), args, aux_states=states, grad_req="null")
+    report = last_report()
+    if report is None or report.reason:
+        raise EngineError(report.reason if report else "nothing was bound")
+    return executor
 
 
 def layer_errors(
