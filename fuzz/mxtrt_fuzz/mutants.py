@@ -241,9 +241,7 @@ def _ignored_mask() -> Iterator[None]:
     """``deny_ops`` is not read."""
     analysis: Any = mxtrt.plan.analysis
     original = analysis.support
-    with mock.patch.object(
-        analysis, "support", lambda graph, weights, *_: original(graph, weights)
-    ):
+    with mock.patch.object(analysis, "support", lambda graph, *_: original(graph)):
         yield
 
 

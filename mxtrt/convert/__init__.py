@@ -1,4 +1,5 @@
-"""A segment becomes an ONNX model: ``segment`` walks it, ``ops`` has a converter for each operator.
+"""A segment becomes an ONNX model.
 
-``onnx_builder`` collects the nodes that the converters emit.
+``support`` says which nodes can be converted, ``segment`` makes the model, and ``node`` the ONNX
+nodes of one MXNet node by the converters in ``ops``; ``onnx_builder`` collects them.
 """

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mxtrt.convert.node import HALF, SINGLE, convert_node, shape_only, value_name
 from mxtrt.convert.onnx_builder import OnnxBuilder, tensor_type
-from mxtrt.convert.ops import Call, convert, registry
-from mxtrt.convert.ops.slower import Rule, rule_for
 from mxtrt.errors import Unsupported
-from mxtrt.graph.symbol import Entry, Graph, Node, TensorType, untaken
+from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import SegmentReport
 
-__all__ = ["OnnxSegment", "Support", "WeightType", "describe_segment", "support", "to_onnx"]
-
-_HALF, _SINGLE = np.dtype(np.float16), np.dtype(np.float32)
-
-# fmt: off
-#: ONNX operators that compute little for each element.
-_CHEAP = frozenset({
-    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Equal", "Expand", "Flatten", "Floor",
-    "Gather", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "LeakyRelu", "Less",
-    "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Reciprocal", "Relu",
-    "Reshape", "Sigmoid", "Sign", "Slice", "Softsign", "Sqrt", "Squeeze", "Sub", "Tanh",
-    "Transpose", "Unsqueeze", "Where", "Xor",
-})
-# fmt: on
+__all__ = ["OnnxSegment", "WeightType", "describe_segment", "to_onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,72 +57,6 @@ class OnnxSegment:
     def digest(self) -> str:
         """Content hash: two input shapes with the same digest can share one engine."""
         return hashlib.sha256(self.model).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Support:
-    """What can be converted.
-
-    Attributes:
-        reasons: Why operator nodes have to stay in MXNet, by index; the others can be converted.
-        cheap: Convertible nodes that compute little for each element.
-        known: Convertible nodes whose values depend on nothing but shapes.
-        slower: Rules by which convertible nodes may stay in MXNet on a CPU, by index.
-    """
-
-    reasons: dict[int, str]
-    cheap: frozenset[int]
-    known: frozenset[int]
-    slower: Mapping[int, Rule]
-
-
-def support(
-    graph: Graph, weights: Collection[str], deny_ops: Collection[str] = (), gpu: bool = False
-) -> Support:
-    """Find out which nodes can be converted.
-
-    Args:
-        graph: The symbol with shapes and dtypes.
-        weights: Variables whose values are known when the engine is built.
-        deny_ops: Operators that stay in MXNet whatever the converters say.
-        gpu: Whether its arrays are on a GPU, where MXNet has kernels of its own.
-    """
-    reasons: dict[int, str] = {}
-    cheap: set[int] = set()
-    known: set[int] = set()
-    slow: dict[int, Rule] = {}
-    read = {entry for node in graph.nodes for entry in node.inputs} | set(graph.heads)
-    highest: dict[int, int] = {}
-    for entry in read:
-        highest[entry.node] = max(highest.get(entry.node, 0), entry.output)
-    for index, node in enumerate(graph.nodes):
-        if node.is_variable:
-            continue
-        if node.op in deny_ops:
-            reasons[index] = f"operator {node.op} is in deny_ops"
-            continue
-        known_op = registry().get(node.op)
-        produced = known_op.outputs if known_op is not None else None
-        if produced is not None and highest.get(index, 0) >= produced:
-            reasons[index] = f"output {highest[index]} of {node.op} is read"
-            continue
-        try:
-            call = _convert(graph, node, builder := OnnxBuilder(), gpu)
-        except Unsupported as refusal:
-            reasons[index] = str(refusal)
-            continue
-        if (rule := rule_for(call)) is not None:
-            slow[index] = rule
-        if _CHEAP.issuperset(made.op_type for made in builder.nodes):
-            cheap.add(index)
-        if all(i in _shape_only(node) or e.node in known for i, e in enumerate(node.inputs)):
-            known.add(index)
-    return Support(reasons, frozenset(cheap), frozenset(known), slow)
-
-
-def _shape_only(node: Node) -> Collection[int]:
-    """Indices of a convertible node's inputs of which only the shape matters."""
-    return registry()[node.op].shape_only
 
 
 def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
@@ -202,7 +122,7 @@ class _Conversion:
         nodes = self.builder.nodes
         for name, node in zip(self._names, self._graph.nodes, strict=True):
             if not node.is_variable:
-                _convert(self._graph, node, self.builder)
+                convert_node(self._graph, node, self.builder)
                 self.sources += [name] * (len(nodes) - len(self.sources))
 
     def variables(self) -> tuple[list[_Tensor], list[WeightType]]:
@@ -214,7 +134,7 @@ class _Conversion:
             if not node.is_variable:
                 continue
             tensor = _Tensor.of(node.name, node.types[0])
-            value = _value(self._graph, index, 0)
+            value = value_name(self._graph, index, 0)
             if value not in read:  # a label at inference, the gamma of a fixed BatchNorm
                 continue
             if value != node.name:
@@ -233,11 +153,11 @@ class _Conversion:
         Data that only give their shape are an input too: other shapes are inferred from it.
         """
         shaped = {
-            _value(self._graph, *entry)
+            value_name(self._graph, *entry)
             for node in self._graph.nodes
             if not node.is_variable
             for place, entry in enumerate(node.inputs)
-            if place in _shape_only(node)
+            if place in shape_only(node)
         }
         read = {name for node in self.builder.nodes for name in node.input}
         return read | shaped.difference(self._weights)
@@ -246,10 +166,10 @@ class _Conversion:
         """The outputs of the model; what is float16 in MXNet is cast."""
         outputs = []
         for head in self._graph.heads:
-            name, tensor = _value(self._graph, *head), self._graph.type_of(head)
-            if tensor.dtype == _HALF:
+            name, tensor = value_name(self._graph, *head), self._graph.type_of(head)
+            if tensor.dtype == HALF:
                 name, wide = self.builder.free(f"{name}__float16"), name
-                self.builder.node("Cast", [wide], [name], to=tensor_type(_HALF))
+                self.builder.node("Cast", [wide], [name], to=tensor_type(HALF))
                 self.sources.append(self._names[head.node])
             outputs.append(_Tensor.of(name, tensor))
         return outputs
@@ -258,7 +178,7 @@ class _Conversion:
         """Put in front of all nodes a cast of every variable that is float16 in MXNet."""
         nodes = self.builder.nodes
         for name, wide in reversed(self._widened):
-            self.builder.node("Cast", [name], [wide], to=tensor_type(_SINGLE))
+            self.builder.node("Cast", [name], [wide], to=tensor_type(SINGLE))
             nodes.insert(0, nodes.pop())
             self.sources.insert(0, name)
 
@@ -279,37 +199,6 @@ def describe_segment(name: str, graph: Graph, model: OnnxSegment) -> SegmentRepo
         outputs=[f"{graph.nodes[head.node].name} {graph.type_of(head)}" for head in graph.heads],
         weight_bytes=sum(weight.nbytes for weight in model.weights),
     )
-
-
-def _convert(graph: Graph, node: Node, builder: OnnxBuilder, gpu: bool = False) -> Call:
-    known = registry().get(node.op)
-    if known and known.not_in_half and any(tensor.dtype == _HALF for tensor in node.types):
-        raise Unsupported(known.not_in_half)
-    producers = [graph.nodes[entry.node] for entry in node.inputs]
-    if any(not producer.name for producer in producers if producer.is_variable):
-        raise Unsupported("it reads a variable without a name")
-    return convert(
-        dataclasses.replace(node, types=tuple(map(_widened, node.types))),
-        [_widened(graph.type_of(entry)) for entry in node.inputs],
-        [_value(graph, entry.node, entry.output) for entry in node.inputs],
-        builder,
-        bool(node.inputs) and graph.type_of(node.inputs[0]).dtype == _HALF,
-        gpu,
-    )
-
-
-def _value(graph: Graph, index: int, output: int) -> str:
-    """ONNX name of an entry where converters read it, the one that ``Call.output`` gives it."""
-    name = graph.value_name(Entry(index, output))
-    node = graph.nodes[index]
-    if not node.is_variable or node.types[0].dtype != _HALF:
-        return name
-    return untaken(f"{name}__float32", graph.variables)
-
-
-def _widened(tensor: TensorType) -> TensorType:
-    """The type of a value inside a model: what is float16 in MXNet is float32 there."""
-    return dataclasses.replace(tensor, dtype=_SINGLE) if tensor.dtype == _HALF else tensor
 
 
 def _unique_names(graph: Graph) -> Graph:

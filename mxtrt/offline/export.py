@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from mxtrt.convert.segment import OnnxSegment, support, to_onnx
+from mxtrt.convert.segment import OnnxSegment, to_onnx
+from mxtrt.convert.support import support
 from mxtrt.errors import GraphError, Unsupported
 from mxtrt.graph.symbol import Entry, Graph
 from mxtrt.offline.inspection import typed_graph
@@ -73,7 +74,7 @@ def export_onnx(
 
 def _segment(graph: Graph, weights: frozenset[str]) -> tuple[OnnxSegment, list[Entry]]:
     """The whole graph as a model, and the heads that its nodes compute, each once."""
-    reasons = support(graph, weights).reasons
+    reasons = support(graph).reasons
     if reasons:
         counted = Counter((graph.nodes[i].op, reason) for i, reason in reasons.items())
         told = "; ".join(f"{n} x {op} ({reason})" for (op, reason), n in sorted(counted.items()))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from mxtrt.config import Options
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.slower import Rule
-from mxtrt.convert.segment import support
+from mxtrt.convert.support import support
 from mxtrt.engines import Engine, cores
 from mxtrt.graph.partition import Partition, Worth, partition
 from mxtrt.graph.symbol import Graph
@@ -46,7 +46,7 @@ def analyse(
         on_cpu: Whether the engine computes on the CPU, where MXNet keeps what it does faster.
     """
     denied = {own_name(name) for name in options.deny_ops}
-    can = support(graph, weights, denied, gpu)
+    can = support(graph, denied, gpu)
     reasons = can.reasons
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
