@@ -1,11 +1,15 @@
 """The engine node: the MXNet extension in C++ and its loader.
 
 ``extension.cc`` is MXNet's extension interface (version 11 of its ABI); ``inline.cc`` runs a node
-from the calling thread.  ``onnxruntime.cc`` has the sessions of ONNX Runtime, through its C API;
-``cuda.cc`` those of engines on a GPU, as CUDA graphs, ``device.cc`` what they share on one GPU, and
-``driver.cc`` looks up NVIDIA's driver.  ``arrays.cc`` watches MXNet's arrays for writes and moves
-weights out of memory; ``arrays.h`` says what is known of MXNet's arrays, ``node.h`` what the pieces
-share.  ``library``, ``cuda`` and ``watch`` are these in Python.
+from the calling thread, and ``forward.cc`` is what both do for a run.  ``node.cc`` is a node with
+its variants, ``spares.cc`` the output arrays that it uses again, and ``registry.cc`` has the nodes
+and sessions by number.  ``session.h`` says what an engine is: ``onnxruntime.cc`` has those of ONNX
+Runtime, through its C API, and ``cuda.cc`` those on a GPU, as CUDA graphs; ``device.cc`` is what
+these share on one GPU, and ``driver.cc`` looks up NVIDIA's driver.  ``arrays.cc`` watches MXNet's
+arrays for writes and moves weights out of memory; ``arrays.h`` says what is known of MXNet's arrays.
+``callbacks.cc`` asks Python, ``process.cc`` knows of forks and the end of the process,
+``errors.cc`` keeps messages, ``tally.cc`` counts, and ``nvtx.cc`` names ranges for profilers.
+``library``, ``cuda`` and ``watch`` are these in Python.
 """
 
 from mxtrt.node.library import Library, library

@@ -1,6 +1,6 @@
 """What the engine node and its callers agree on: names, structures, signatures, errors.
 
-C++ has the same in ``node.h``, ``arrays.h`` and ``cuda.cc``.
+C++ has the same in ``callbacks.cc``, ``cuda.cc``, ``arrays.h``, ``inline.cc`` and ``tally.h``.
 """
 
 from __future__ import annotations
@@ -163,11 +163,13 @@ def _signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     )
     address = ctypes.c_uint64
     return {
-        # extension.cc
+        # callbacks.cc
         "set_callbacks": (None, (PASS, SHAPE, FAILURE)),
+        "pass_result": (None, (text,)),
+        # errors.cc
         "set_error": (None, (text,)),
         "take_error": (text, ()),
-        "pass_result": (None, (text,)),
+        # registry.cc
         "set_token": (None, (text,)),
         "node_create": (n, (i, p, i, p, i)),
         "node_put": (i, (n, p, p, n)),
@@ -177,8 +179,11 @@ def _signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "retire": (None, (n,)),
         "release": (None, (n,)),
         "counts": (None, (p, p)),
+        # spares.cc
         "spare_bytes": (n, ()),
+        # tally.cc
         "tally": (None, (p,)),
+        # process.cc
         "forked": (i, ()),
         "shutdown": (None, ()),
         # inline.cc

@@ -11,7 +11,10 @@
 
 #include "arrays.h"
 #include "device.h"
-#include "node.h"
+#include "errors.h"
+#include "export.h"
+#include "process.h"
+#include "tensor.h"
 
 namespace mxtrt {
 
@@ -161,10 +164,6 @@ bool is_readable(void* array) {
                     &cpu, nullptr, 0, &array, 1, nullptr, 0, "mxtrt_fail");
   return false;
 }
-
-}  // namespace mxtrt
-
-using namespace mxtrt;
 
 // Functions of MXNet's C API in the order of struct MXNet.
 MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
@@ -326,3 +325,5 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
 
 // Gives memory that a build freed back to the system.
 MXTRT_EXPORT void mxtrt_trim() { malloc_trim(0); }
+
+}  // namespace mxtrt

@@ -11,7 +11,12 @@
 #include <stdexcept>
 
 #include "device.h"
-#include "node.h"
+#include "errors.h"
+#include "export.h"
+#include "process.h"
+#include "registry.h"
+#include "session.h"
+#include "tally.h"
 
 namespace mxtrt {
 namespace {
@@ -343,10 +348,6 @@ std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
 }
 
 }  // namespace
-}  // namespace mxtrt
-
-using namespace mxtrt;
-
 MXTRT_EXPORT void mxtrt_cuda_callbacks(EnqueueCallback enqueue, ReleaseCallback release) {
   g_enqueue = enqueue;
   g_release = release;
@@ -449,3 +450,5 @@ MXTRT_EXPORT const char* mxtrt_cuda_unrecordable(int64_t handle) {
 MXTRT_EXPORT int mxtrt_cuda_usage(int64_t handle, int64_t* records, size_t* host, size_t* device) {
   return guarded([&] { cuda_session(handle)->usage(records, host, device); });
 }
+
+}  // namespace mxtrt

@@ -7,7 +7,7 @@
 #include <string>
 #include <type_traits>
 
-#include "node.h"
+#include "process.h"
 
 namespace mxtrt {
 

@@ -7,17 +7,28 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "arrays.h"
+#include "callbacks.h"
 #include "device.h"
-#include "node.h"
+#include "errors.h"
+#include "export.h"
+#include "forward.h"
 #include "nvtx.h"
+#include "process.h"
+#include "registry.h"
+#include "tally.h"
 
 namespace mxtrt {
 namespace {
@@ -26,10 +37,6 @@ constexpr int kAsync = 4;  // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
 constexpr int kNotReady = 600;         // CUDA_ERROR_NOT_READY
 constexpr unsigned kNoTiming = 2;      // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kLookEvery = 50;    // microseconds
-// Sets of output arrays of one variant, variants of a node that have them, and bytes of them in the
-// process beyond those of the variants that nodes ran last.
-constexpr size_t kMostSpares = 3, kMostSpared = 64;
-constexpr int64_t kMostSpareBytes = int64_t{16} << 20;
 
 // mxnet::engine::CallbackOnComplete (include/mxnet/engine.h).
 struct Completion {
@@ -171,98 +178,22 @@ void launch(void*, void* completion, void* parameter) {
     task->inputs[i].data = data_of(task->arrays[i]);
   }
   const auto& done = *static_cast<Completion*>(completion);
-  try {
+  bool by_engine;
+  {
     Range range(task->node->name.c_str());
-    session.run(bindings.get(), task->inputs, task->outputs, device->stream());
-  } catch (const std::exception& error) {
     // MXNet catches what this throws.
-    take_over(task->node->key, task->inputs, task->outputs, error.what(), device->stream());
-    done();
-    return;
+    by_engine = run_or_take_over(*task->node, *task->variant, bindings.get(), task->inputs,
+                                 task->outputs, device->stream());
   }
-  ++g_tally.runs;
-  if (synchronous) {
+  if (!by_engine) {
+    done();
+  } else if (synchronous) {
     check(g_cuda.stream_wait(device->stream()));
     done();
   } else {
     Flights::get().add(task->node->key, device, std::move(task->written), done);
   }
 }
-
-}  // namespace
-
-static std::atomic<int64_t> g_spare_bytes{0};
-
-int64_t Spares::held() { return g_spare_bytes; }
-
-Spares::~Spares() { clear(); }
-
-void Spares::clear() {
-  if (shutting_down() || forked()) return;
-  std::vector<std::vector<void*>> sets;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    sets.swap(sets_);
-    g_spare_bytes -= static_cast<int64_t>(bytes_);
-    bytes_ = 0;
-  }
-  for (const auto& arrays : sets) {
-    for (void* array : arrays) g_mxnet.free(array);
-  }
-}
-
-bool Spares::take(std::vector<void*>* arrays) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& set : sets_) {
-    const bool unused = std::all_of(set.begin(), set.end(), [](void* array) {
-      return static_cast<Array*>(array)->owners->count == 1;
-    });
-    if (unused) {
-      for (void* array : set) arrays->push_back(another_handle(array));
-      return true;
-    }
-  }
-  return false;
-}
-
-void Spares::offer(const std::vector<void*>& arrays, size_t bytes) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (sets_.size() >= kMostSpares) return;
-  std::vector<void*> set;
-  set.reserve(arrays.size());
-  try {
-    for (void* array : arrays) set.push_back(another_handle(array));
-    sets_.push_back(set);
-  } catch (const std::exception&) {  // the run needs none
-    for (void* array : set) g_mxnet.free(array);
-    return;
-  }
-  bytes_ += bytes;
-  g_spare_bytes += static_cast<int64_t>(bytes);
-}
-
-void Node::make_room(const std::shared_ptr<const Variant>& variant, size_t bytes) {
-  std::vector<std::shared_ptr<const Variant>> given_up;  // freed without the lock
-  std::lock_guard<std::mutex> lock(spared_mutex_);
-  std::vector<std::shared_ptr<const Variant>> alive;
-  for (const auto& spared : spared_) {
-    auto other = spared.lock();
-    if (other && other != variant) alive.push_back(std::move(other));
-  }
-  std::sort(alive.begin(), alive.end(), [](const auto& one, const auto& other) {
-    return one->last_use > other->last_use;
-  });
-  const int64_t most = kMostSpareBytes - static_cast<int64_t>(bytes);
-  while (!alive.empty() && (alive.size() >= kMostSpared || Spares::held() > most)) {
-    alive.back()->spares.clear();
-    given_up.push_back(std::move(alive.back()));
-    alive.pop_back();
-  }
-  spared_.assign(alive.begin(), alive.end());
-  spared_.push_back(variant);
-}
-
-namespace {
 
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
 void output_arrays(Node& node, const std::shared_ptr<const Variant>& variant,
@@ -318,10 +249,6 @@ struct Call {
   Context context;
   int num_inputs, num_outputs;
 };
-
-}  // namespace mxtrt
-
-using namespace mxtrt;
 
 // Runs a node from the calling thread.  Returns 1 when the outputs are there or on their way, 0
 // after setting the error, -1 when the run has to go through MXNet (unknown shapes, no engine, a
@@ -404,3 +331,5 @@ MXTRT_EXPORT int mxtrt_finish(void* array) {
     if (static_cast<Array*>(array)->chunk) Flights::get().finish(chunk(array).var);
   });
 }
+
+}  // namespace mxtrt

@@ -1,7 +1,7 @@
 // Ranges that NVIDIA's profilers show on the timeline of a thread, where libnvToolsExt.so.1 is.
 #pragma once
 
-#include "node.h"
+#include "export.h"
 
 // Begins a range of this thread.
 MXTRT_EXPORT void mxtrt_range_push(const char* name);

@@ -13,7 +13,11 @@
 #include <stdexcept>
 #include <utility>
 
-#include "node.h"
+#include "errors.h"
+#include "export.h"
+#include "process.h"
+#include "registry.h"
+#include "session.h"
 
 namespace mxtrt {
 namespace {
@@ -274,10 +278,6 @@ void open_library(const char* path, int threads, int spin) {
 }
 
 }  // namespace
-}  // namespace mxtrt
-
-using namespace mxtrt;
-
 // Loads ONNX Runtime once per process, with so many threads.  Returns its version, or null
 // after setting the error.
 MXTRT_EXPORT const char* mxtrt_ort_open(const char* path, int threads, int spin) {
@@ -348,3 +348,5 @@ MXTRT_EXPORT int64_t mxtrt_ort_session(const void* model, size_t size, const cha
   });
   return handle;
 }
+
+}  // namespace mxtrt

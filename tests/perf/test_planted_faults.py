@@ -100,11 +100,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if not sources:
             pytest.skip("the package was installed without the node's sources")
         if FAULTS[fault]:
-            file = node / "extension.cc"
+            file = node / "node.cc"
             text = file.read_text()
             assert text.count(RUN) == 1
             text = text.replace(RUN, FAULTS[fault] + RUN)
-            file.write_text(text)
+            file.write_text("#include <cstdlib>\n#include <cstring>\n" + text)
             library = str(node / "libmxtrt_node.so")
             flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
             command = ["g++", *flags, "-o", library, *map(str, sources), "-ldl", "-pthread"]

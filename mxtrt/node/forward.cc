@@ -1,0 +1,34 @@
+#include "forward.h"
+
+#include <exception>
+#include <string>
+
+#include "callbacks.h"
+#include "nvtx.h"
+
+namespace mxtrt {
+
+std::shared_ptr<const Variant> variant_of(const Node& node, const std::vector<Shape>& inputs,
+                                          bool in_forward) {
+  auto variant = node.find(inputs);
+  if (variant && (in_forward || variant->session)) return variant;
+  return add_variant(node.key, inputs, in_forward) ? node.find(inputs) : nullptr;
+}
+
+bool run_or_take_over(const Node& node, const Variant& variant, Bindings* bindings,
+                      const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                      void* stream) {
+  std::string message = "the engine was retired";
+  if (!node.retired) {
+    try {
+      variant.run(bindings, inputs, outputs, stream);
+      return true;
+    } catch (const std::exception& error) {
+      message = error.what();
+    }
+  }
+  take_over(node.key, inputs, outputs, message, stream);
+  return false;
+}
+
+}  // namespace mxtrt

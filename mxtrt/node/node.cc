@@ -1,0 +1,114 @@
+#include "node.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+#include "process.h"
+#include "tally.h"
+
+namespace mxtrt {
+namespace {
+
+// Variants of a node that have spares, and bytes of spares in the process beyond those of the
+// variants that nodes ran last.
+constexpr size_t kMostSpared = 64;
+constexpr int64_t kMostSpareBytes = int64_t{16} << 20;
+
+}  // namespace
+
+void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
+                  const std::vector<Tensor>& out, void* stream) const {
+  const auto begin = std::chrono::steady_clock::now();
+  if (session->run(bindings, in, out, stream)) {
+    nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
+                      std::memory_order_relaxed);
+  }
+  ++g_tally.runs;
+}
+
+void Node::check_counts(int64_t inputs, int64_t outputs) const {
+  const auto mine_in = static_cast<int64_t>(input_types.size());
+  const auto mine_out = static_cast<int64_t>(output_types.size());
+  if (inputs == mine_in && outputs == mine_out) return;
+  throw std::runtime_error("an engine node has " + std::to_string(inputs) + " inputs and " +
+                           std::to_string(outputs) + " outputs in the symbol, its engine has " +
+                           std::to_string(mine_in) + " and " + std::to_string(mine_out) +
+                           "; partition the original symbol again");
+}
+
+std::shared_ptr<const Variant> Node::find(const std::vector<Shape>& inputs) const {
+  Lock lock(mutex_);
+  auto found = variants_.find(inputs);
+  if (found == variants_.end()) return nullptr;
+  found->second->last_use.store(++uses_, std::memory_order_relaxed);
+  return found->second;
+}
+
+void Node::drop(const std::vector<Shape>& inputs) {
+  std::shared_ptr<const Variant> dropped;  // destroyed without the lock
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = variants_.find(inputs);
+    if (found == variants_.end()) return;
+    dropped.swap(found->second);
+    variants_.erase(found);
+  }
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+int64_t Node::last_use(const std::vector<Shape>& inputs) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = variants_.find(inputs);
+  return found == variants_.end() || users_.count(inputs) ? -1 : found->second->last_use.load();
+}
+
+void Node::enter(const std::vector<Shape>& inputs) {
+  if (forked()) return;
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++users_[inputs];
+}
+
+void Node::leave(const std::vector<Shape>& inputs) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (--users_[inputs] == 0) users_.erase(inputs);
+}
+
+int Node::users(const std::vector<Shape>& inputs) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = users_.find(inputs);
+  return found == users_.end() ? 0 : found->second;
+}
+
+void Node::put(std::shared_ptr<const Variant> added) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    added->last_use = ++uses_;
+    variants_[added->inputs].swap(added);
+  }
+  // What was replaced is destroyed without the lock.
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+void Node::make_room(const std::shared_ptr<const Variant>& variant, size_t bytes) {
+  std::vector<std::shared_ptr<const Variant>> given_up;  // freed without the lock
+  std::lock_guard<std::mutex> lock(spared_mutex_);
+  std::vector<std::shared_ptr<const Variant>> alive;
+  for (const auto& spared : spared_) {
+    auto other = spared.lock();
+    if (other && other != variant) alive.push_back(std::move(other));
+  }
+  std::sort(alive.begin(), alive.end(), [](const auto& one, const auto& other) {
+    return one->last_use > other->last_use;
+  });
+  const int64_t most = kMostSpareBytes - static_cast<int64_t>(bytes);
+  while (!alive.empty() && (alive.size() >= kMostSpared || Spares::held() > most)) {
+    alive.back()->spares.clear();
+    given_up.push_back(std::move(alive.back()));
+    alive.pop_back();
+  }
+  spared_.assign(alive.begin(), alive.end());
+  spared_.push_back(variant);
+}
+
+}  // namespace mxtrt
