@@ -1,56 +1,79 @@
 // A stand-in for ONNX Runtime that opens in the steps that the engine node asks for, and fails in
 // its last one as often as FAILURES says.
-#include <cstdint>
 #include <cstdlib>
+#include <type_traits>
+
+#include "onnxruntime_c_api.h"
 
 namespace {
 
-constexpr int kErrorMessage = 2, kReleaseEnv = 92, kReleaseStatus = 93, kReleaseMemoryInfo = 94;
-constexpr int kCreateEnv = 119, kCreateMemoryInfo = 69, kRegisterAllocator = 144, kFunctions = 400;
 int status, environments, memories;
 int failures = std::atoi(std::getenv("FAILURES"));
-const void* table[kFunctions];
 
-void* succeed(...) { return nullptr; }
-void nothing(void*) {}
-const char* message(void*) { return "no room for an arena"; }
-void* create_env(int, const char*, const void*, void** made) {
-  *made = &environments;
-  ++environments;
+template <typename Object>
+Object* object(int* of) {
+  return reinterpret_cast<Object*>(of);
+}
+
+// Makes nothing, and succeeds.
+template <typename... Args>
+OrtStatus* succeed(Args...) noexcept {
   return nullptr;
 }
-void release_env(void*) { --environments; }
-void* create_memory(int, int, void** made) {
-  *made = &memories;
-  ++memories;
-  return nullptr;
-}
-void release_memory(void*) { --memories; }
-void* register_allocator(void*, const void*, const void*) {
-  return failures-- > 0 ? &status : nullptr;
+template <typename... Args>
+void set(OrtStatus* (*&function)(Args...) noexcept) {
+  function = succeed<Args...>;
 }
 
-const void* const* get_api(uint32_t) {
-  for (auto& one : table) one = reinterpret_cast<void*>(&succeed);
-  table[kErrorMessage] = reinterpret_cast<void*>(&message);
-  table[kReleaseStatus] = reinterpret_cast<void*>(&nothing);
-  table[kCreateEnv] = reinterpret_cast<void*>(&create_env);
-  table[kReleaseEnv] = reinterpret_cast<void*>(&release_env);
-  table[kCreateMemoryInfo] = reinterpret_cast<void*>(&create_memory);
-  table[kReleaseMemoryInfo] = reinterpret_cast<void*>(&release_memory);
-  table[kRegisterAllocator] = reinterpret_cast<void*>(&register_allocator);
-  return table;
+template <typename Object>
+void forget(Object*) noexcept {}
+
+const OrtApi* get_api(uint32_t) noexcept {
+  static const OrtApi api = [] {
+    OrtApi made{};
+    made.GetErrorMessage = [](const OrtStatus*) noexcept { return "no room for an arena"; };
+    made.ReleaseStatus = forget;
+    set(made.CreateThreadingOptions);
+    made.ReleaseThreadingOptions = forget;
+    set(made.SetGlobalIntraOpNumThreads);
+    set(made.SetGlobalInterOpNumThreads);
+    set(made.SetGlobalSpinControl);
+    set(made.CreateArenaCfgV2);
+    made.ReleaseArenaCfg = forget;
+    made.CreateEnvWithGlobalThreadPools = [](OrtLoggingLevel, const char*,
+                                             const OrtThreadingOptions*,
+                                             OrtEnv** out) noexcept -> OrtStatus* {
+      *out = object<OrtEnv>(&environments);
+      ++environments;
+      return nullptr;
+    };
+    made.ReleaseEnv = [](OrtEnv*) noexcept { --environments; };
+    made.CreateCpuMemoryInfo = [](OrtAllocatorType, OrtMemType,
+                                  OrtMemoryInfo** out) noexcept -> OrtStatus* {
+      *out = object<OrtMemoryInfo>(&memories);
+      ++memories;
+      return nullptr;
+    };
+    made.ReleaseMemoryInfo = [](OrtMemoryInfo*) noexcept { --memories; };
+    made.CreateAndRegisterAllocator = [](OrtEnv*, const OrtMemoryInfo*,
+                                         const OrtArenaCfg*) noexcept {
+      return failures-- > 0 ? object<OrtStatus>(&status) : nullptr;
+    };
+    return made;
+  }();
+  return &api;
 }
 
-const char* version() { return "1.99.0"; }
-
-struct Base {
-  const void* const* (*get_api)(uint32_t);
-  const char* (*version)();
-} base = {get_api, version};
+const char* version() noexcept { return "1.99.0"; }
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const Base* OrtGetApiBase() { return &base; }
+extern "C" __attribute__((visibility("default"))) const OrtApiBase* OrtGetApiBase() noexcept {
+  static const OrtApiBase base = {get_api, version};
+  return &base;
+}
+
 // Environments and descriptions of memory that were made and not released.
-extern "C" __attribute__((visibility("default"))) int held() { return environments * 10 + memories; }
+extern "C" __attribute__((visibility("default"))) int held() {
+  return environments * 10 + memories;
+}

@@ -172,7 +172,9 @@ def test_a_failed_open_of_onnxruntime_is_not_taken_for_open(tmp_path):
         pytest.skip("the stand-in for ONNX Runtime needs a C++ compiler")
     fake = tmp_path / "libonnxruntime.so.1"
     source = Path(__file__).with_name("fake_onnxruntime.cc")
-    subprocess.run([compiler, "-std=c++17", "-fPIC", "-shared", "-o", fake, source], check=True)
+    header = Path(__file__).parents[2] / "mxtrt" / "node" / "vendor" / "onnxruntime"
+    flags = ["-std=c++17", "-fPIC", "-shared", f"-I{header}"]
+    subprocess.run([compiler, *flags, "-o", fake, source], check=True)
     done = run(
         f"""
     import ctypes, mxtrt, mxnet
