@@ -6,7 +6,7 @@ its variants, ``spares.cc`` the output arrays that it uses again, and ``registry
 and sessions by number.  ``session.h`` says what an engine is: ``onnxruntime.cc`` has those of ONNX
 Runtime, through its C API, and ``cuda.cc`` those on a GPU, as CUDA graphs; ``device.cc`` is what
 these share on one GPU, and ``driver.cc`` looks up NVIDIA's driver.  ``arrays.cc`` watches MXNet's
-arrays for writes and moves weights out of memory; ``arrays.h`` says what is known of MXNet's arrays.
+arrays for writes and moves weights out of memory; ``arrays.h`` says what is known of the arrays.
 ``callbacks.cc`` asks Python, ``process.cc`` knows of forks and the end of the process,
 ``errors.cc`` keeps messages, ``tally.cc`` counts, and ``nvtx.cc`` names ranges for profilers.
 ``library``, ``cuda`` and ``watch`` are these in Python.

@@ -28,8 +28,11 @@ struct Watch {
   std::vector<uint64_t> versions;
   mutable std::mutex mutex;  // a bind in one thread remembers what a forward in another asks
 
+  Watch() = default;
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
   ~Watch() {
-    for (void* array : arrays) g_mxnet.free(array);
+    for (void* array : arrays) free_array(array);
   }
 
   bool remember() {
@@ -53,19 +56,18 @@ struct Watch {
 };
 
 struct PageOut {
-  char* data;
-  size_t size;
-  int file;
-  off_t offset;
-  int error = 0;            // of the system; ENOMEM when it has no room for another mapping
+  char* data = nullptr;
+  size_t size = 0;
+  int file = -1;
+  off_t offset = 0;
+  int error = 0;  // of the system; ENOMEM when it has no room for another mapping
 };
 
 // Reads or writes a part of a file; returns the system's error, 0 if there is none.
 template <typename Call>
 int whole(Call call, char* data, size_t size, int file, off_t offset) {
   for (size_t done = 0; done < size;) {
-    const ssize_t count =
-        call(file, data + done, size - done, offset + static_cast<off_t>(done));
+    const ssize_t count = call(file, data + done, size - done, offset + static_cast<off_t>(done));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return count ? errno : ENOSPC;
     done += static_cast<size_t>(count);
@@ -96,18 +98,21 @@ void page_out(void*, void* parameter) {
     return;
   }
   task->error = errno;
-  munmap(mapped, task->size);
+  static_cast<void>(munmap(mapped, task->size));  // what it fails to unmap stays mapped
   if (is_mapped(task->data, task->size)) return;
   // The pages went, and nothing came in their place.
   void* restored = mmap(task->data, task->size, kAccess,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-  if (restored == task->data) whole(pread, task->data, task->size, task->file, task->offset);
+  if (restored != task->data || whole(pread, task->data, task->size, task->file, task->offset)) {
+    // MXNet tells whoever reads the array.
+    throw std::runtime_error("the contents of an array were lost while it was paged out");
+  }
 }
 
 constexpr int kIsManaged = 8;                 // CU_POINTER_ATTRIBUTE_IS_MANAGED
 constexpr int kConcurrentManagedAccess = 89;  // CU_DEVICE_ATTRIBUTE_...
-constexpr unsigned kAttachGlobal = 1;  // CU_MEM_ATTACH_GLOBAL
-constexpr int kHost = -1;            // CU_DEVICE_CPU
+constexpr unsigned kAttachGlobal = 1;         // CU_MEM_ATTACH_GLOBAL
+constexpr int kHost = -1;                     // CU_DEVICE_CPU
 
 bool is_managed(const void* data) {
   unsigned managed = 0;
@@ -160,15 +165,18 @@ bool is_readable(void* array) {
   if (!g_mxnet.wait_to_read(array)) return true;
   auto* message = new std::string(g_mxnet.get_last_error());
   Context cpu{kCpu, 0};
-  g_mxnet.push_sync(fail, message, [](void* given) { delete static_cast<std::string*>(given); },
-                    &cpu, nullptr, 0, &array, 1, nullptr, 0, "mxtrt_fail");
+  // NaiveEngine runs the operation inside the push, which fails with the message.  Where another
+  // engine refuses it the last error of MXNet's is the refusal: callers raise that one.
+  static_cast<void>(g_mxnet.push_sync(
+      fail, message, [](void* given) { delete static_cast<std::string*>(given); }, &cpu, nullptr, 0,
+      &array, 1, nullptr, 0, "mxtrt_fail"));
   return false;
 }
 
 // Functions of MXNet's C API in the order of struct MXNet.
 MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
   static_assert(sizeof(MXNet) == 11 * sizeof(void*), "only function pointers");
-  std::memcpy(&g_mxnet, functions, sizeof(MXNet));
+  std::memcpy(&g_mxnet, static_cast<const void*>(functions), sizeof(MXNet));
 }
 
 // Watches arrays for writes, from now on; null when a pending write failed (the error is MXNet's).
@@ -236,12 +244,12 @@ MXTRT_EXPORT int mxtrt_page_out(void* array, void* data, size_t size, int file, 
   const bool refused = g_mxnet.push_sync(page_out, &task, nullptr, &cpu, nullptr, 0, &array, 1,
                                          nullptr, 0, "mxtrt_page_out");
   if (!refused && watch) watch->expect(array);
-  return refused || g_mxnet.wait_to_read(array) ? -1 : task.error;
+  return !is_readable(array) || refused ? -1 : task.error;
 }
 
 // Whether arrays are dense, of these types and in one context.
-MXTRT_EXPORT int mxtrt_are_alike(void* const* arrays, const int* types, int count,
-                                 int device_type, int device_id) {
+MXTRT_EXPORT int mxtrt_are_alike(void* const* arrays, const int* types, int count, int device_type,
+                                 int device_id) {
   for (int i = 0; i < count; ++i) {
     if (!is_alike(arrays[i], types[i], {device_type, device_id})) return 0;
   }
@@ -268,7 +276,7 @@ MXTRT_EXPORT int mxtrt_is_evicted(void* array) {
 }
 
 // How many arrays share this one's memory.
-MXTRT_EXPORT int mxtrt_owners(void* array) { return static_cast<Array*>(array)->owners->count; }
+MXTRT_EXPORT int mxtrt_owners(void* array) { return owners(array); }
 
 // Moves an array on a GPU to managed memory that lives on the host until somebody touches it on
 // the GPU.  The old memory goes back to MXNet's pool.  MXNet frees managed memory like any other
@@ -277,7 +285,7 @@ MXTRT_EXPORT int mxtrt_owners(void* array) { return static_cast<Array*>(array)->
 MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
   int64_t moved = -1;
   guarded([&] {
-    if (g_mxnet.wait_to_read(array)) throw std::runtime_error("the array is not readable");
+    if (!is_readable(array)) throw std::runtime_error("the array is not readable");
     const size_t size = chunk(array).storage.size;
     if (mxtrt_memory_flags(array) || !chunk(array).storage.data || !size) {
       moved = 0;
@@ -303,19 +311,19 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
     Evict task{array, nullptr, &device, 0, {}};
     check(g_cuda.allocate_managed(&task.managed, rounded, kAttachGlobal));
     const Context& context = chunk(array).storage.context;
-    const int64_t shape = static_cast<int64_t>(size);
+    const auto shape = static_cast<int64_t>(size);
     const int type = static_cast<int>(MXType::kUint8);
-    bool pushed = !g_mxnet.create(&shape, 1, context.device_type, context.device_id, 1, type,
-                                  &task.carrier);
+    bool pushed =
+        !g_mxnet.create(&shape, 1, context.device_type, context.device_id, 1, type, &task.carrier);
     if (pushed) {
       Context cpu{kCpu, 0};
       pushed = !g_mxnet.push_sync(evict, &task, nullptr, &cpu, nullptr, 0, &array, 1, nullptr, 0,
                                   "mxtrt_evict");
       if (pushed && watch) watch->expect(array);
-      pushed = pushed && !g_mxnet.wait_to_read(array);
-      g_mxnet.free(task.carrier);
+      pushed = is_readable(array) && pushed;
+      free_array(task.carrier);
     }
-    if (task.managed) g_cuda.free(task.managed);
+    if (task.managed) forgive(g_cuda.free(task.managed));
     if (!pushed) throw std::runtime_error("MXNet's engine refused to move an array");
     if (!task.error.empty()) throw std::runtime_error(task.error);
     moved = static_cast<int64_t>(size);

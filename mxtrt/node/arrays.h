@@ -24,9 +24,9 @@ using ShallowCopy = int (*)(void* array, void** copy);
 
 // The parameter is MXNet's from the call on, which deletes it whatever becomes of the operation.
 using PushAsync = int (*)(void (*function)(void* context, void* completion, void* parameter),
-                          void* parameter, void (*deleter)(void*), void* context,
-                          void* const_vars, int num_const, void* mutable_vars, int num_mutable,
-                          void* property, int priority, const char* name, bool wait);
+                          void* parameter, void (*deleter)(void*), void* context, void* const_vars,
+                          int num_const, void* mutable_vars, int num_mutable, void* property,
+                          int priority, const char* name, bool wait);
 
 struct MXNet {
   WaitToRead wait_to_read;
@@ -80,11 +80,17 @@ constexpr int kCpu = 1, kGpu = 2;  // device types of mx.cpu() and mx.gpu()
 constexpr int kDense = 0;          // mxnet::kDefaultStorage
 
 inline Chunk& chunk(void* array) { return *static_cast<Array*>(array)->chunk; }
-inline uint64_t version(void* array) { return chunk(array).var->version; }
+// Threads of MXNet's change these two meanwhile.
+inline uint64_t version(void* array) {
+  return __atomic_load_n(&chunk(array).var->version, __ATOMIC_ACQUIRE);
+}
+inline int owners(void* array) {
+  return __atomic_load_n(&static_cast<Array*>(array)->owners->count, __ATOMIC_ACQUIRE);
+}
 
 // Whether an array is dense, of this type and in this context.
 inline bool is_alike(void* array, int type, const Context& context) {
-  int actual, storage;
+  int actual = 0, storage = 0;
   if (g_mxnet.get_type(array, &actual) || actual != type ||  // no memory: -1
       g_mxnet.get_storage_type(array, &storage) || storage != kDense) {
     return false;
@@ -99,14 +105,17 @@ bool is_readable(void* array);
 
 // Another handle of an array, which shares its memory.
 inline void* another_handle(void* array) {
-  void* copy;
+  void* copy = nullptr;
   if (g_mxnet.shallow_copy(array, &copy)) throw std::runtime_error("MXNet made no array");
   return copy;
 }
 
+// Gives a handle back.  MXNet has no other way to free one that it refuses.
+inline void free_array(void* array) noexcept { static_cast<void>(g_mxnet.free(array)); }
+
 // The address of an array's first byte.
 inline void* data_of(void* array) {
-  void* data;
+  void* data = nullptr;
   if (g_mxnet.get_data(array, &data)) throw std::runtime_error("MXNet gave no address of an array");
   return data;
 }

@@ -1,5 +1,6 @@
 #include "callbacks.h"
 
+#include <atomic>
 #include <stdexcept>
 #include <utility>
 
@@ -11,8 +12,8 @@ namespace mxtrt {
 namespace {
 
 // Python: returns 1 after calling mxtrt_pass_result, 0 after calling mxtrt_set_error.
-using PassCallback = int (*)(const char* graph, const char* const* keys,
-                             const char* const* values, int num_options);
+using PassCallback = int (*)(const char* graph, const char* const* keys, const char* const* values,
+                             int num_options);
 // Python: adds the variant for these shapes and returns 1, or 0 after mxtrt_set_error.  In a
 // forward it builds no engine and waits for nothing.
 using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims, int num_inputs,
@@ -22,9 +23,10 @@ using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims
 // mxtrt_set_error.  Without (null) it takes note and returns 0.
 using FailureCallback = int (*)(int64_t key, const char* message, const int64_t* dims,
                                 const int* ndims, void* const* data, void* stream);
-PassCallback g_pass = nullptr;
-ShapeCallback g_shape = nullptr;
-FailureCallback g_failure = nullptr;
+// Set by a thread of Python's, called on MXNet's too.
+std::atomic<PassCallback> g_pass{nullptr};
+std::atomic<ShapeCallback> g_shape{nullptr};
+std::atomic<FailureCallback> g_failure{nullptr};
 
 thread_local std::string t_pass_result;
 
@@ -32,7 +34,8 @@ thread_local std::string t_pass_result;
 
 std::string partition(const char* graph, const char* const* keys, const char* const* values,
                       int num_options) {
-  if (!g_pass || !g_pass(graph, keys, values, num_options)) {
+  const PassCallback call = g_pass;
+  if (!call || !call(graph, keys, values, num_options)) {
     throw std::runtime_error(take_error("the TensorRT pass failed"));
   }
   return std::exchange(t_pass_result, {});
@@ -46,7 +49,8 @@ bool add_variant(int64_t key, const std::vector<Shape>& inputs, bool in_forward)
     ndims.push_back(static_cast<int>(shape.size()));
   }
   const int count = static_cast<int>(ndims.size());
-  return g_shape && g_shape(key, dims.data(), ndims.data(), count, in_forward);
+  const ShapeCallback call = g_shape;
+  return call && call(key, dims.data(), ndims.data(), count, in_forward);
 }
 
 void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
@@ -61,15 +65,17 @@ void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector
       data.push_back(tensor.data);
     }
   }
-  if (!g_failure || shutting_down() ||
-      !g_failure(key, message.c_str(), dims.data(), ndims.data(), data.data(), stream)) {
+  const FailureCallback call = g_failure;
+  if (!call || shutting_down() ||
+      !call(key, message.c_str(), dims.data(), ndims.data(), data.data(), stream)) {
     throw std::runtime_error(take_error(message.c_str()));
   }
 }
 
 void report_failure(int64_t key, const std::string& message) {
-  if (!g_failure || shutting_down()) return;
-  g_failure(key, message.c_str(), nullptr, nullptr, nullptr, nullptr);
+  const FailureCallback call = g_failure;
+  if (!call || shutting_down()) return;
+  call(key, message.c_str(), nullptr, nullptr, nullptr, nullptr);  // 0, with nothing to compute
   take_error("");
 }
 

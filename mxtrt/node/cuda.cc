@@ -6,6 +6,7 @@
 // GPU the engine reads and writes MXNet's arrays where they are: one record for every set of
 // addresses, the least recently used go first.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <list>
 #include <stdexcept>
@@ -33,8 +34,8 @@ using EnqueueCallback = int (*)(int64_t token, const DevicePointer* addresses, i
                                 DevicePointer scratch, void* stream);
 // Python: nothing uses the engine with this token any more.
 using ReleaseCallback = void (*)(int64_t token);
-EnqueueCallback g_enqueue = nullptr;
-ReleaseCallback g_release = nullptr;
+std::atomic<EnqueueCallback> g_enqueue{nullptr};
+std::atomic<ReleaseCallback> g_release{nullptr};
 
 // One input or output: memory of the session's own, and its size in bytes.
 struct Buffer {
@@ -49,11 +50,12 @@ class Record {
   Record(Addresses addresses, uint64_t generation, void* graph)
       : addresses(std::move(addresses)), generation(generation) {
     const int code = g_cuda.instantiate(&executable_, graph, 0);
-    g_cuda.destroy_graph(graph);
+    forgive(g_cuda.destroy_graph(graph));
     check(code);
   }
   Record(const Record&) = delete;
-  ~Record() { g_cuda.destroy_executable(executable_); }
+  Record& operator=(const Record&) = delete;
+  ~Record() { forgive(g_cuda.destroy_executable(executable_)); }
   void launch(void* stream) const { check(g_cuda.launch(executable_, stream)); }
 
   const Addresses addresses;
@@ -77,18 +79,17 @@ class CudaSession : public Session {
     if (scratch_) device_.reserve(scratch_);
   }
 
+  CudaSession(const CudaSession&) = delete;
+  CudaSession& operator=(const CudaSession&) = delete;
   ~CudaSession() override {
     if (shutting_down() || forked()) return;
-    try {
-      device_.settle();
-    } catch (const std::exception&) {  // a GPU in error: what is freed below is lost anyway
-    }
+    device_.settle();
     own_.reset();
     records_.clear();
     free_buffers();
     if (scratch_) device_.give_back(scratch_);
     // The records used the engine's memory: Python may let it go only now.
-    if (g_release) g_release(token_);
+    if (const ReleaseCallback release = g_release) release(token_);
   }
 
   // Runs the engine once, records it and runs the record: whatever fails does so before the first
@@ -175,8 +176,8 @@ class CudaSession : public Session {
 
   void free_buffers() {
     for (auto& buffer : buffers_) {
-      if (buffer.host) g_cuda.free_host(buffer.host);
-      if (buffer.device) g_cuda.free(buffer.device);
+      if (buffer.host) forgive(g_cuda.free_host(buffer.host));
+      if (buffer.device) forgive(g_cuda.free(buffer.device));
       buffer.host = nullptr;
       buffer.device = 0;
     }
@@ -192,8 +193,9 @@ class CudaSession : public Session {
     if (turn.scratch_bytes < scratch_) {
       throw std::runtime_error("the GPU had no memory left for the engine's scratch");
     }
-    if (!g_enqueue || !g_enqueue(token_, addresses.data(), static_cast<int>(addresses.size()),
-                                 turn.scratch, stream)) {
+    const EnqueueCallback call = g_enqueue;
+    if (!call ||
+        !call(token_, addresses.data(), static_cast<int>(addresses.size()), turn.scratch, stream)) {
       throw std::runtime_error(take_error("the engine did not run"));
     }
   }
@@ -207,8 +209,8 @@ class CudaSession : public Session {
     try {
       body(stream);
     } catch (...) {
-      g_cuda.end_capture(stream, &graph);
-      if (graph) g_cuda.destroy_graph(graph);
+      forgive(g_cuda.end_capture(stream, &graph));  // what failed in the capture is thrown
+      if (graph) forgive(g_cuda.destroy_graph(graph));
       throw;
     }
     check(g_cuda.end_capture(stream, &graph));
@@ -264,8 +266,8 @@ class CudaSession : public Session {
       check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
       records_.pop_back();
     }
-    records_.push_front(recorded(
-        addresses, turn, [&](void* stream) { enqueue(addresses, turn, stream); }));
+    records_.push_front(
+        recorded(addresses, turn, [&](void* stream) { enqueue(addresses, turn, stream); }));
     return records_.front().get();
   }
 
@@ -336,7 +338,7 @@ class CudaSession : public Session {
   std::vector<Buffer> buffers_;
   std::unique_ptr<Record> own_;
   std::list<std::unique_ptr<Record>> records_;  // most recently used first
-  std::string unrecordable_;  // why runs go through Python; empty if they do not
+  std::string unrecordable_;                    // why runs go through Python; empty if they do not
   uint64_t runs_ = 0, next_push_ = 0, patience_ = kMostRecords;
   std::mutex mutex_;
 };
@@ -395,7 +397,7 @@ MXTRT_EXPORT uint64_t mxtrt_cuda_allocate(size_t bytes) {
 }
 
 MXTRT_EXPORT void mxtrt_cuda_free(uint64_t pointer) {
-  if (!shutting_down() && !forked()) g_cuda.free(pointer);
+  if (!shutting_down() && !forked()) forgive(g_cuda.free(pointer));
 }
 
 // Puts a copy behind what is on a stream (null: that of the engines), and waits for it.

@@ -21,7 +21,7 @@ Device& Device::get(int ordinal) {
 
 Device::Device(int ordinal) {
   open_driver();
-  int count;
+  int count = 0;
   check(g_cuda.device_count(&count));
   if (ordinal >= count) {
     throw std::runtime_error("no GPU " + std::to_string(ordinal) + ", there are " +
@@ -40,9 +40,9 @@ void Device::wait_for_last() {
   if (last_stream_) check(g_cuda.stream_wait(last_stream_));
 }
 
-void Device::settle() {
+void Device::settle() noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
-  wait_for_last();
+  if (try_current() == 0 && last_stream_) forgive(g_cuda.stream_wait(last_stream_));
 }
 
 void Device::reserve(size_t bytes) {
@@ -67,8 +67,8 @@ void Device::give_back(size_t bytes) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   reserved_.erase(reserved_.find(bytes));
   if (!reserved_.empty() || !scratch_) return;
-  try_current();
-  g_cuda.free(scratch_);
+  forgive(try_current());
+  forgive(g_cuda.free(scratch_));
   scratch_ = size_ = 0;
   ++generation_;
 }
@@ -78,9 +78,9 @@ size_t Device::scratch_bytes() {
   return size_;
 }
 
-Turn::Turn(Device& device, void* on)
+Turn::Turn(Device& device, void* on_stream)
     : lock_(device.mutex_),
-      stream(on),
+      stream(on_stream),
       scratch(device.scratch_),
       scratch_bytes(device.size_),
       generation(device.generation_) {

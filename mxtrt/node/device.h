@@ -31,8 +31,8 @@ class Device {
   void give_back(size_t bytes) noexcept;  // of a GPU in error too
   size_t scratch_bytes();
 
-  // Waits for the engine that ran last.
-  void settle();
+  // Waits for the engine that ran last, if the GPU still answers.
+  void settle() noexcept;
 
  private:
   friend class Turn;
@@ -59,7 +59,7 @@ class Turn {
   const std::lock_guard<std::mutex> lock_;  // before what it protects
 
  public:
-  Turn(Device& device, void* stream);
+  Turn(Device& device, void* on_stream);
 
   void* const stream;
   const DevicePointer scratch;

@@ -15,8 +15,8 @@ Driver g_cuda;
 
 std::string words_of(int code) {
   const char* text = nullptr;
-  g_cuda.get_error(code, &text);
-  return std::string("CUDA: ") + (text ? text : "unknown error");
+  if (g_cuda.get_error(code, &text) || !text) return "CUDA: error " + std::to_string(code);
+  return std::string("CUDA: ") + text;
 }
 
 void check(int code) {
@@ -36,7 +36,7 @@ void open_driver() {
     *function = reinterpret_cast<std::remove_pointer_t<decltype(function)>>(dlsym(library, name));
     if (!*function) throw std::runtime_error(std::string("the NVIDIA driver has no ") + name);
   };
-  int (*init)(unsigned flags);
+  int (*init)(unsigned flags) = nullptr;
   find(&init, "cuInit");
   find(&g_cuda.get_error, "cuGetErrorString");
   find(&g_cuda.device_count, "cuDeviceGetCount");

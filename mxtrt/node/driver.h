@@ -56,4 +56,8 @@ std::string words_of(int code);
 // Throws std::runtime_error with the driver's words when a code is not CUDA_SUCCESS.
 void check(int code);
 
+// For the code of a call that gives something back, where nothing can be done about its failure:
+// that is of a GPU in error, whose memory is lost anyway, and the next checked call tells of it.
+inline void forgive(int /*code*/) noexcept {}
+
 }  // namespace mxtrt

@@ -30,8 +30,7 @@ constexpr const char* kExtraInputs = "__ext_extra_inputs__";  // MX_STR_EXTRA_IN
 constexpr const char* kUnread = "num_unread";
 constexpr int64_t kMostTensors = 1 << 20;  // inputs or outputs of an engine
 
-const char* look_up(const char* const* keys, const char* const* values, int num,
-                    const char* key) {
+const char* look_up(const char* const* keys, const char* const* values, int num, const char* key) {
   for (int i = 0; i < num; ++i) {
     if (!std::strcmp(keys[i], key)) return values[i];
   }
@@ -85,6 +84,8 @@ struct State {
       : node(std::move(of)), bound(std::move(inputs)) {
     node->enter(bound);
   }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
   virtual ~State() { node->leave(bound); }
   bool ignore_warn = true;
   bool created = true;
@@ -155,7 +156,8 @@ void forward(State* state, void* stream) {
         "this engine was built before the process forked and its threads are gone; "
         "bind the symbol again in the child process");
   }
-  state->node->check_counts(state->inputs.size(), state->outputs.size());
+  state->node->check_counts(static_cast<int64_t>(state->inputs.size()),
+                            static_cast<int64_t>(state->outputs.size()));
   if (!same_types(state->node->input_types, state->inputs) ||
       !same_types(state->node->output_types, state->outputs)) {
     throw std::runtime_error("the tensors of a forward have other types than those of the engine");
@@ -163,6 +165,7 @@ void forward(State* state, void* stream) {
   const uint64_t generation = state->node->generation();
   if (generation != state->generation || !same_shapes(state->variant->inputs, state->inputs)) {
     std::vector<Shape> shapes;
+    shapes.reserve(state->inputs.size());
     for (const auto& t : state->inputs) shapes.emplace_back(t.shape, t.shape + t.ndim);
     auto variant = variant_of(*state->node, shapes, true);
     if (variant && variant->session) {
@@ -289,9 +292,8 @@ MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* cons
 }
 
 MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char* const* values,
-                                      int num, const char* context, int ordinal,
-                                      unsigned** in_dims, int* in_ndims, int num_inputs,
-                                      const int*, void** state) {
+                                      int num, const char* context, int ordinal, unsigned** in_dims,
+                                      int* in_ndims, int num_inputs, const int*, void** state) {
   return guarded([&] {
     auto node = node_of(keys, values, num);
     if (node->gpu != (std::strcmp(context, "gpu") ? -1 : ordinal)) {

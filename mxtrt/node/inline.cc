@@ -4,10 +4,9 @@
 // handing it to MXNet's engine and back.  A run on a GPU is put on the GPU's stream; MXNet is
 // told when it is done, by whoever notices first: a thread that waits for one of its outputs
 // (mxtrt_finish), or a thread that looks every few microseconds.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -33,10 +32,10 @@
 namespace mxtrt {
 namespace {
 
-constexpr int kAsync = 4;  // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
-constexpr int kNotReady = 600;         // CUDA_ERROR_NOT_READY
-constexpr unsigned kNoTiming = 2;      // CU_EVENT_DISABLE_TIMING
-constexpr unsigned kLookEvery = 50;    // microseconds
+constexpr int kAsync = 4;          // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
+constexpr int kNotReady = 600;     // CUDA_ERROR_NOT_READY
+constexpr unsigned kNoTiming = 2;  // CU_EVENT_DISABLE_TIMING
+constexpr std::chrono::microseconds kLookEvery{50};
 
 // mxnet::engine::CallbackOnComplete (include/mxnet/engine.h).
 struct Completion {
@@ -85,12 +84,14 @@ class Flights {
       return std::count(flight.outputs.begin(), flight.outputs.end(), output) > 0;
     });
     if (found == flights_.end()) return;
-    const Flight flight = *found;
+    const uint64_t number = found->number;
+    const Device* device = found->device;
+    void* event = found->event;
     lock.unlock();
     ++g_tally.waits;
-    int code = flight.device->try_current();
-    if (!code) code = g_cuda.event_wait(flight.event);
-    complete(flight.number, code);
+    int code = device->try_current();
+    if (!code) code = g_cuda.event_wait(event);
+    complete(number, code);
   }
 
  private:
@@ -132,14 +133,17 @@ class Flights {
     for (;;) {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return !flights_.empty(); });
-      const Flight flight = flights_.front();
+      const uint64_t number = flights_.front().number;
+      const Device* device = flights_.front().device;
+      void* event = flights_.front().event;
       lock.unlock();
-      int code = flight.device->try_current();
-      while (!code && (code = g_cuda.event_query(flight.event)) == kNotReady) {
-        code = 0;
-        usleep(kLookEvery);
+      int code = device->try_current();
+      if (!code) {
+        while ((code = g_cuda.event_query(event)) == kNotReady) {
+          std::this_thread::sleep_for(kLookEvery);
+        }
       }
-      complete(flight.number, code);
+      complete(number, code);
     }
   }
 
@@ -159,9 +163,12 @@ struct Launch {
   std::vector<Tensor> inputs, outputs;
   std::vector<const Var*> written;
 
+  Launch() = default;
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
   ~Launch() {
     if (shutting_down()) return;
-    for (void* array : arrays) g_mxnet.free(array);
+    for (void* array : arrays) free_array(array);
   }
 };
 
@@ -178,7 +185,7 @@ void launch(void*, void* completion, void* parameter) {
     task->inputs[i].data = data_of(task->arrays[i]);
   }
   const auto& done = *static_cast<Completion*>(completion);
-  bool by_engine;
+  bool by_engine = false;
   {
     Range range(task->node->name.c_str());
     // MXNet catches what this throws.
@@ -208,7 +215,7 @@ void output_arrays(Node& node, const std::shared_ptr<const Variant>& variant,
   node.make_room(variant, size);
   for (size_t i = 0; i < variant->outputs.size(); ++i) {
     const auto& shape = variant->outputs[i];
-    void* array;
+    void* array = nullptr;
     ++g_tally.allocations;
     if (g_mxnet.create(shape.data(), static_cast<int>(shape.size()), context.device_type,
                        context.device_id, 0, node.output_types[i], &array)) {
@@ -232,10 +239,11 @@ void start(std::unique_ptr<Launch> task, Context context, void* const* inputs,
   for (void* array : made) written.push_back(chunk(array).var);
   task->written = written;
   int property = kAsync;
-  if (g_mxnet.push_async(launch, task.release(),
-                         [](void* given) { delete static_cast<Launch*>(given); }, &context,
-                         read.data(), static_cast<int>(read.size()), written.data(),
-                         static_cast<int>(written.size()), &property, 0, "mxtrt_run", false)) {
+  if (g_mxnet.push_async(
+          launch, task.release(), [](void* given) { delete static_cast<Launch*>(given); }, &context,
+          static_cast<void*>(read.data()), static_cast<int>(read.size()),
+          static_cast<void*>(written.data()), static_cast<int>(written.size()), &property, 0,
+          "mxtrt_run", false)) {
     throw std::runtime_error("MXNet's engine refused a run");
   }
 }
@@ -259,7 +267,7 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
   if (forked()) return -1;
   std::vector<void*> made;
   const auto free_made = [&] {
-    for (void* array : made) g_mxnet.free(array);
+    for (void* array : made) free_array(array);
   };
   try {
     auto node = find_node(call->key);
@@ -273,8 +281,8 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
     if (node->retired) return -1;
     std::vector<Shape> shapes(num_inputs);
     for (int i = 0; i < num_inputs; ++i) {
-      int ndim;
-      const int64_t* shape;
+      int ndim = 0;
+      const int64_t* shape = nullptr;
       if (g_mxnet.get_shape(inputs[i], &ndim, &shape) || ndim < 0) return -1;
       shapes[i].assign(shape, shape + ndim);
     }
@@ -289,8 +297,7 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
       const auto& shape = variant->inputs[i];
       in[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->input_types[i]};
       if (!later) ++g_tally.waits;
-      if (!later && (!is_readable(inputs[i]) ||
-                     g_mxnet.get_data(inputs[i], &in[i].data))) {
+      if (!later && (!is_readable(inputs[i]) || g_mxnet.get_data(inputs[i], &in[i].data))) {
         return -1;
       }
     }
@@ -309,7 +316,7 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
       variant->run(bindings.get(), in, out, nullptr);
     } else {
       auto task = std::make_unique<Launch>();
-      task->node = node;
+      task->node = std::move(node);
       task->variant = std::move(variant);
       task->inputs = std::move(in);
       task->outputs = std::move(out);

@@ -17,8 +17,8 @@ constexpr int64_t kMostSpareBytes = int64_t{16} << 20;
 
 }  // namespace
 
-void Variant::run(Bindings* bindings, const std::vector<Tensor>& in,
-                  const std::vector<Tensor>& out, void* stream) const {
+void Variant::run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out,
+                  void* stream) const {
   const auto begin = std::chrono::steady_clock::now();
   if (session->run(bindings, in, out, stream)) {
     nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
@@ -98,9 +98,8 @@ void Node::make_room(const std::shared_ptr<const Variant>& variant, size_t bytes
     auto other = spared.lock();
     if (other && other != variant) alive.push_back(std::move(other));
   }
-  std::sort(alive.begin(), alive.end(), [](const auto& one, const auto& other) {
-    return one->last_use > other->last_use;
-  });
+  std::sort(alive.begin(), alive.end(),
+            [](const auto& one, const auto& other) { return one->last_use > other->last_use; });
   const int64_t most = kMostSpareBytes - static_cast<int64_t>(bytes);
   while (!alive.empty() && (alive.size() >= kMostSpared || Spares::held() > most)) {
     alive.back()->spares.clear();

@@ -25,7 +25,7 @@ namespace mxtrt {
 // One set of input shapes of a node.
 struct Variant {
   std::vector<Shape> inputs, outputs;
-  std::shared_ptr<Session> session;                // null until the engine is built
+  std::shared_ptr<Session> session;              // null until the engine is built
   mutable std::atomic<int64_t> nanoseconds{-1};  // of the last whole run, -1 before the first
   mutable std::atomic<int64_t> last_use{0};      // by the node's count of them
   mutable Spares spares;
@@ -47,13 +47,13 @@ class Node {
   const std::vector<int> input_types, output_types;
   const int gpu;  // the GPU that its tensors are on, -1 for host memory
   int64_t key = 0;
-  std::string name;  // for people
+  std::string name;                  // for people
   std::atomic<bool> retired{false};  // its engines failed and run no more
 
   // The variant for these input shapes, or null.
   std::shared_ptr<const Variant> find(const std::vector<Shape>& inputs) const;
   // Adds or replaces the variant for its input shapes.
-  void put(std::shared_ptr<const Variant> variant);
+  void put(std::shared_ptr<const Variant> added);
   // Forgets the variant for these input shapes, which operator states may run that have it.
   void drop(const std::vector<Shape>& inputs);
   // When the variant for these input shapes was used last, by a count of uses; -1 for one that
@@ -71,9 +71,9 @@ class Node {
 
  private:
   mutable std::mutex mutex_;
+  mutable std::atomic<int64_t> uses_{0};  // counted without the mutex in a forked process
   std::map<std::vector<Shape>, std::shared_ptr<const Variant>> variants_;
   std::map<std::vector<Shape>, int> users_;
-  mutable int64_t uses_ = 0;
   std::mutex spared_mutex_;
   std::vector<std::weak_ptr<const Variant>> spared_;  // that have spares
   std::atomic<uint64_t> generation_{0};

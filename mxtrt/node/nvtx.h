@@ -15,6 +15,7 @@ class Range {
  public:
   explicit Range(const char* name) { mxtrt_range_push(name); }
   Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
   ~Range() { mxtrt_range_pop(); }
 };
 

@@ -30,16 +30,15 @@ void Spares::clear() {
     bytes_ = 0;
   }
   for (const auto& arrays : sets) {
-    for (void* array : arrays) g_mxnet.free(array);
+    for (void* array : arrays) free_array(array);
   }
 }
 
 bool Spares::take(std::vector<void*>* arrays) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& set : sets_) {
-    const bool unused = std::all_of(set.begin(), set.end(), [](void* array) {
-      return static_cast<Array*>(array)->owners->count == 1;
-    });
+    const bool unused =
+        std::all_of(set.begin(), set.end(), [](void* array) { return owners(array) == 1; });
     if (unused) {
       for (void* array : set) arrays->push_back(another_handle(array));
       return true;
@@ -57,7 +56,7 @@ void Spares::offer(const std::vector<void*>& arrays, size_t bytes) {
     for (void* array : arrays) set.push_back(another_handle(array));
     sets_.push_back(set);
   } catch (const std::exception&) {  // the run needs none
-    for (void* array : set) g_mxnet.free(array);
+    for (void* array : set) free_array(array);
     return;
   }
   bytes_ += bytes;

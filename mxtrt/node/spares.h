@@ -12,6 +12,9 @@ namespace mxtrt {
 // steady state allocates nothing.
 class Spares {
  public:
+  Spares() = default;
+  Spares(const Spares&) = delete;
+  Spares& operator=(const Spares&) = delete;
   ~Spares();
   // Appends handles of a set of arrays that nobody holds; false if there is none.
   bool take(std::vector<void*>* arrays);

@@ -1,6 +1,7 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1: device memory is host memory, and work is done
 // when it is put on a stream (or, with kLate, when the stream is waited for), or recorded while the
-// stream is capturing.  It checks what it is given as the driver would not: freed memory is noticed.
+// stream is capturing.  It checks what it is given as the driver would not: freed memory is
+// noticed.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -64,8 +65,10 @@ EXPORT int fake_kernel(const float* in, float* out, int count, float* scratch, v
 
 EXPORT int cuInit(unsigned) { return 0; }
 EXPORT int cuGetErrorString(int code, const char** text) {
-  *text = code == 2 ? "out of memory" : code == 900 ? "capture is not possible"
-          : code == 700 ? "an illegal memory access" : "failed";
+  *text = code == 2     ? "out of memory"
+          : code == 900 ? "capture is not possible"
+          : code == 700 ? "an illegal memory access"
+                        : "failed";
   return 0;
 }
 EXPORT int cuDeviceGetCount(int* count) { return *count = 1, 0; }
@@ -136,9 +139,7 @@ EXPORT int cuStreamSynchronize(void* stream) {
 }
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
 EXPORT int cuEventCreate(void** event, unsigned) { return *event = &g_memory, 0; }
-EXPORT int cuEventQuery(void*) {
-  return ++g_counts[kQueries] % 3 || g_counts[kHold] ? 600 : 0;
-}
+EXPORT int cuEventQuery(void*) { return ++g_counts[kQueries] % 3 || g_counts[kHold] ? 600 : 0; }
 EXPORT int cuEventSynchronize(void*) { return ++g_counts[kWaits], 0; }
 EXPORT int cuEventRecord(void*, void*) { return 0; }
 EXPORT int cuStreamBeginCapture_v2(void* stream, int) {

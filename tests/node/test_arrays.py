@@ -49,6 +49,13 @@ void* mremap(void* old, size_t before, size_t after, int flags, ...) {
   }
   return real(old, before, after, flags, to);
 }
+
+ssize_t pread(int file, void* data, size_t size, off_t offset) {
+  static ssize_t (*real)(int, void*, size_t, off_t);
+  if (!real) real = dlsym(RTLD_NEXT, "pread");
+  if (getenv("UNREADABLE")) return errno = EIO, -1;
+  return real(file, data, size, offset);
+}
 """
 
 
@@ -93,3 +100,50 @@ def test_an_array_is_whole_when_the_kernel_gives_no_mapping(shim, call, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True"] * 5, done.stdout
+
+
+def test_who_reads_an_array_whose_contents_were_lost_is_told(shim, tmp_path):
+    """The kernel takes the pages, gives nothing in their place, and the file is not to be read."""
+    done = run(
+        f"""
+        import mxtrt, mxnet as mx
+        from pathlib import Path
+        from mxtrt.weights import paging
+        array = mx.nd.random.uniform(shape=(300, 1000))
+        array.wait_to_read()
+        libc = __import__("ctypes").CDLL(None)
+        libc.setenv(b"FAILING", b"mremap", 1)
+        libc.setenv(b"UNREADABLE", b"yes", 1)
+        for call in (lambda: paging.page_out([array], Path({str(tmp_path)!r})), array.asnumpy):
+            try:
+                call()
+            except (OSError, mx.MXNetError) as error:
+                print(type(error).__name__, "were lost" in str(error))
+        """,
+        LD_PRELOAD=str(shim),
+    )
+    assert done.stdout.split() == ["OSError", "False", "MXNetError", "True"], done.stderr
+
+
+def test_paging_out_leaves_the_failure_of_a_write_to_whoever_reads_next(tmp_path):
+    """MXNet tells of it once; a page-out that asks first must not keep it."""
+    done = run(
+        f"""
+        import os, mxtrt, mxnet as mx
+        from mxtrt.node import library
+        from mxtrt.weights import paging
+        array = mx.nd.ones((300, 1000))
+        begin = paging.address_of(array)
+        begin, end = paging.whole_pages(begin, begin + paging.size_of(array))
+        file = os.open({str(tmp_path / "pages")!r}, os.O_RDWR | os.O_CREAT)
+        mx.nd.random.normal(0, -1, array.shape, out=array)  # fails in MXNet's engine
+        for call in (
+            lambda: library().page_out(array, begin, end - begin, file, 0), array.asnumpy
+        ):
+            try:
+                call()
+            except (OSError, mx.MXNetError) as error:
+                print(type(error).__name__)
+        """
+    )
+    assert done.stdout.split() == ["OSError", "MXNetError"], done.stderr
