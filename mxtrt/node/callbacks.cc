@@ -23,6 +23,7 @@ using ShapeCallback = int (*)(int64_t key, const int64_t* dims, const int* ndims
 // mxtrt_set_error.  Without (null) it takes note and returns 0.
 using FailureCallback = int (*)(int64_t key, const char* message, const int64_t* dims,
                                 const int* ndims, void* const* data, void* stream);
+
 // Set by a thread of Python's, called on MXNet's too.
 std::atomic<PassCallback> g_pass{nullptr};
 std::atomic<ShapeCallback> g_shape{nullptr};

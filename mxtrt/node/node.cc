@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 #include "process.h"
 #include "tally.h"
@@ -91,22 +92,26 @@ void Node::put(std::shared_ptr<const Variant> added) {
 }
 
 void Node::make_room(const std::shared_ptr<const Variant>& variant, size_t bytes) {
-  std::vector<std::shared_ptr<const Variant>> given_up;  // freed without the lock
+  // Freed without the lock.
+  std::vector<std::pair<int64_t, std::shared_ptr<const Variant>>> alive, given_up;
   std::lock_guard<std::mutex> lock(spared_mutex_);
-  std::vector<std::shared_ptr<const Variant>> alive;
   for (const auto& spared : spared_) {
     auto other = spared.lock();
-    if (other && other != variant) alive.push_back(std::move(other));
+    if (!other || other == variant) continue;
+    // Read once: other threads use variants while these are sorted.
+    const int64_t last_use = other->last_use;
+    alive.emplace_back(last_use, std::move(other));
   }
   std::sort(alive.begin(), alive.end(),
-            [](const auto& one, const auto& other) { return one->last_use > other->last_use; });
+            [](const auto& one, const auto& other) { return one.first > other.first; });
   const int64_t most = kMostSpareBytes - static_cast<int64_t>(bytes);
   while (!alive.empty() && (alive.size() >= kMostSpared || Spares::held() > most)) {
-    alive.back()->spares.clear();
+    alive.back().second->spares.clear();
     given_up.push_back(std::move(alive.back()));
     alive.pop_back();
   }
-  spared_.assign(alive.begin(), alive.end());
+  spared_.clear();
+  for (const auto& kept : alive) spared_.push_back(kept.second);
   spared_.push_back(variant);
 }
 
