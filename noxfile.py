@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import glob
+
 import nox
 
 nox.needs_version = ">=2024.4"
@@ -196,9 +198,14 @@ def report(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style of the code, which room imports which, and the workflows for weak spots."""
-    session.install("ruff", "check-jsonschema", "import-linter", "zizmor")
+    tools = "ruff", "clang-format==23.1.5", "clang-tidy==23.1.4"
+    session.install(*tools, "check-jsonschema", "import-linter", "zizmor")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    sources = sorted(glob.glob("mxtrt/node/*.cc"))
+    styled = [*sources, *glob.glob("mxtrt/node/*.h"), *glob.glob("tests/node/*.cc")]
+    session.run("clang-format", "--dry-run", "--Werror", *styled)
+    session.run("clang-tidy", "--quiet", *sources, "--", "-std=c++17")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     workflows = ".github/workflows/ci.yml", ".github/workflows/gpu.yml"
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
