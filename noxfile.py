@@ -196,6 +196,19 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def sanitize(session: nox.Session) -> None:
+    """The engine node under AddressSanitizer, UBSan and ThreadSanitizer of g++."""
+    for sanitizer in "address,undefined", "thread":
+        session.install(
+            f"--config-settings=cmake.define.MXTRT_SANITIZE={sanitizer}",
+            "--config-settings=install.strip=false",  # reports name functions
+            ".[cpu,test]",
+        )
+        run = "tests/node/sanitizers/run.py"
+        session.run("python", run, sanitizer, "-n", "2", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style of the code, which room imports which, and the workflows for weak spots."""
     tools = "ruff", "clang-format==23.1.5", "clang-tidy==23.1.4"
