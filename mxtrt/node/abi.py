@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,82 +152,94 @@ class Tally(NamedTuple):
         return Tally(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
-def _signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """What each function returns and takes, by name: ``MXTRT_EXPORT`` in C++."""
-    i, n, size, p, text = (
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_size_t,
-        ctypes.c_void_p,
-        ctypes.c_char_p,
-    )
-    address = ctypes.c_uint64
-    return {
-        # callbacks.cc
-        "set_callbacks": (None, (PASS, SHAPE, FAILURE)),
-        "pass_result": (None, (text,)),
-        # errors.cc
-        "set_error": (None, (text,)),
-        "take_error": (text, ()),
-        # registry.cc
-        "set_token": (None, (text,)),
-        "node_create": (n, (i, p, i, p, i)),
-        "node_put": (i, (n, p, p, n)),
-        "node_users": (i, (n, p, p)),
-        "node_last_use": (n, (n, p, p)),
-        "node_drop": (i, (n, p, p)),
-        "retire": (None, (n,)),
-        "release": (None, (n,)),
-        "counts": (None, (p, p)),
-        # spares.cc
-        "spare_bytes": (n, ()),
-        # tally.cc
-        "tally": (None, (p,)),
-        # process.cc
-        "forked": (i, ()),
-        "shutdown": (None, ()),
-        # inline.cc
-        "run": (i, (ctypes.POINTER(Call), p, p)),
-        "finish": (i, (p,)),
-        # arrays.cc
-        "arrays_init": (None, (p,)),
-        "are_alike": (i, (p, p, i, i, i)),
-        "is_readable": (i, (p,)),
-        "memory_flags": (i, (p,)),
-        "owners": (i, (p,)),
-        "page_out": (i, (p, p, size, i, n, p)),
-        "is_evicted": (i, (p,)),
-        "evict": (n, (p, i, p)),
-        "trim": (None, ()),
-        "watch": (p, (p, i)),
-        "watch_changed": (i, (p,)),
-        "watch_written": (i, (p,)),
-        "watch_remember": (i, (p,)),
-        "watch_counts": (i, (p, p)),
-        "watch_since": (None, (p, p)),
-        "watch_free": (None, (p,)),
-        # onnxruntime.cc
-        "ort_open": (text, (text, i, i)),
-        "ort_shrink": (None, (i,)),
-        "ort_arena": (n, (n,)),
-        "ort_session": (n, (text, size, p, i, p, i, p, p, p, p, p, i, p, i)),
-        # cuda.cc
-        "cuda_callbacks": (None, (ENQUEUE, RELEASE)),
-        "cuda_device": (i, (i, p, i, p, p, p)),
-        "cuda_make_current": (i, (i,)),
-        "cuda_stream": (address, (i,)),
-        "cuda_memory": (i, (i, p, p, p)),
-        "cuda_allocate": (address, (size,)),
-        "cuda_free": (None, (address,)),
-        "cuda_copy_out": (i, (i, p, address, size, p)),
-        "cuda_copy_in": (i, (i, address, p, size, p)),
-        "cuda_session": (n, (i, n, p, i, i, size, i, i)),
-        "cuda_unrecordable": (text, (n,)),
-        "cuda_usage": (i, (n, p, p, p)),
-        # nvtx.cc
-        "range_push": (None, (text,)),
-        "range_pop": (None, ()),
-    }
+_INT, _INT64, _SIZE = ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
+_POINTER, _TEXT, _ADDRESS = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64
+
+#: What each function returns and takes, by name: those of ``MXTRT_EXPORT`` in C++.
+_SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
+    # callbacks.cc
+    "set_callbacks": (None, (PASS, SHAPE, FAILURE)),
+    "pass_result": (None, (_TEXT,)),
+    # errors.cc
+    "set_error": (None, (_TEXT,)),
+    "take_error": (_TEXT, ()),
+    # registry.cc
+    "set_token": (None, (_TEXT,)),
+    "node_create": (_INT64, (_INT, _POINTER, _INT, _POINTER, _INT)),
+    "node_put": (_INT, (_INT64, _POINTER, _POINTER, _INT64)),
+    "node_users": (_INT, (_INT64, _POINTER, _POINTER)),
+    "node_last_use": (_INT64, (_INT64, _POINTER, _POINTER)),
+    "node_drop": (_INT, (_INT64, _POINTER, _POINTER)),
+    "retire": (None, (_INT64,)),
+    "release": (None, (_INT64,)),
+    "counts": (None, (_POINTER, _POINTER)),
+    # spares.cc
+    "spare_bytes": (_INT64, ()),
+    # tally.cc
+    "tally": (None, (_POINTER,)),
+    # process.cc
+    "forked": (_INT, ()),
+    "shutdown": (None, ()),
+    # inline.cc
+    "run": (_INT, (ctypes.POINTER(Call), _POINTER, _POINTER)),
+    "finish": (_INT, (_POINTER,)),
+    # arrays.cc
+    "arrays_init": (None, (_POINTER,)),
+    "are_alike": (_INT, (_POINTER, _POINTER, _INT, _INT, _INT)),
+    "is_readable": (_INT, (_POINTER,)),
+    "memory_flags": (_INT, (_POINTER,)),
+    "owners": (_INT, (_POINTER,)),
+    "page_out": (_INT, (_POINTER, _POINTER, _SIZE, _INT, _INT64, _POINTER)),
+    "is_evicted": (_INT, (_POINTER,)),
+    "evict": (_INT64, (_POINTER, _INT, _POINTER)),
+    "trim": (None, ()),
+    "watch": (_POINTER, (_POINTER, _INT)),
+    "watch_changed": (_INT, (_POINTER,)),
+    "watch_written": (_INT, (_POINTER,)),
+    "watch_remember": (_INT, (_POINTER,)),
+    "watch_counts": (_INT, (_POINTER, _POINTER)),
+    "watch_since": (None, (_POINTER, _POINTER)),
+    "watch_free": (None, (_POINTER,)),
+    # onnxruntime.cc
+    "ort_open": (_TEXT, (_TEXT, _INT, _INT)),
+    "ort_shrink": (None, (_INT,)),
+    "ort_arena": (_INT64, (_INT64,)),
+    "ort_session": (
+        _INT64,
+        (
+            _TEXT,
+            _SIZE,
+            _POINTER,
+            _INT,
+            _POINTER,
+            _INT,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _INT,
+            _POINTER,
+            _INT,
+        ),
+    ),
+    # cuda.cc
+    "cuda_callbacks": (None, (ENQUEUE, RELEASE)),
+    "cuda_device": (_INT, (_INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER)),
+    "cuda_make_current": (_INT, (_INT,)),
+    "cuda_stream": (_ADDRESS, (_INT,)),
+    "cuda_memory": (_INT, (_INT, _POINTER, _POINTER, _POINTER)),
+    "cuda_allocate": (_ADDRESS, (_SIZE,)),
+    "cuda_free": (None, (_ADDRESS,)),
+    "cuda_copy_out": (_INT, (_INT, _POINTER, _ADDRESS, _SIZE, _POINTER)),
+    "cuda_copy_in": (_INT, (_INT, _ADDRESS, _POINTER, _SIZE, _POINTER)),
+    "cuda_session": (_INT64, (_INT, _INT64, _POINTER, _INT, _INT, _SIZE, _INT, _INT)),
+    "cuda_unrecordable": (_TEXT, (_INT64,)),
+    "cuda_usage": (_INT, (_INT64, _POINTER, _POINTER, _POINTER)),
+    # nvtx.cc
+    "range_push": (None, (_TEXT,)),
+    "range_pop": (None, ()),
+}
 
 
 class Functions:
@@ -241,7 +253,7 @@ class Functions:
     """
 
     def __init__(self, lib: ctypes.CDLL) -> None:
-        for name, (result, arguments) in _signatures().items():
+        for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(lib, f"mxtrt_{name}")
             function.restype, function.argtypes = result, arguments
         self.lib = lib

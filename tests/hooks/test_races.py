@@ -147,7 +147,8 @@ def test_a_change_that_another_thread_notices_first_is_a_change_for_all(monkeypa
     executor.forward()[0].wait_to_read()
     weights[:] = 4
     freshness = executor._mxtrt.freshness
-    plan, changed, noticed = freshness._plan, freshness._plan.changed, []
+    baseline, noticed = freshness._plan.baseline, []
+    changed = baseline.changed
 
     def other_thread_first() -> bool:
         if not noticed:
@@ -155,7 +156,7 @@ def test_a_change_that_another_thread_notices_first_is_a_change_for_all(monkeypa
             assert not freshness.settle()
         return changed()
 
-    monkeypatch.setattr(plan, "changed", other_thread_first)
+    monkeypatch.setattr(baseline, "changed", other_thread_first)
     assert_close(executor.forward()[0], np.full((1, SIZE), 4 * SIZE))
 
 
