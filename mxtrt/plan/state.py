@@ -50,11 +50,13 @@ class State:
 
     Attributes:
         stage: Where it stands.
+        built: Whether engines may answer; asked at every forward.
         reasons: Why MXNet's nodes are MXNet's, by name, where it is retired or left.
     """
 
     def __init__(self) -> None:
         self.stage = Stage.UNBUILT
+        self.built = False
         self.reasons: dict[str, str] = {}
         self._lock = lock()
 
@@ -74,13 +76,9 @@ class State:
             if stage not in _TO[self.stage]:
                 return False
             self.stage = stage
+            self.built = stage is Stage.BUILT
             self.reasons.update(reasons or {})
             return True
-
-    @property
-    def built(self) -> bool:
-        """Whether engines may answer."""
-        return self.stage is Stage.BUILT
 
     @property
     def retired(self) -> bool:
