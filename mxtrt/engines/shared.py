@@ -65,9 +65,7 @@ class SharedSessions:
             if session is not None:
                 return session, True
             session = build()
-            if (
-                watch.changed()
-            ):  # the session may have read values that are neither the old nor the new ones
+            if watch.changed():  # it may have read neither the old nor the new values
                 return session, False
             session.baseline = Baseline(watch, held)
             with self._lock:

@@ -3,9 +3,9 @@
 ``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
 two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the graph pass and owns
 its engines; ``saving`` saves what was partitioned, and ``brought`` completes binds of what was
-loaded; ``freshness`` decides when engines follow weights that changed; ``inline`` runs graphs that
-are one segment from the calling thread; ``waiting`` waits for those on a GPU.  With the integration
-off every wrapper calls MXNet's own function.
+loaded; ``decision`` says whether a bind gets engines, and ``tries`` when a block tries again;
+``waiting`` waits for arrays that a GPU is writing.  With the integration off every wrapper calls
+MXNet's own function.
 """
 
 from __future__ import annotations

@@ -212,9 +212,8 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             head.handle, own.handle = own.handle, head.handle
 
     def __del__(self) -> None:
-        if (
-            sys is None or sys.is_finalizing()
-        ):  # at interpreter exit the module's globals may be None already
+        # At interpreter exit the module's globals may be None already.
+        if sys is None or sys.is_finalizing():
             return
         Executor.__del__(self)
 

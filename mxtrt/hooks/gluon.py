@@ -396,9 +396,8 @@ class _Bindings:
     def _look_at_parameters(self) -> None:
         """Take note of the arrays that the parameters have now."""
         epoch, arrays = _Epoch.now, []
-        with contextlib.suppress(
-            RuntimeError
-        ):  # not initialized: MXNet raises when the block is called
+        # Where one is not initialized MXNet raises when the block is called.
+        with contextlib.suppress(RuntimeError):
             for parameter in self._parameters:
                 arrays += parameter.list_data()
         old = self._arrays

@@ -66,9 +66,7 @@ def _has_engines(symbol: Symbol) -> bool:
         return False
     try:
         return OPERATOR in originals.tojson(symbol)
-    except (
-        UnicodeDecodeError
-    ):  # a name is not UTF-8: MXNet saves such symbols, and none of them has an engine
+    except UnicodeDecodeError:  # a name is not UTF-8: no such symbol has an engine
         return False
 
 

@@ -56,7 +56,12 @@ def analyse(
                 if dtype not in engine.dtypes:
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
     allowed = {own_name(name) for name in options.allow_ops}
-    kept, alone = _kept(graph, can.slower if on_cpu else {}, options)
+    judged = {
+        index: rule
+        for index, rule in can.slower.items()
+        if on_cpu and allowed.isdisjoint(("*", graph.nodes[index].op))
+    }
+    kept, alone = _kept(judged, options)
     kept = {index: reason for index, reason in kept.items() if index not in reasons}
     reasons |= kept
     movers = frozenset(
@@ -71,30 +76,25 @@ def analyse(
         found = partition(graph, reasons, frozenset(weights), worth=worth, known=known)
         inferring = _readers_of_open_sizes(graph, found.reasons.keys(), known)
         if not inferring:
-            return dataclasses.replace(found, slower=frozenset(kept))
+            lone = {i for i, reason in alone.items() if found.reasons.get(i) == reason}
+            return dataclasses.replace(found, slower=frozenset(kept) | lone)
         reasons |= inferring
 
 
-def _kept(
-    graph: Graph, rules: Mapping[int, Rule], options: Options
-) -> tuple[dict[int, str], dict[int, str]]:
+def _kept(rules: Mapping[int, Rule], options: Options) -> tuple[dict[int, str], dict[int, str]]:
     """What MXNet keeps on a CPU as it is faster there, and what it keeps if nothing is around it.
 
     Args:
-        graph: The symbol.
-        rules: Rules that hold for its nodes, by index.
+        rules: Rules that hold for nodes, by index.
         options: The options of the bind.
     """
-    allowed = {own_name(name) for name in options.allow_ops}
     always: dict[int, str] = {}
     alone: dict[int, str] = {}
-    if not rules or "*" in allowed:
+    if not rules:
         return always, alone
     guesses = options.prefer != "engine" and options.precision == "fp32"
     one_thread = guesses and cores.single(options.threads)
     for index, rule in rules.items():
-        if graph.nodes[index].op in allowed:
-            continue
         if rule.alone:
             if guesses:
                 alone[index] = rule.reason

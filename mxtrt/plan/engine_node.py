@@ -273,7 +273,7 @@ class EngineNode:
 
     def _add(self, shapes: Shapes) -> None:
         self.variants.add(shapes, self.sessions.by_digest.keys(), self._segment.at(shapes))
-        for forgotten in self._unbuilt.keys() - dict(self.variants).keys():
+        for forgotten in [known for known in self._unbuilt if known not in self.variants]:
             del self._unbuilt[forgotten]
 
     def _build(self, shapes: Shapes) -> None:

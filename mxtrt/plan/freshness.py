@@ -55,9 +55,8 @@ class Freshness:
                 return False
         except self._error:  # a pending write failed, which MXNet's own operators then raise
             return False
-        if (
-            self._pending
-        ):  # checked last: another thread may have seen the change and reset the counts in between
+        # Checked last: another thread may have seen the change and reset the counts in between.
+        if self._pending:
             return False
         self._served += 1
         if self._served == _CALM_AFTER:

@@ -145,9 +145,8 @@ def _read_array(reader: _Reader) -> _Stored:
             raise GraphError(f"it has an array of storage type {storage}, expected dense arrays")
     wide = version in (_V1, _V2, _V3)
     axes = reader.numbers("i")[0] if wide else version
-    if axes == -1 or (
-        axes == 0 and version != _V3
-    ):  # an NDArray without memory: nothing else is stored of it
+    # Of an NDArray without memory nothing else is stored.
+    if axes == -1 or (axes == 0 and version != _V3):
         return (0,), _NOTHING, memoryview(b"")
     if not 0 <= axes <= MOST_AXES:
         raise GraphError(f"it has an array of {axes} axes, expected {MOST_AXES} at the most")

@@ -175,6 +175,8 @@ def test_what_mxnet_computes_faster_alone_stays_there_alone(name):
     """Behind or before others it is in their engine."""
     symbol, shape = ALONE[name]
     assert set(reasons(symbol, shape)) >= {"op"}
+    report = mxtrt.inspect(symbol, {"data": shape}, engine="onnxruntime")
+    assert all(left.slower for left in report.left if left.name == "op")
     assert reasons(symbol, shape, prefer="engine") == {}
     assert reasons(symbol, shape, precision="int8") == {}
     assert reasons(symbol, shape, allow_ops="*") == {}

@@ -1,10 +1,5 @@
-"""Precisions are tested on the embedded engine."""
+"""What binds nothing for a request is tested on the embedded engine."""
 
 from __future__ import annotations
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MXTRT_ENGINE", "onnxruntime")
+from support.engine import on_the_cpu as on_the_cpu

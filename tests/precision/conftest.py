@@ -2,9 +2,4 @@
 
 from __future__ import annotations
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MXTRT_ENGINE", "onnxruntime")
+from support.engine import on_the_cpu as on_the_cpu
