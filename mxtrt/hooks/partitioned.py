@@ -11,7 +11,7 @@ from mxnet.symbol import Symbol
 
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, RefusedNodesError
-from mxtrt.hooks import waiting
+from mxtrt.hooks import seeding, waiting
 from mxtrt.hooks.brought import Brought, brought_by
 from mxtrt.node.abi import PASS_NAME
 from mxtrt.observe.counters import count
@@ -158,6 +158,7 @@ def partition_symbol(
     gpu = None if ctx is None else gpu_of(ctx)
     if gpu is not None:
         waiting.install()
+        seeding.install()
     request = Request(options, weights, gpu, refused or {}, keep, slower_stays, check)
     rewritten, plan = run_pass(symbol, request, args, aux, ctx, inference)
     publish(plan.report)

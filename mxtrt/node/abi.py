@@ -44,6 +44,9 @@ MXNET_FUNCTIONS = (
     "MXEnginePushAsync",
     "MXNDArrayGetStorageType",
     "MXGetLastError",
+    "NNGetOpHandle",
+    "MXImperativeInvoke",
+    "MXAutogradSetIsRecording",
 )
 
 #: The graph pass: symbol JSON, names and values of options, and how many these are.
@@ -200,6 +203,9 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "watch_counts": (_INT, (_POINTER, _POINTER)),
     "watch_since": (None, (_POINTER, _POINTER)),
     "watch_free": (None, (_POINTER,)),
+    # generators.cc
+    "settle_generators": (_INT, ()),
+    "settle_generators_of": (_INT, (_INT, _INT)),
     # onnxruntime.cc
     "ort_open": (_TEXT, (_TEXT, _INT, _INT)),
     "ort_shrink": (None, (_INT,)),

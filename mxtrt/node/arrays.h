@@ -28,6 +28,11 @@ using PushAsync = int (*)(void (*function)(void* context, void* completion, void
                           int num_const, void* mutable_vars, int num_mutable, void* property,
                           int priority, const char* name, bool wait);
 
+using FindOperator = int (*)(const char* name, void** operation);
+using Invoke = int (*)(void* operation, int num_inputs, void** inputs, int* num_outputs,
+                       void*** outputs, int num_params, const char** keys, const char** values);
+using SetRecording = int (*)(int recording, int* before);
+
 struct MXNet {
   WaitToRead wait_to_read;
   PushSync push_sync;
@@ -40,6 +45,9 @@ struct MXNet {
   PushAsync push_async;
   GetStorageType get_storage_type;
   GetLastError get_last_error;
+  FindOperator find_operator;
+  Invoke invoke;
+  SetRecording set_recording;
 };
 extern MXNet g_mxnet;
 

@@ -1,5 +1,5 @@
 // MXNet's extension interface, version 11 (mxnet/include/mxnet/lib_api.h): one graph pass,
-// "TensorRT", and one stateful operator, "_mxtrt_engine".
+// "TensorRT", one stateful operator, "_mxtrt_engine", and one that does nothing, "_mxtrt_idle".
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
@@ -15,6 +15,7 @@
 #include "errors.h"
 #include "export.h"
 #include "forward.h"
+#include "generators.h"
 #include "nvtx.h"
 #include "process.h"
 #include "registry.h"
@@ -24,11 +25,16 @@ namespace {
 
 constexpr int kLibraryVersion = 11;
 constexpr int kFirstMXNet = 10900, kLastMXNet = 10999;
-constexpr const char* kOperator = "_mxtrt_engine";
+constexpr const char* kEngineOperator = "_mxtrt_engine";
 constexpr const char* kPass = "TensorRT";
 constexpr const char* kExtraInputs = "__ext_extra_inputs__";  // MX_STR_EXTRA_INPUTS
 constexpr const char* kUnread = "num_unread";
 constexpr int64_t kMostTensors = 1 << 20;  // inputs or outputs of an engine
+
+// MXNet hands the function pointers that an operator is registered with back to the _opCall...
+// functions below and never calls them itself: they tell the operators apart.
+void* const kEngine = reinterpret_cast<void*>(&find_node);
+void* const kIdle = reinterpret_cast<void*>(&settle_generators);
 
 const char* look_up(const char* const* keys, const char* const* values, int num, const char* key) {
   for (int i = 0; i < num; ++i) {
@@ -204,33 +210,34 @@ MXTRT_EXPORT int _msgSize() { return has_error(); }
 MXTRT_EXPORT void _msgGet(int, const char** message) { *message = show_error(); }
 MXTRT_EXPORT void _opCallFree(void* memory) { std::free(memory); }
 
-MXTRT_EXPORT int _opRegSize() { return 1; }
+MXTRT_EXPORT int _opRegSize() { return 2; }
 
-// MXNet hands the function pointers back to the _opCall... functions below and never calls
-// them itself, so any pointer that is not null serves.
-MXTRT_EXPORT void _opRegGet(int, const char** name, int* is_subgraph_op, const char*** forward_ctx,
-                            void*** forward, int* forward_count, const char*** backward_ctx,
-                            void*** backward, int* backward_count, const char*** create_ctx,
-                            void*** create, int* create_count, void** parse, void** type,
-                            void** stype, void** shape, void** mutate) {
+MXTRT_EXPORT void _opRegGet(int index, const char** name, int* is_subgraph_op,
+                            const char*** forward_ctx, void*** forward, int* forward_count,
+                            const char*** backward_ctx, void*** backward, int* backward_count,
+                            const char*** create_ctx, void*** create, int* create_count,
+                            void** parse, void** type, void** stype, void** shape, void** mutate) {
   static const char* contexts[] = {"cpu", "gpu"};
-  static void* marker[] = {reinterpret_cast<void*>(&find_node),
-                           reinterpret_cast<void*>(&find_node)};
-  *name = kOperator;
+  static void* markers[2][2] = {{kEngine, kEngine}, {kIdle, kIdle}};
+  *name = index ? kIdleOperator : kEngineOperator;
   *is_subgraph_op = 0;
-  *forward_ctx = *backward_ctx = nullptr;
-  *forward = *backward = nullptr;
-  *forward_count = *backward_count = 0;
-  *create_ctx = contexts;
-  *create = marker;
-  *create_count = 2;
-  *parse = *type = *shape = marker[0];
+  *forward_ctx = *backward_ctx = *create_ctx = nullptr;
+  *forward = *backward = *create = nullptr;
+  *forward_count = *backward_count = *create_count = 0;
+  *(index ? forward_ctx : create_ctx) = contexts;
+  *(index ? forward : create) = markers[index];
+  *(index ? forward_count : create_count) = 2;
+  *parse = *type = *shape = markers[index][0];
   *stype = *mutate = nullptr;
 }
 
-MXTRT_EXPORT int _opCallParseAttrs(void*, const char* const* keys, const char* const* values,
+MXTRT_EXPORT int _opCallParseAttrs(void* marker, const char* const* keys, const char* const* values,
                                    int num, int* num_inputs, int* num_outputs) {
   return guarded([&] {
+    if (marker == kIdle) {
+      *num_inputs = *num_outputs = 1;
+      return;
+    }
     const int64_t read = number(keys, values, num, "num_inputs");
     const int64_t unread = unread_of(keys, values, num);
     const int64_t outputs = number(keys, values, num, "num_outputs");
@@ -245,15 +252,20 @@ MXTRT_EXPORT int _opCallParseAttrs(void*, const char* const* keys, const char* c
   });
 }
 
-MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* const* values,
+MXTRT_EXPORT int _opCallInferShape(void* marker, const char* const* keys, const char* const* values,
                                    int num, unsigned** in_dims, int* in_ndims, int num_inputs,
                                    unsigned*** mod_in_dims, int** mod_in_ndims,
                                    unsigned*** out_dims, int** out_ndims, int num_outputs) {
   return guarded([&] {
+    const auto all = taken_shapes(in_dims, in_ndims, num_inputs);
+    if (marker == kIdle) {
+      give_shapes(all, mod_in_dims, mod_in_ndims);
+      give_shapes(all, out_dims, out_ndims);
+      return;
+    }
     auto node = node_of(keys, values, num);
     const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
     node->check_counts(read, num_outputs);
-    const auto all = taken_shapes(in_dims, in_ndims, num_inputs);
     auto variant = variant_of(*node, {all.begin(), all.begin() + read}, false);
     if (!variant) throw std::runtime_error(take_error("the engine refused these shapes"));
     give_shapes(all, mod_in_dims, mod_in_ndims);
@@ -261,10 +273,14 @@ MXTRT_EXPORT int _opCallInferShape(void*, const char* const* keys, const char* c
   });
 }
 
-MXTRT_EXPORT int _opCallInferType(void*, const char* const* keys, const char* const* values,
+MXTRT_EXPORT int _opCallInferType(void* marker, const char* const* keys, const char* const* values,
                                   int num, int* in_types, int num_inputs, int* out_types,
                                   int num_outputs) {
   return guarded([&] {
+    if (marker == kIdle) {
+      out_types[0] = in_types[0];
+      return;
+    }
     auto node = node_of(keys, values, num);
     const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
     node->check_counts(read, num_outputs);
@@ -280,10 +296,7 @@ MXTRT_EXPORT int _opCallInferSType(void*, const char* const*, const char* const*
   return 0;
 }
 
-MXTRT_EXPORT int _opCallFCompute(...) {
-  set_error("the engine node is stateful");
-  return 0;
-}
+MXTRT_EXPORT int _opCallFCompute(...) { return 1; }  // the idle operator's: engines are stateful
 
 MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* const*, int, int**,
                                      int* size) {
@@ -305,6 +318,8 @@ MXTRT_EXPORT int _opCallCreateOpState(void*, const char* const* keys, const char
     }
     const auto read = static_cast<int>(num_inputs - unread_of(keys, values, num));
     node->check_counts(read, static_cast<int64_t>(node->output_types.size()));
+    // MXNet asks for the node's generator next, on this thread.
+    if (node->gpu >= 0) settle_generators(ordinal);
     *state = new State(std::move(node), taken_shapes(in_dims, in_ndims, read));
   });
 }

@@ -1,20 +1,12 @@
 // Running a node from the calling thread, without MXNet's engine threads.
 //
 // A run in host memory is done when the call returns; it is worth it where the run is shorter than
-// handing it to MXNet's engine and back.  A run on a GPU is put on the GPU's stream; MXNet is
-// told when it is done, by whoever notices first: a thread that waits for one of its outputs
-// (mxtrt_finish), or a thread that looks every few microseconds.
+// handing it to MXNet's engine and back.  A run on a GPU is put on the GPU's stream, see flights.h.
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -23,6 +15,7 @@
 #include "device.h"
 #include "errors.h"
 #include "export.h"
+#include "flights.h"
 #include "forward.h"
 #include "nvtx.h"
 #include "process.h"
@@ -32,128 +25,7 @@
 namespace mxtrt {
 namespace {
 
-constexpr int kAsync = 4;          // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
-constexpr int kNotReady = 600;     // CUDA_ERROR_NOT_READY
-constexpr unsigned kNoTiming = 2;  // CU_EVENT_DISABLE_TIMING
-constexpr std::chrono::microseconds kLookEvery{50};
-
-// mxnet::engine::CallbackOnComplete (include/mxnet/engine.h).
-struct Completion {
-  void (*function)(void* engine, void* parameter, const void* error);
-  void* engine;
-  void* parameter;
-
-  // MXNet takes the error for a dmlc::Error, which is a std::runtime_error and nothing else.
-  void operator()(const std::runtime_error* error = nullptr) const {
-    function(engine, parameter, error);
-  }
-};
-
-// Runs that are on a GPU's stream and that MXNet waits for, oldest first.
-class Flights {
- public:
-  // Of the process; never destroyed, because its thread never ends.
-  static Flights& get() {
-    static auto* flights = new Flights;
-    return *flights;
-  }
-
-  // What was put on the device's stream last is a run with these outputs.
-  void add(int64_t node, Device* device, std::vector<const Var*> outputs,
-           const Completion& completion) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    void* event = nullptr;
-    if (events_.empty()) {
-      check(g_cuda.event_create(&event, kNoTiming));
-    } else {
-      event = events_.back();
-      events_.pop_back();
-    }
-    check(g_cuda.event_record(event, device->stream()));
-    flights_.push_back({++last_, node, device, event, std::move(outputs), completion});
-    count_.store(flights_.size(), std::memory_order_release);
-    lock.unlock();
-    wake_.notify_one();
-  }
-
-  // Returns when the run that writes this array is done, at once if there is none.
-  void finish(const Var* output) {
-    if (!count_.load(std::memory_order_acquire)) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    auto found = std::find_if(flights_.begin(), flights_.end(), [&](const Flight& flight) {
-      return std::count(flight.outputs.begin(), flight.outputs.end(), output) > 0;
-    });
-    if (found == flights_.end()) return;
-    const uint64_t number = found->number;
-    const Device* device = found->device;
-    void* event = found->event;
-    lock.unlock();
-    ++g_tally.waits;
-    int code = device->try_current();
-    if (!code) code = g_cuda.event_wait(event);
-    complete(number, code);
-  }
-
- private:
-  struct Flight {
-    uint64_t number;
-    int64_t node;
-    Device* device;
-    void* event;
-    std::vector<const Var*> outputs;
-    Completion completion;
-  };
-
-  Flights() { std::thread(&Flights::look, this).detach(); }
-
-  // Tells MXNet that the runs up to this one are done: the stream runs them in order.
-  void complete(uint64_t number, int code) {
-    std::deque<Flight> done;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      while (!flights_.empty() && flights_.front().number <= number) {
-        events_.push_back(flights_.front().event);
-        done.push_back(std::move(flights_.front()));
-        flights_.pop_front();
-      }
-      count_.store(flights_.size(), std::memory_order_release);
-    }
-    for (const auto& flight : done) {
-      if (!code) {
-        flight.completion();
-        continue;
-      }
-      const std::runtime_error error(words_of(code));
-      report_failure(flight.node, error.what());
-      flight.completion(&error);
-    }
-  }
-
-  void look() {
-    for (;;) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return !flights_.empty(); });
-      const uint64_t number = flights_.front().number;
-      const Device* device = flights_.front().device;
-      void* event = flights_.front().event;
-      lock.unlock();
-      int code = device->try_current();
-      if (!code) {
-        while ((code = g_cuda.event_query(event)) == kNotReady) {
-          std::this_thread::sleep_for(kLookEvery);
-        }
-      }
-      complete(number, code);
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Flight> flights_;
-  std::vector<void*> events_;
-  std::atomic<size_t> count_{0};
-  uint64_t last_ = 0;
-};
+constexpr int kAsync = 4;  // mxnet::FnProperty::kAsync (include/mxnet/engine.h)
 
 // A run that MXNet starts when its inputs are there.
 struct Launch {
@@ -198,7 +70,7 @@ void launch(void*, void* completion, void* parameter) {
     check(g_cuda.stream_wait(device->stream()));
     done();
   } else {
-    Flights::get().add(task->node->key, device, std::move(task->written), done);
+    Flights::of(*device).add(task->node->key, std::move(task->written), done);
   }
 }
 
@@ -335,7 +207,7 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
 MXTRT_EXPORT int mxtrt_finish(void* array) {
   if (forked()) return 1;
   return guarded([&] {
-    if (static_cast<Array*>(array)->chunk) Flights::get().finish(chunk(array).var);
+    if (static_cast<Array*>(array)->chunk) Flights::finish(chunk(array).var);
   });
 }
 
