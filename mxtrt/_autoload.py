@@ -22,8 +22,6 @@ __all__ = ["install", "restore_numpy_aliases"]
 # Names that NumPy 1.24 removed and MXNet 1.9 uses.
 _ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
 
-_SYSTEM_PACKAGES = {"libquadmath.so.0": "libquadmath0", "libgomp.so.1": "libgomp1"}
-
 
 def restore_numpy_aliases() -> None:
     """Give NumPy back the aliases of built-in types (``np.bool``) that MXNet 1.9 needs."""
@@ -45,17 +43,10 @@ class _Loader:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
+        from mxtrt.system.libraries import supplied
+
         restore_numpy_aliases()
-        try:
-            self._loader.exec_module(module)
-        except OSError as error:
-            missing = next((name for name in _SYSTEM_PACKAGES if name in str(error)), None)
-            if missing is None:
-                raise
-            raise ImportError(
-                f"MXNet needs the system library {missing}, which this machine lacks; "
-                f"install it (Debian and Ubuntu: apt-get install {_SYSTEM_PACKAGES[missing]})"
-            ) from error
+        supplied(lambda: self._loader.exec_module(module), "MXNet")
         from mxtrt import hooks
 
         hooks.install(module)

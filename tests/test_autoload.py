@@ -107,7 +107,7 @@ def test_a_missing_system_library_is_named_with_its_package(tmp_path):
     )
     done = run("import mxtrt, mxnet", PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     last = done.stderr.strip().splitlines()[-1]
-    assert "MXNet needs the system library libquadmath.so.0" in last
+    assert "MXNet needs the library libquadmath.so.0, which this machine lacks" in last
     assert "apt-get install libquadmath0" in last
 
 

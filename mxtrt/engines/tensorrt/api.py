@@ -5,20 +5,35 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import sys
 from typing import Any
 
 import numpy as np
 
 from mxtrt.convert.ops import FLOATS
 from mxtrt.errors import EngineError
+from mxtrt.system.libraries import supplied
 from mxtrt.system.threads import once
 
-__all__ = ["PACKAGES", "Api", "load_api"]
+__all__ = ["PACKAGES", "Api", "how_to_install", "load_api"]
 
 #: Python packages that offer the API, in the order in which they are looked for.
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
 _log = logging.getLogger("mxtrt")
+
+
+def how_to_install() -> str:
+    """How to get TensorRT for this Python."""
+    if sys.version_info < (3, 11):
+        return (
+            "install it with: pip install 'mxtrt[gpu]' (TensorRT 8.5), or a later one of NVIDIA's"
+        )
+    version = ".".join(map(str, sys.version_info[:2]))
+    return (
+        f"mxtrt[gpu] has none for Python {version}: install NVIDIA's package tensorrt-cu11 or "
+        "tensorrt-cu12 (TensorRT 10), or use Python 3.10"
+    )
 
 
 class Api:
@@ -43,12 +58,9 @@ class Api:
 
     def __init__(self, package: str) -> None:
         if importlib.util.find_spec(package) is None:
-            raise EngineError(
-                f"TensorRT is not installed; install NVIDIA's Python package {package} "
-                "(TensorRT 8.5 or later)"
-            )
+            raise EngineError(f"TensorRT is not installed; {how_to_install()}")
         try:
-            self.trt: Any = importlib.import_module(package)
+            self.trt: Any = supplied(lambda: importlib.import_module(package), "TensorRT")
         except Exception as error:  # a missing CUDA library raises one of several types
             raise EngineError(f"TensorRT does not load: {error}") from error
         self.package = package
