@@ -1,7 +1,7 @@
-// A stand-in for NVIDIA's driver, libcuda.so.1: device memory is host memory, and work is done
-// when it is put on a stream (or, with kLate, when the stream is waited for), or recorded while the
-// stream is capturing.  It checks what it is given as the driver would not: freed memory is
-// noticed.
+// A stand-in for NVIDIA's driver, libcuda.so.1, with two GPUs: device memory is host memory, and
+// work is done when it is put on a stream (or, with kLate, when the stream is waited for), or
+// recorded while the stream is capturing.  As the driver does it refuses streams and events of a
+// GPU that is not the thread's current one; as it does not, it notices freed memory.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -16,10 +16,27 @@
 using Pointer = unsigned long long;
 using Graph = std::vector<std::function<int()>>;
 
+constexpr int kGpus = 2, kInvalidHandle = 400;
+
+// A GPU's primary context, and the current one of a thread.
+struct Context {};
+static Context g_contexts[kGpus];
+static thread_local Context* t_context;
+
 struct Stream {
+  const Context* context = t_context;
   Graph* capturing = nullptr;
   Graph late;
   long copies = 0;
+};
+
+struct Event {
+  const Context* context = t_context;
+};
+
+struct Executable {
+  const Context* context;
+  Graph work;
 };
 
 static std::mutex g_mutex;
@@ -35,6 +52,7 @@ EXPORT long fake_copies(void* stream) { return static_cast<Stream*>(stream)->cop
 
 static int put(void* stream, std::function<int()> work) {
   auto* on = static_cast<Stream*>(stream);
+  if (on->context != t_context) return kInvalidHandle;
   if (!on->capturing && !g_counts[kLate]) return work();
   (on->capturing ? *on->capturing : on->late).push_back(std::move(work));
   return 0;
@@ -68,19 +86,25 @@ EXPORT int cuGetErrorString(int code, const char** text) {
   *text = code == 2     ? "out of memory"
           : code == 900 ? "capture is not possible"
           : code == 700 ? "an illegal memory access"
+          : code == 400 ? "invalid resource handle"
                         : "failed";
   return 0;
 }
-EXPORT int cuDeviceGetCount(int* count) { return *count = 1, 0; }
-EXPORT int cuDeviceGet(int* device, int) { return *device = 0, 0; }
+EXPORT int cuDeviceGetCount(int* count) { return *count = kGpus, 0; }
+EXPORT int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 EXPORT int cuDeviceGetName(char* name, int size, int) {
   std::strncpy(name, "Stand-in", static_cast<size_t>(size));
   return 0;
 }
 EXPORT int cuDeviceGetAttribute(int* value, int, int) { return *value = 9, 0; }
 EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t{1} << 30, 0; }
-EXPORT int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &g_mutex, 0; }
-EXPORT int cuCtxSetCurrent(void*) { return g_counts[kInError] ? 700 : 0; }
+EXPORT int cuDevicePrimaryCtxRetain(void** context, int device) {
+  return *context = &g_contexts[device], 0;
+}
+EXPORT int cuCtxSetCurrent(void* context) {
+  if (g_counts[kInError]) return 700;
+  return t_context = static_cast<Context*>(context), 0;
+}
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = size_t{1} << 30;
   *free = *total - static_cast<size_t>(g_counts[kBytes]);
@@ -138,10 +162,18 @@ EXPORT int cuStreamSynchronize(void* stream) {
   return 0;
 }
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
-EXPORT int cuEventCreate(void** event, unsigned) { return *event = &g_memory, 0; }
-EXPORT int cuEventQuery(void*) { return ++g_counts[kQueries] % 3 || g_counts[kHold] ? 600 : 0; }
+EXPORT int cuEventCreate(void** event, unsigned) { return *event = new Event, 0; }
+// kHold: 1 for a first GPU that is not done, 2 for a second one.
+EXPORT int cuEventQuery(void* event) {
+  const long held = g_counts[kHold];
+  const bool holds = held && static_cast<Event*>(event)->context == &g_contexts[held - 1];
+  return ++g_counts[kQueries] % 3 || holds ? 600 : 0;
+}
 EXPORT int cuEventSynchronize(void*) { return ++g_counts[kWaits], 0; }
-EXPORT int cuEventRecord(void*, void*) { return 0; }
+EXPORT int cuEventRecord(void* event, void* stream) {
+  const auto* context = static_cast<Event*>(event)->context;
+  return context == static_cast<Stream*>(stream)->context ? 0 : kInvalidHandle;
+}
 EXPORT int cuStreamBeginCapture_v2(void* stream, int) {
   if (g_counts[kFailCapture]) return 900;
   static_cast<Stream*>(stream)->capturing = new Graph;
@@ -153,13 +185,15 @@ EXPORT int cuStreamEndCapture(void* stream, void** graph) {
   return 0;
 }
 EXPORT int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
-  *executable = new Graph(*static_cast<Graph*>(graph));
+  *executable = new Executable{t_context, *static_cast<Graph*>(graph)};
   ++g_counts[kGraphs];
   return 0;
 }
-EXPORT int cuGraphLaunch(void* executable, void*) {
+EXPORT int cuGraphLaunch(void* executable, void* stream) {
+  auto* graph = static_cast<Executable*>(executable);
+  if (graph->context != static_cast<Stream*>(stream)->context) return kInvalidHandle;
   ++g_counts[kLaunches];
-  for (auto& work : *static_cast<Graph*>(executable)) {
+  for (auto& work : graph->work) {
     if (int code = work()) return code;
   }
   return 0;
@@ -167,5 +201,5 @@ EXPORT int cuGraphLaunch(void* executable, void*) {
 EXPORT int cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), 0; }
 EXPORT int cuGraphExecDestroy(void* executable) {
   --g_counts[kGraphs];
-  return delete static_cast<Graph*>(executable), 0;
+  return delete static_cast<Executable*>(executable), 0;
 }

@@ -39,11 +39,11 @@ SETUP = """
                 raise RuntimeError(f"kernel failed with {code}")
 
     class Node:
-        def __init__(self, size, on_device, scratch=0, **options):
-            f32 = np.dtype(np.float32)
+        def __init__(self, size, on_device, scratch=0, gpu=0, **options):
+            f32, sizes = np.dtype(np.float32), [4 * size]
             self.key = lib.create_node([f32], [f32])
             self.session = lib.cuda.create_session(
-                Doubler(size), [4 * size], [4 * size], scratch, 0, on_device=on_device, **options
+                Doubler(size), sizes, sizes, scratch, gpu, on_device=on_device, **options
             )
             lib.put_variant(self.key, [(size,), (size,)], self.session)
 
@@ -486,6 +486,7 @@ SYMBOL = """
         return symbol.optimize_for("TensorRT", dict(given), {}, mx.gpu(0), **options)
 
     stream = ctypes.c_void_p()
+    lib.cuda.make_current(0)
     fake.cuStreamCreate(ctypes.byref(stream), 0)
 
     def copies():  # of tensors, and of weights
@@ -661,5 +662,78 @@ def test_a_gpu_in_error_says_both(check_symbol):
     answer = TakeOver.__call__
     TakeOver.__call__ = lambda self, inputs: (answer(self, inputs), fake.fake_set(FAIL_COPY, 1))[0]
     assert "CUDA: an illegal memory access" in error(forward, engines, x)
+    print("ok")
+    """)
+
+
+def test_two_gpus_run_at_once(check):
+    """In turns from one thread, and from a thread for each; every run is of its own input."""
+    check("""
+    import threading
+    nodes = [Node(4, on_device=True, scratch=64, gpu=gpu) for gpu in (0, 1)]
+    xs = [mx.nd.ones((4,), ctx=mx.cpu(gpu)) for gpu in (0, 1)]
+    for k in range(200):
+        outs = [node(x + k) for node, x in zip(nodes, xs)]
+        assert [out.asnumpy().tolist() for out in outs] == [[2.0 * (k + 1)] * 4] * 2
+    failed = []
+
+    def work(gpu):
+        try:
+            for k in range(500):
+                assert nodes[gpu](xs[gpu] + k).asnumpy().tolist() == [2.0 * (k + 1)] * 4
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(gpu,)) for gpu in (0, 1)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not failed, failed
+    print("ok")
+    """)
+
+
+def test_a_run_is_not_done_because_a_later_one_on_another_gpu_is(check):
+    """Each GPU does its runs in order, and knows nothing of the other's."""
+    check("""
+    import threading
+    nodes = [Node(4, on_device=True, gpu=gpu) for gpu in (0, 1)]
+    xs = [mx.nd.ones((4,), ctx=mx.cpu(gpu)) for gpu in (0, 1)]
+    mx.nd.waitall()
+    fake.fake_set(HOLD, 1)  # the first GPU takes long
+    slow = nodes[0](xs[0])
+    quick = nodes[1](xs[1])
+    wait(quick)
+    assert quick.asnumpy().tolist() == [2.0] * 4
+    waiting = threading.Thread(target=slow.wait_to_read, daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    fake.fake_set(HOLD, 0)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    print("ok")
+    """)
+
+
+def test_engines_are_let_go_from_any_thread(check):
+    """What is made on one thread runs on another, and leaves both GPUs without their scratch."""
+    check("""
+    import threading
+    nodes = [Node(4, on_device=gpu == 1, scratch=64 * (gpu + 1), gpu=gpu) for gpu in (0, 1)]
+    assert [lib.cuda.memory(gpu).scratch for gpu in (0, 1)] == [64, 128]
+
+    def work():
+        for gpu in (1, 0):
+            x = mx.nd.ones((4,), ctx=mx.cpu(gpu))
+            assert nodes[gpu](x).asnumpy().tolist() == [2.0] * 4
+        settle(lambda: 0)
+        [node.close() for node in nodes]
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    settle(lambda: sum(lib.cuda.memory(gpu).scratch for gpu in (0, 1)))
+    assert [lib.cuda.memory(gpu).scratch for gpu in (0, 1)] == [0, 0]
+    assert count(BYTES) == 0
     print("ok")
     """)

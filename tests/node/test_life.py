@@ -233,9 +233,7 @@ def test_engines_are_chosen_by_name():
     assert engines.select(Options(engine="onnxruntime")).name == "onnxruntime"
     assert engines.select(Options(engine="onnxruntime")).version.startswith("1.")
     if importlib.util.find_spec("tensorrt") is None:
-        with pytest.raises(
-            EngineError, match=r"TensorRT is not installed; install NVIDIA's|TensorRT has no GPU"
-        ):
+        with pytest.raises(EngineError, match=r"TensorRT is not installed|TensorRT has no GPU"):
             engines.select(Options(engine="tensorrt"))
         assert engines.select(Options()).name == "onnxruntime"
 
