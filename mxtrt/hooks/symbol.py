@@ -19,6 +19,7 @@ from mxtrt.graph.symbol import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
 from mxtrt.hooks.executor import adopt
+from mxtrt.hooks.filling import fill
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
@@ -270,8 +271,10 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
             shared_buffer,
             **kwargs,
         )
-        write_into(executor, self)
         options = _eligible(self, group2ctx, decision.wants_gradients(grad_req))
+        if options is not None or isinstance(self, EngineSymbol):
+            fill(executor)
+        write_into(executor, self)
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.
             names = shared_arg_names or set(self.list_arguments()) - set(kwargs)

@@ -259,25 +259,6 @@ def test_binds_on_the_same_arrays_leave_each_other_alone(device):
         assert plan.baseline.still_holds()
 
 
-def test_two_gpus_run_a_network_each():
-    """One binding for every context that the parameters are on."""
-    if mx.context.num_gpus() < 2:
-        pytest.skip("one GPU only")
-    x = mx.nd.random.uniform(-1, 1, shape=(2, 3, 64, 64))
-    net = network("resnet18_v1", x)
-    expected = net(x).asnumpy()
-    net.collect_params().setattr("grad_req", "null")
-    net.collect_params().reset_ctx([mx.gpu(0), mx.gpu(1)])
-    net.hybridize()
-    with mxtrt.options():
-        for _ in range(3):
-            for place in range(2):
-                out = net(mx.nd.array(x.asnumpy(), ctx=mx.gpu(place)))
-                assert out.context == mx.gpu(place)
-                assert_close(out, expected)
-    assert mxtrt.last_report().left == []
-
-
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_saved_symbol_comes_back_to_its_gpu(device, tmp_path, pickled):
     """Its weights were evicted from there, and are again."""
