@@ -147,6 +147,7 @@ def run_shard(
             progress=progress,
             explained=known,
             stop=stop,
+            least=profile.least,
             shrink=profile.shrink,
         )
         report = hunt.run()

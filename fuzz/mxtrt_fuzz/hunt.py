@@ -28,6 +28,9 @@ Stop = Callable[[], bool]
 #: Cases that are drawn by one run of Hypothesis: failures are shrunk in between.
 ROUND = 200
 
+#: Cases that are drawn beyond those wanted, where small ones are passed over.
+_SPARE = 20
+
 #: Cases that are run to make one round's failures smaller.
 _SHRINKING = 150
 
@@ -53,6 +56,7 @@ class Hunt:
         targeted: Steer towards larger errors.
         database: Hypothesis' example database, to go on where another hunt was.
         progress: Called after every case with the report so far.
+        least: Operators of the smallest graph that is run.
         shrink: Make failures smaller; otherwise the first failure of each round is kept.
         explained: Signatures that are known: counted, not looked into.
         stop: Asked before every case whether to end now.
@@ -69,6 +73,7 @@ class Hunt:
         targeted: bool = False,
         database: ExampleDatabase | None = None,
         progress: Callable[[FuzzReport], None] | None = None,
+        least: int = 1,
         shrink: bool = True,
         explained: Iterable[str] = (),
         stop: Stop = never,
@@ -81,6 +86,7 @@ class Hunt:
         self._targeted, self._database = targeted, database
         self._progress = progress
         self._stop = stop
+        self._least = least
         self._phases = [Phase.generate, Phase.target]
         if shrink:
             self._phases.append(Phase.shrink)
@@ -99,7 +105,9 @@ class Hunt:
             # In the first round only: later its failures are passed over, and Hypothesis would
             # delete them from the database as fixed.
             reuse = [Phase.reuse] if number == 0 else []
-            self._round(self._seed + 7919 * number, min(ROUND, self._examples - self._drawn), reuse)
+            # Some are too small to be run.
+            examples = self._examples - self._drawn + (_SPARE if self._least > 1 else 0)
+            self._round(self._seed + 7919 * number, min(ROUND, examples), reuse)
             number += 1
             if self._drawn == before:  # nothing new can be drawn
                 break
@@ -142,7 +150,10 @@ class Hunt:
 
     def _check(self, case: Case) -> None:
         if case not in self._outcomes:
-            if self._time_is_up() or self._shrunk_enough():
+            if self._failed_at < 0 and len(case.operations) < self._least:
+                return
+            done = self._failed_at < 0 and self._drawn >= self._examples
+            if done or self._time_is_up() or self._shrunk_enough():
                 raise _Enough
             self._outcomes[case] = self._judge(case)
             if self._failed_at < 0:
@@ -162,7 +173,7 @@ class Hunt:
         try:
             begin = time.perf_counter()
             seen = self._executor.result()
-            self._spend("waiting", begin)
+            self._waited(time.perf_counter() - begin, seen)
             begin = time.perf_counter()
             verdict = self.oracle.judge(case, seen, known)
             self._spend("judging", begin)
@@ -178,6 +189,14 @@ class Hunt:
             self._progress(self.report)
         fresh = [f for f in verdict.failures if str(f.signature) not in self._explained]
         return fresh[0] if fresh else None
+
+    def _waited(self, seconds: float, seen: Observation) -> None:
+        """Note what the worker did last while its answer was waited for."""
+        for what, spent in reversed(seen.seconds.items()):
+            share = min(spent, seconds)
+            self.report.seconds[what] += share  # type: ignore[assignment]
+            seconds -= share
+        self.report.seconds["starting workers"] += seconds  # type: ignore[assignment]
 
     def _spend(self, what: str, begin: float) -> None:
         spent: Any = time.perf_counter() - begin

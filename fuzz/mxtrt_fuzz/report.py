@@ -45,7 +45,8 @@ class FuzzReport:
         graphs: Cases that were run.
         invalid: Those that plain MXNet refused, by its reason.
         wall: Seconds of the campaign, all workers one after the other.
-        seconds: Seconds by what they went into.
+        seconds: Seconds of the hunts by what they went into; what a worker does while its hunt
+            draws or judges costs none.
         operators: Cases by ``operator dtype``.
         edges: Cases by ``producer > consumer``.
         boundary: The same of edges between an engine and MXNet, and which side produces.
@@ -80,8 +81,6 @@ class FuzzReport:
         self.graphs += 1
         self.sizes[str(len(case.operations))] += 1
         self.drawn.update((f"lane {case.lane}", f"bind {case.bind}", f"precision {case.precision}"))
-        for what, spent in seen.seconds.items():
-            self.seconds[what] += spent  # type: ignore[assignment]
         if verdict.invalid:
             self.invalid[verdict.invalid] += 1
             return

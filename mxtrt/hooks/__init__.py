@@ -5,8 +5,8 @@ two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the grap
 its engines; ``saving`` saves what was partitioned, and ``brought`` completes binds of what was
 loaded; ``decision`` says whether a bind gets engines, and ``tries`` when a block tries again;
 ``waiting`` waits for arrays that a GPU is writing, ``seeding`` keeps engines on a GPU going when
-random numbers are seeded, and ``filling`` fills arrays there that MXNet cannot.  With the integration off every wrapper calls
-MXNet's own function.
+random numbers are seeded, and ``filling`` fills arrays there that MXNet cannot.  With the
+integration off every wrapper calls MXNet's own function.
 """
 
 from __future__ import annotations

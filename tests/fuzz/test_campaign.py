@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 from support.in_process import InProcess
@@ -89,3 +91,36 @@ def test_a_report_travels_between_processes_with_its_failures(
     assert again.to_dict() == report.to_dict()
     for name, found in report.found.items():
         assert type(again.found[name].failure) is type(found.failure)
+
+
+def test_small_graphs_are_passed_over_where_each_takes_seconds(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Every example that is counted is a graph worth its builds, the first one too."""
+    small, large = make_chain("exp", shape=(2,)), make_chain("exp", "log", "abs", shape=(2,))
+    drawn = st.tuples(st.booleans(), st.integers(0, 99)).map(
+        lambda both: (large if both[0] else small).replace(seed=both[1])
+    )
+    report = Hunt(
+        InProcess(Setup(masks=(), exactness=False)), examples=7, strategy=drawn, least=3
+    ).run()
+    assert report.sizes == {"3": 7}
+
+
+def test_seconds_of_a_hunt_are_those_that_passed(make_chain: Callable[..., Case]) -> None:
+    """The worker's count as far as they were waited for; what it did last comes first."""
+    case = make_chain("exp", shape=(2,))
+
+    class Slow(InProcess):
+        def result(self) -> Observation:
+            seen = super().result()
+            seen.seconds = {"plain": 100.0, "mask none": 0.05}
+            time.sleep(0.1)
+            return seen
+
+    begin = time.perf_counter()
+    report = Hunt(Slow(Setup(masks=(), exactness=False)), examples=1, strategy=st.just(case)).run()
+    assert sum(report.seconds.values()) <= time.perf_counter() - begin
+    assert report.seconds["mask none"] == pytest.approx(0.05)
+    assert report.seconds["plain"] >= 0.05
+    assert report.seconds["starting workers"] == 0
