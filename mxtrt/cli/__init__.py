@@ -19,6 +19,7 @@ from mxtrt.cli import (
     calibrate,
     coverage,
     demo,
+    doctor,
     export,
     fuzz,
     gate,
@@ -50,6 +51,7 @@ app.command("gate")(gate.gate)
 app.command("baseline")(gate.store_baseline)
 app.command("report")(report.write_report)
 app.command("demo")(demo.run_demo)
+app.command("doctor")(doctor.diagnose)
 
 
 def _show_version(wanted: bool) -> None:

@@ -48,6 +48,11 @@ class EngineCache:
         self._path = Path(directory or platformdirs.user_cache_dir("mxtrt")) / "engines"
         self._limit = limit
 
+    @property
+    def path(self) -> Path:
+        """Where the entries are."""
+        return self._path
+
     def get_or_build(self, key: str, build: Callable[[], bytes]) -> bytes | memoryview:
         """The entry of a key, built and kept if it is not there.
 
@@ -90,13 +95,18 @@ class EngineCache:
         if not self._limit:
             return False
         try:
-            self._prepare()
+            self.prepare()
         except OSError as error:
             _log.warning("no engine cache: %s", error)
             return False
         return True
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the directory if it is not there, and see that nobody else writes to it.
+
+        Raises:
+            OSError: It cannot be made, or somebody else may write to it.
+        """
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self._path.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
