@@ -27,6 +27,7 @@ _EPOCHS = 15
 class _Accuracy:
     """Accuracy on the digits that were held out, and how often both ways agree."""
 
+    engine: str
     nodes_in_engine: int
     plain: float
     mxtrt: float
@@ -62,7 +63,7 @@ def run_demo(seconds: Seconds = 8.0, json: Json = False) -> None:
             "Digits (scikit-learn), LeNet trained with the integration on:",
             f"  accuracy {accuracy.plain:.2%} plain, {accuracy.mxtrt:.2%} mxtrt; "
             f"top-1 agreement {accuracy.agreement:.2%}; parity error {accuracy.parity_error:.1e}; "
-            f"{accuracy.nodes_in_engine} nodes in the engine",
+            f"{accuracy.nodes_in_engine} nodes in {accuracy.engine}",
             "",
         )
     with task("ResNet-18 on a picture") as progress:
@@ -132,6 +133,7 @@ def _digits(options: Options, progress: Any) -> _Accuracy:
         expected = net(data[test]).asnumpy()
     right, guess = labels[test], (expected.argmax(1), seen.argmax(1))
     return _Accuracy(
+        engine=report.engine,
         nodes_in_engine=report.nodes_in_engine,
         plain=float(np.mean(guess[0] == right)),
         mxtrt=float(np.mean(guess[1] == right)),
