@@ -1,12 +1,16 @@
 """Sessions of the project; ``nox -l`` lists them.
 
-``nox -s demo`` sets everything up and runs the main job on the embedded CPU engine;
+``nox -s demo`` sets everything up and runs the main job, in TensorRT where the machine has a GPU;
 ``nox -s tests`` sets everything up and passes the tests.
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
+import platform
+import re
+from collections.abc import Iterable
 
 import nox
 
@@ -17,11 +21,72 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYTHONS = ["3.10", "3.11", "3.12"]
 
+TENSORRT_PYTHON = "3.10"  # the last that the TensorRT of mxtrt[gpu] is for
+
+
+def _install(session: nox.Session, *extras: str, processor: str | None = None) -> None:
+    """Install mxtrt with MXNet and an engine for the CPU or the GPU: the one place that decides.
+
+    Args:
+        session: The session.
+        extras: What it needs besides.
+        processor: ``cpu``, ``gpu``, or ``any`` for the GPU where the machine has one; by default
+            what the session's arguments ask for.
+    """
+    on_gpu = _on_gpu(session, processor or _asked_for(session.posargs))
+    engine, other = ("gpu", "mxnet") if on_gpu else ("cpu", "mxnet-cu117")
+    # Both distributions of MXNet own the same files, and the environment may have the other.
+    session.run_install("pip", "uninstall", "--yes", other, silent=True)
+    session.install(f".[{','.join((engine, *extras))}]")
+
+
+def _on_gpu(session: nox.Session, processor: str) -> bool:
+    """Whether a session is for the GPU; warns where mxtrt[gpu] has no TensorRT for its Python."""
+    has_gpu = glob.glob("/dev/nvidia[0-9]*") + glob.glob("/dev/dxg")  # in Windows
+    if processor == "cpu" or (processor == "any" and not has_gpu):
+        return False
+    python = re.search(r"3\.\d+", f"{session.python} {platform.python_version()}")[0]
+    if python == TENSORRT_PYTHON:
+        return True
+    session.warn(
+        f"mxtrt[gpu] has TensorRT for Python {TENSORRT_PYTHON} only, and this is {python}: add "
+        f"--force-python {TENSORRT_PYTHON}, or NVIDIA's package tensorrt-cu12 to the environment "
+        "in .nox"
+    )
+    return processor == "gpu"
+
+
+def _asked_for(arguments: Iterable[str]) -> str:
+    """The processor that a session's arguments ask for, as :func:`_install` takes it."""
+    options = _options(arguments)
+    profile, engine = options.get("--profile"), options.get("--engine", "auto")
+    if "--gpu" in options or profile in ("gpu", "gpu-context") or engine == "tensorrt":
+        return "gpu"
+    return "any" if profile == "nightly" and engine == "auto" else "cpu"
+
+
+def _words(arguments: Iterable[str]) -> list[str]:
+    """Arguments with ``--option=value`` as two."""
+    return [
+        word
+        for argument in arguments
+        for word in (argument.split("=", 1) if argument.startswith("--") else [argument])
+    ]
+
+
+def _options(arguments: Iterable[str]) -> dict[str, str]:
+    """The options among arguments, each with the word that follows it."""
+    pairs = itertools.pairwise([*_words(arguments), ""])
+    return {name: value for name, value in pairs if name.startswith("--")}
+
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a small network, classify a picture, and show what the engine did."""
-    session.install(".[demo]")
+    """Train a small network, classify a picture, and show what the engine did.
+
+    On TensorRT where the machine has a GPU.
+    """
+    _install(session, "demo", processor="any")
     session.run("mxtrt", "demo", *session.posargs)
 
 
@@ -42,21 +107,25 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def gpu_tests(session: nox.Session) -> None:
     """TensorRT on this machine's GPU; skipped with one sentence where there is none."""
-    session.install(".[gpu,test]")
+    _install(session, "test", processor="gpu")
     session.run("pytest", "tests/gpu", *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Random graphs against plain MXNet and a reference: ``nox -s fuzz -- --examples 20000``."""
-    session.install(".[cpu,cluster]")
+    """Random graphs against plain MXNet and a reference: ``nox -s fuzz -- --examples 20000``.
+
+    ``--profile gpu``, ``--profile gpu-context`` and ``--engine tensorrt`` for TensorRT on this
+    machine's GPU; ``--profile nightly`` takes it where there is one.
+    """
+    _install(session, "cluster")
     session.run("mxtrt", "fuzz", "--json", "fuzz-report.json", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Mixed load on several threads, every reply checked: ``nox -s soak -- --seconds 600``."""
-    session.install(".[cpu,test]")
+    _install(session, "test")
     session.run("python", "-W", "ignore", "tests/soak/soak.py", *session.posargs)
 
 
@@ -87,9 +156,9 @@ def _bench(session: nox.Session, *arguments: str, file: str = RUN) -> None:
 
     On a GPU plain MXNet has what it takes by itself.
     """
-    option = "--bench-threads"
-    number = arguments[arguments.index(option) + 1] if option in arguments else "1"
-    threads = {} if "--gpu" in arguments else {"OMP_NUM_THREADS": number}
+    options = _options(arguments)
+    number = options.get("--bench-threads", "1")
+    threads = {} if "--gpu" in options else {"OMP_NUM_THREADS": number}
     session.run(
         "pytest",
         "tests/bench",
@@ -99,13 +168,6 @@ def _bench(session: nox.Session, *arguments: str, file: str = RUN) -> None:
         *arguments,
         env=threads,
     )
-
-
-def _install_bench(session: nox.Session) -> list[str]:
-    """Install what the suites need; the arguments for pytest."""
-    on_gpu = "--gpu" in session.posargs
-    session.install(".[gpu,test]" if on_gpu else ".[cpu,test]")
-    return list(session.posargs)
 
 
 @nox.session
@@ -118,18 +180,19 @@ def bench(session: nox.Session) -> None:
     operators``, every kind of operator alone, and ``--suite networks``, all of the model zoo; with
     ``--bench-prefer auto`` as users have them.
     """
-    _bench(session, *_install_bench(session))
+    _install(session, "test")
+    _bench(session, *session.posargs)
 
 
 @nox.session
 def bench_tables(session: nox.Session) -> None:
     """Tables to read: speed beside the bare engines, resident memory; with ``--gpu`` on a GPU."""
-    arguments = _install_bench(session)
-    if "--gpu" in arguments:
-        session.run("pytest", "tests/bench/test_gpu_speed.py", *arguments)
+    _install(session, "test")
+    if "--gpu" in session.posargs:
+        paths = ["tests/bench/test_gpu_speed.py"]
     else:
-        paths = "tests/bench/test_speed.py", "tests/bench/test_resident_memory.py"
-        session.run("pytest", *paths, *arguments)
+        paths = ["tests/bench/test_speed.py", "tests/bench/test_resident_memory.py"]
+    session.run("pytest", *paths, *session.posargs)
 
 
 @nox.session
@@ -139,15 +202,14 @@ def gate(session: nox.Session) -> None:
     Takes the arguments of ``bench`` for running again; ``-- --counters-only`` compares counters
     alone, with the baseline that ``--baseline DIR`` names or this machine's.
     """
-    arguments = list(session.posargs)
+    arguments = _words(session.posargs)
     given: list[str] = []
     if "--baseline" in arguments:
         at = arguments.index("--baseline")
         given = arguments[at : at + 2]
         del arguments[at : at + 2]
     partial = ["--partial"] if {"--quick", "--suite"} & {*arguments} else []
-    on_gpu = "--gpu" in arguments
-    session.install(".[gpu,test]" if on_gpu else ".[cpu,test]")
+    _install(session, "test")
     runs, seconds = [RUN], 16
     for attempt in (1, 2):
         again = "again.txt"
@@ -183,14 +245,14 @@ def counters(session: nox.Session) -> None:
 @nox.session
 def baseline_update(session: nox.Session) -> None:
     """Make RUN.json the baseline of its machine: ``-- --reason "..."``."""
-    session.install(".[cpu,bench]")
+    session.install(".[bench]")
     session.run("mxtrt", "baseline", RUN, *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Write RUN.json beside its machine's baseline as report.html and report.md."""
-    session.install(".[cpu,bench]")
+    session.install(".[bench]")
     files = "--html", "report.html", "--markdown", "report.md"
     session.run("mxtrt", "report", RUN, *files, *session.posargs)
 
