@@ -284,6 +284,8 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
     workflows = ".github/workflows/ci.yml", ".github/workflows/gpu.yml"
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    form = ".github/ISSUE_TEMPLATE/bug.yml"
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", form)
     session.run("zizmor", "--offline", "--quiet", *workflows)
 
 

@@ -190,8 +190,8 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
 
     Only layers in int8, and what runs in int8 with them, read such a tensor; the rest reads it as
     it was.  TensorRT would take some of that into int8 too, where ``Abs`` of -128 is -128, or read
-    it with a wrong scale.  A ``Clip`` in front becomes other operators: TensorRT moves it behind
-    ``QuantizeLinear`` and keeps its bounds.
+    it with a wrong scale.  A ``Clip`` in front, or with operators that are no layers in between,
+    becomes other operators: TensorRT moves it behind ``QuantizeLinear`` and keeps its bounds.
     """
     # By name of a quantized or dequantized tensor, the float32 tensor that it was made from.
     before: dict[str, str] = {}
@@ -209,28 +209,42 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
         ):
             node.input[:] = [before.get(name, name) for name in node.input]
     readers = model.readers()
+    ahead = _ahead_of_quantization(model)
     model.steps = [
         Step(node, step.source)
         for step in model.steps
-        for node in _without_clip(model, step.node, readers.get(step.node.output[0], []))
+        for node in (
+            _without_clip(model, step.node, readers.get(step.node.output[0], []))
+            if step.node.op_type == "Clip" and step.node.output[0] in ahead
+            else (step.node,)
+        )
     ]
 
 
+def _ahead_of_quantization(model: WorkingModel) -> set[str]:
+    """Tensors from which a way leads to ``QuantizeLinear`` that meets no layer."""
+    ahead: set[str] = set()
+    for step in reversed(model.steps):
+        node = step.node
+        if node.op_type == "QuantizeLinear":
+            ahead.add(node.input[0])
+        elif node.op_type not in LAYERS and ahead.intersection(node.output):
+            ahead.update(node.input)
+    return ahead
+
+
 def _without_clip(model: WorkingModel, node: NodeProto, readers: list[Step]) -> Iterator[NodeProto]:
-    """What stands for a ``Clip`` that is quantized, in a few nodes; any other node as it is.
+    """What stands for a ``Clip`` whose values are quantized, in a few nodes.
 
     Where the quantized range ends before the upper bound, the range does what the bound does:
     ReLU6 is a ``Relu``, which TensorRT runs with the layer before it.
     """
     quantizing = [step.node for step in readers if step.node.op_type == "QuantizeLinear"]
-    if node.op_type != "Clip" or not quantizing:
-        yield node
-        return
     value, low, high = node.input
     lowest, largest = model.value(low), model.value(high)
     scales = [model.value(reader.input[1]) for reader in quantizing]
     ends = [_LARGEST * scale for scale in scales if scale is not None]
-    alone = len(ends) == len(readers) and node.output[0] not in model.outputs
+    alone = 0 < len(ends) == len(readers) and node.output[0] not in model.outputs
     if alone and largest is not None and lowest == 0 and all(end <= largest for end in ends):
         yield helper.make_node("Relu", [value], node.output, node.name)
         return

@@ -105,13 +105,11 @@ def in_host_memory(array: Any) -> tuple[int, Any]:
 
 
 def empty_pools(arrays: Iterable[Any]) -> None:
-    """Give what MXNet keeps for later on the arrays' GPUs back to CUDA, for others to use."""
-    import mxnet as mx
+    """Give what MXNet keeps for later on the arrays' GPUs back to CUDA, for others to use.
 
-    contexts = {array.ctx for array in arrays if gpu_of(array.ctx) is not None}
-    if contexts:
-        mx.nd.waitall()  # arrays that are being freed
-    for context in contexts:
+    Nothing is waited for: ``waitall`` would take the failures of all arrays, and tell this thread.
+    """
+    for context in {array.ctx for array in arrays if gpu_of(array.ctx) is not None}:
         context.empty_cache()
 
 

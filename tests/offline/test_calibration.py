@@ -410,6 +410,23 @@ def test_the_range_of_a_relu6_is_its_bound_in_tensorrt(low, kinds, tmp_path):
     assert {node.op_type for node in model.graph.node} - others == kinds
 
 
+def test_no_clip_leads_to_a_quantization_in_tensorrt_without_a_layer_between(tmp_path):
+    """TensorRT 8.5 moves one through what is between too; behind the last layer it stays."""
+    size = {"num_hidden": SHAPES["data"][-1], "flatten": False, "no_bias": True}
+    bounded = mx.sym.clip(mx.sym.var("data"), a_min=-0.5, a_max=0.75) * 1.5
+    again = mx.sym.clip(bounded, a_min=0.25, a_max=1)
+    layer = mx.sym.FullyConnected(again, name="layer", **size)
+    symbol = mx.sym.clip(layer, a_min=-2, a_max=2)
+    path, shapes = tmp_path / "ranges.json", {"data": SHAPES["data"]}
+    arrays = arrays_of(symbol, **shapes)
+    calibrated(symbol, arrays, path)
+    model = Segment(symbol, arrays, **shapes).retyped(precision="int8", ranges=path).model
+    kinds = [node.op_type for node in model.graph.node]
+    place = kinds.index("MatMul")
+    assert "Clip" not in kinds[:place]
+    assert (kinds.count("Max"), kinds.count("Min"), kinds.count("Clip")) == (2, 2, 1)
+
+
 @pytest.mark.parametrize("keep", [[], ["first"]])
 def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""
