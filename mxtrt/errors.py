@@ -46,6 +46,9 @@ class RefusedNodesError(EngineError):
         super().__init__("; ".join(f"{name}: {why}" for name, why in reasons.items()))
         self.reasons = dict(reasons)
 
+    def __reduce__(self) -> tuple[type[RefusedNodesError], tuple[dict[str, str]]]:
+        return type(self), (self.reasons,)
+
 
 class NodeError(MxtrtError, RuntimeError):
     """The compiled MXNet extension is missing or does not fit this MXNet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Plain MXNet is the reference.  Its oneDNN subgraph pass keeps fused weights when parameters
@@ -108,3 +109,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(LoadedEngine, "context", context)
     return seen
+
+
+@pytest.fixture
+def stand_in() -> str:
+    """Folder of a stand-in for NVIDIA's Python package."""
+    return str(Path(__file__).parent / "support" / "stand_in")

@@ -27,7 +27,7 @@ from hypothesis.database import (
     InMemoryExampleDatabase,
 )
 
-from mxtrt_fuzz import corpus
+from mxtrt_fuzz import builders, corpus
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.hunt import Hunt, Stop, never
 from mxtrt_fuzz.probe import working_operators
@@ -61,6 +61,7 @@ class Campaign:
             forget it with the campaign.
         working: MXNet's operators that work where the profile runs them, None for all;
             :meth:`probed` sets it.
+        builder: Where TensorRT builds for all shards; :func:`run` sets it.
     """
 
     profile: str = "ci"
@@ -72,6 +73,7 @@ class Campaign:
     reduce: int = 200
     database: str | None = None
     working: frozenset[str] | None = None
+    builder: builders.Address | None = None
 
     @property
     def total(self) -> int:
@@ -82,7 +84,14 @@ class Campaign:
     def setup(self) -> Setup:
         """What the cases run on."""
         profile = PROFILES[self.profile]
-        return Setup(self.engine, profile.context, self.working, profile.masks, profile.exactness)
+        return Setup(
+            self.engine,
+            profile.context,
+            self.working,
+            profile.masks,
+            profile.exactness,
+            self.builder,
+        )
 
     def probed(self) -> Campaign:
         """The campaign with what works on this machine, asked once for all shards."""
@@ -176,7 +185,12 @@ def run(
         progress: Called with the report so far, about once a second.
     """
     jobs = default_jobs() if jobs is None else jobs
-    campaign = campaign.probed()
+    with builders.serving(campaign.engine) as address:
+        campaign = dataclasses.replace(campaign.probed(), builder=address)
+        return _run(campaign, jobs, progress)
+
+
+def _run(campaign: Campaign, jobs: int, progress: Progress | None) -> FuzzReport:
     # A repeatable campaign has the same shards on every machine, whatever its number of jobs.
     shards = list(campaign.shards(_SHARDS if PROFILES[campaign.profile].repeatable else jobs))
     latest: dict[int, FuzzReport] = {}

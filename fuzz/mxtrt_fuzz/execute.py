@@ -24,6 +24,7 @@ from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
+from mxtrt_fuzz.builders import Address
 from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.meetings import Meetings
@@ -73,6 +74,7 @@ class Setup:
         masks: Which of :data:`MASKS` every case runs under.
         exactness: Whether to check what has to be equal to the bit: the toggle, a rebuild, a
             graph saved and loaded, or bound twice.
+        builder: Where TensorRT builds for all of the campaign's processes, None for each its own.
     """
 
     engine: str = "auto"
@@ -80,6 +82,7 @@ class Setup:
     working: frozenset[str] | None = None
     masks: tuple[str, ...] = MASKS
     exactness: bool = True
+    builder: Address | None = None
 
 
 @dataclass(slots=True)

@@ -14,10 +14,12 @@ class Profile:
     Attributes:
         examples: Cases to run.
         targeted: Whether Hypothesis looks for larger errors (``target(error / limit)``).
+        engine: What is hunted, unless somebody asks for another.
         context: ``cpu`` or ``gpu``: where mxtrt's arrays are.
         exactness: Whether to check what has to be equal to the bit.
         masks: Support masks that every case runs under.
-        timeout: Seconds that a case may take: TensorRT builds an engine for every segment.
+        timeout: Seconds that a case may take: TensorRT builds an engine for every segment, after
+            those that others asked for before.
         least: Operators of the smallest graph that is worth running: Hypothesis draws small ones
             first, and each takes seconds in TensorRT's builder.
         shrink: Whether Hypothesis makes failures smaller during the hunt, which takes many cases:
@@ -27,6 +29,7 @@ class Profile:
 
     examples: int
     targeted: bool = False
+    engine: str = "auto"
     context: str = "cpu"
     masks: tuple[str, ...] = ("none", "drawn", "all")
     exactness: bool = True
@@ -36,7 +39,15 @@ class Profile:
     repeatable: bool = False
 
 
-_ON_GPU = Profile(500, masks=("none", "drawn"), exactness=False, timeout=300, least=4, shrink=False)
+_ON_GPU = Profile(
+    500,
+    engine="tensorrt",
+    masks=("none", "drawn"),
+    exactness=False,
+    timeout=600,
+    least=4,
+    shrink=False,
+)
 
 PROFILES = {
     "ci": Profile(examples=200, repeatable=True),

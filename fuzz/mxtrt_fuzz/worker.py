@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from mxtrt_fuzz import builders
 from mxtrt_fuzz.execute import Observation, Setup, observe
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure, Signature
@@ -192,6 +193,8 @@ def _serve(pipe: Connection, log: str) -> None:
     faulthandler.enable()
     with contextlib.suppress(EOFError, OSError):
         setup = pipe.recv()
+        if setup.builder is not None:
+            builders.use(setup.builder)
         while True:
             case, arrays = pipe.recv()
             os.ftruncate(2, 0)

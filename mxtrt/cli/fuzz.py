@@ -91,7 +91,9 @@ def fuzz(
     if sum(given is not None for given in (replay, reduce, model)) > 1:
         raise OptionError("--replay, --reduce and --model exclude each other; give one")
     os.environ["MXNET_SUBGRAPH_BACKEND"] = "NONE"  # plain MXNet is the reference
-    chosen = engine or "auto"
+    from mxtrt_fuzz.profiles import PROFILES
+
+    chosen = engine or PROFILES[profile].engine
     if replay is not None:
         return _replay(replay, chosen)
     if reduce is not None:
@@ -130,6 +132,10 @@ def _hunt(
     from mxtrt_fuzz import campaign
     from mxtrt_fuzz.corpus import reproducers
 
+    if engine == "tensorrt" and scheduler is None:
+        from mxtrt.engines.tensorrt import tensorrt
+
+        tensorrt()  # where it does not load every graph would be a failure
     known = tuple((r.signature, r.open) for r in reproducers(corpus) if r.open)
     plan = campaign.Campaign(
         profile,

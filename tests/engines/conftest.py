@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,12 +16,6 @@ def api() -> Api:
         "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install '.[trt-check]'"
     )
     return load_api("tensorrt_rtx")
-
-
-@pytest.fixture
-def stand_in() -> str:
-    """Folder of a stand-in for NVIDIA's package."""
-    return str(Path(__file__).with_name("stand_in"))
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import mxnet as mx
 import pytest
 
 from mxtrt.cli import main
+from mxtrt.engines.tensorrt import tensorrt
+from mxtrt.errors import MxtrtError
 from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz import campaign
 from mxtrt_fuzz.corpus import write
@@ -36,6 +38,22 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
         return stopped.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu-context"])
+def test_a_hunt_in_tensorrt_needs_tensorrt(
+    profile: str, cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """One sentence, and no graph that fails for it."""
+    try:
+        tensorrt()
+    except MxtrtError as error:
+        reason = str(error)
+    else:
+        pytest.skip("TensorRT works here")
+    code, _, told = cli("--profile", profile, "--corpus", tmp_path / "corpus")
+    assert (code, told.strip()) == (2, f"mxtrt: {reason}")
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_a_clean_hunt_exits_with_0_and_writes_a_report(

@@ -137,13 +137,13 @@ def test_released_weights_leave_the_gpu_and_come_back(device):
     with mxtrt.options(release_weights=False):
         symbol.bind(device, there, grad_req="null").forward()[0].asnumpy()  # loads libraries
     device.empty_cache()
-    tensorrt()._builder.stop()  # what it holds on the GPU is not ours
+    tensorrt().builder.stop()  # what it holds on the GPU is not ours
     before = library().cuda.memory()
     with mxtrt.options():
         executor = symbol.bind(device, there, grad_req="null")
     report = mxtrt.last_report()
     assert report.released_bytes == weight.nbytes
-    tensorrt()._builder.stop()
+    tensorrt().builder.stop()
     tf32 = 5e-3  # in MXNet's cuDNN convolutions
     assert_close(executor.forward()[0], expected, tf32)
     after = library().cuda.memory()
@@ -232,7 +232,7 @@ def test_executors_share_an_engine_and_its_scratch(device):
     x = mx.nd.random.uniform(shape=(1, 3, 224, 224))
     args, aux = parameters(symbol, data=x.shape)
     first = bound(symbol, args, aux, device, x)
-    tensorrt()._builder.stop()  # what it holds on the GPU is not ours
+    tensorrt().builder.stop()  # what it holds on the GPU is not ours
     between, first_ledger = library().cuda.memory(), mxtrt.memory()
     second = bound(symbol, args, aux, device, x)
     after = library().cuda.memory()

@@ -96,7 +96,7 @@ def test_a_builder_that_crashes_costs_one_bind(monkeypatch):
         executor.copy_params_from(args, aux)
         return executor
 
-    tensorrt()._builder.stop()
+    tensorrt().builder.stop()
     with monkeypatch.context() as patch:
         patch.setattr(BuilderProcess, "_started", crashing)
         with pytest.warns(mxtrt.MxtrtWarning, match="TensorRT builds ended with SIGSEGV"):
@@ -150,7 +150,7 @@ def test_two_hundred_binds_and_fifty_toggles_leave_the_gpu_as_it_was(table):
         del executor
         gc.collect()
         mx.nd.waitall()
-        tensorrt()._builder.stop()  # what it holds on the GPU is not ours
+        tensorrt().builder.stop()  # what it holds on the GPU is not ours
         return library().cuda.memory().free
 
     free = [cycle(True) for _ in range(200)]
@@ -207,3 +207,21 @@ def test_a_context_in_error_is_left_for_mxnets_operators(inline_below):
     done = run(SPOILED % inline_below)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MXNet's operators take over: CUDA: an illegal memory access" in done.stderr
+
+
+def test_a_bind_takes_no_failure_that_is_not_its_own(device):
+    """Whoever reads the array is told, after engines were built on the GPU."""
+    failing = mx.nd.random.exponential(-1.0, shape=(3,))
+    symbol = classifier()
+    args, aux = parameters(symbol, seed=35, data=X.shape)
+    label = {"softmax_label": mx.nd.zeros(X.shape[:1])}
+    given, states = (
+        {name: mx.nd.array(array.asnumpy(), ctx=device) for name, array in arrays.items()}
+        for arrays in ({"data": X, **label, **args}, aux)
+    )
+    with mxtrt.options():
+        executor = symbol.bind(device, given, grad_req="null", aux_states=states)
+    assert mxtrt.last_report().left == []
+    assert_close(executor.forward()[0], plain(symbol, args, aux, data=X)[0])
+    with pytest.raises(mx.MXNetError, match="has to be positive"):
+        failing.asnumpy()

@@ -115,7 +115,7 @@ def test_engines_give_their_memory_back():
     def free() -> int:
         gc.collect()
         mx.nd.waitall()
-        tensorrt()._builder.stop()  # what it holds on the GPU is not ours
+        tensorrt().builder.stop()  # what it holds on the GPU is not ours
         return library().cuda.memory().free
 
     symbol = classifier()

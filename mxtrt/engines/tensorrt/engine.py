@@ -32,6 +32,9 @@ class TensorRT:
     Args:
         api: TensorRT.
 
+    Attributes:
+        builder: What builds engines.
+
     Raises:
         EngineError: No GPU answers.
     """
@@ -55,7 +58,7 @@ class TensorRT:
         self._loaded: weakref.WeakValueDictionary[tuple[int, str], LoadedEngine]
         self._loaded = weakref.WeakValueDictionary()
         self._lock = lock()
-        self._builder = BuilderProcess(api)
+        self.builder = BuilderProcess(api)
 
     def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
@@ -131,7 +134,7 @@ class TensorRT:
         library().cuda.make_current(ordinal)
         timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
         known = bytes(cache.load(timings) or b"")
-        plan, learnt = self._builder.build(blueprint(request), known, ordinal)
+        plan, learnt = self.builder.build(blueprint(request), known, ordinal)
         if learnt and learnt != known:
             cache.store(timings, learnt)
         return plan

@@ -43,10 +43,12 @@ class BuilderProcess:
 
     Args:
         api: TensorRT.
+        idle: Seconds without a build after which the process ends; a few by default.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, idle: float | None = None) -> None:
         self._api = api
+        self._idle = idle
         self._child: Child | None = None
         self._lock = lock()
         self._end = threading.Timer(0, lambda: None)
@@ -86,7 +88,7 @@ class BuilderProcess:
                 self._stop()
                 raise
             finally:
-                self._end = threading.Timer(_IDLE, self._stop_if_idle)
+                self._end = threading.Timer(self._idle or _IDLE, self._stop_if_idle)
                 self._end.daemon = True
                 self._end.start()
             return told["plan"].tobytes(), told["timings"].tobytes()
