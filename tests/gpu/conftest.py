@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import mxnet as mx
 import pytest
@@ -20,6 +23,15 @@ def gpu(engine_cache: str) -> Iterator[None]:
     except MxtrtError as reason:
         pytest.skip(str(reason))
     with mxtrt.options(enabled=False, engine="tensorrt", cache_dir=engine_cache):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, gpu: None) -> Iterator[None]:
+    """Tests that fill or measure the GPU's memory (``alone``) run while no other process's do."""
+    alone = request.node.get_closest_marker("alone") is not None
+    with (Path(tempfile.gettempdir()) / "mxtrt-gpu-tests.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 
 

@@ -124,6 +124,7 @@ def test_a_second_batch_size_in_the_profile_does_not_build(device, monkeypatch):
         executor.reshape(allow_up_sizing=True, data=(9, *X.shape[1:]), softmax_label=(9,))
 
 
+@pytest.mark.alone
 def test_released_weights_leave_the_gpu_and_come_back(device):
     """Their memory is free, their values are there, and MXNet's own operators use them again."""
     symbol = mx.sym.Convolution(
@@ -225,6 +226,7 @@ def test_what_cannot_be_recorded_runs_through_python(device, monkeypatch):
         assert_close(out, plain(symbol, args, aux, data=x)[0])
 
 
+@pytest.mark.alone
 def test_executors_share_an_engine_and_its_scratch(device):
     """The same network bound twice holds its weights once."""
     net = vision.resnet18_v1()

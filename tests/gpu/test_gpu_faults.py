@@ -42,6 +42,7 @@ def exhausted() -> Iterator[None]:
             cuda.free(address)
 
 
+@pytest.mark.alone
 def test_without_memory_on_the_gpu_mxnet_answers_and_a_later_bind_has_its_engine():
     """No engine can be built; one warning says why."""
     symbol = classifier()
@@ -62,6 +63,7 @@ def test_without_memory_on_the_gpu_mxnet_answers_and_a_later_bind_has_its_engine
     assert mxtrt.stats().engine_runs == before + 1
 
 
+@pytest.mark.alone
 def test_an_engine_that_is_built_needs_no_more_memory_to_run():
     """What a forward needs is there since the bind."""
     symbol = classifier()
@@ -135,6 +137,7 @@ def test_a_symbol_on_the_gpu_is_answered_at_shapes_for_which_no_engine_builds(de
     assert now.engine_failures == before.engine_failures
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_hundred_binds_and_fifty_toggles_leave_the_gpu_as_it_was(table):
     """Executors on a cached engine, bound, run and dropped."""

@@ -109,6 +109,7 @@ def test_an_engine_with_a_plugin_is_loaded_from_the_cache(caplog):
     assert "does not load" not in caplog.text
 
 
+@pytest.mark.alone
 def test_engines_give_their_memory_back():
     """Binding and dropping leaves the GPU's memory as it was."""
 
