@@ -122,7 +122,8 @@ bool is_managed(const void* data) {
 
 struct Evict {
   void* array;
-  void* carrier;  // an array without memory, which takes the old memory to MXNet's pool
+  void*
+      carrier;  // an array without memory, which gives MXNet the old memory that CUDA does not take
   Device* device;
   DevicePointer managed;
   std::string error;
@@ -144,11 +145,13 @@ void evict(void*, void* parameter) {
       check(g_cuda.stream_wait(stream));
       std::memcpy(reinterpret_cast<char*>(task->managed) + done, part.data(), bytes);
     }
-    auto& carrier = chunk(task->carrier);
-    carrier.storage = storage;
-    carrier.delay_alloc = false;
+    const auto kept = storage;
     storage.data = reinterpret_cast<void*>(task->managed);
     task->managed = 0;  // MXNet's now
+    if (!g_cuda.free(old)) return;
+    auto& carrier = chunk(task->carrier);
+    carrier.storage = kept;
+    carrier.delay_alloc = false;
   } catch (const std::exception& error) {
     task->error = error.what();
   }
@@ -279,9 +282,11 @@ MXTRT_EXPORT int mxtrt_is_evicted(void* array) {
 MXTRT_EXPORT int mxtrt_owners(void* array) { return owners(array); }
 
 // Moves an array on a GPU to managed memory that lives on the host until somebody touches it on
-// the GPU.  The old memory goes back to MXNet's pool.  MXNet frees managed memory like any other
-// (cudaFree takes both), and its pool may make another array of it.  Returns the array's bytes, 0
-// when they are not MXNet's own, or -1 after setting the error.  `watch` may be null.
+// the GPU.  The old memory goes back to CUDA: MXNet's pool would keep it, and emptying that
+// (MXStorageEmptyCache) takes no lock against the threads that allocate from it.  MXNet frees
+// managed memory like any other (cudaFree takes both), and its pool may make another array of it.
+// Returns the array's bytes, 0 when they are not MXNet's own, or -1 after setting the error.
+// `watch` may be null.
 MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
   int64_t moved = -1;
   guarded([&] {

@@ -39,7 +39,6 @@ __all__ = [
     "address_of",
     "by_place",
     "copy_from_gpu",
-    "empty_pools",
     "evict",
     "gpu_of",
     "in_host_memory",
@@ -104,15 +103,6 @@ def in_host_memory(array: Any) -> tuple[int, Any]:
     return address_of(array), array
 
 
-def empty_pools(arrays: Iterable[Any]) -> None:
-    """Give what MXNet keeps for later on the arrays' GPUs back to CUDA, for others to use.
-
-    Nothing is waited for: ``waitall`` would take the failures of all arrays, and tell this thread.
-    """
-    for context in {array.ctx for array in arrays if gpu_of(array.ctx) is not None}:
-        context.empty_cache()
-
-
 def evict(arrays: Sequence[Any], watch: Watch | None = None) -> int:
     """Move arrays off their GPUs; returns the number of bytes.
 
@@ -129,7 +119,6 @@ def evict(arrays: Sequence[Any], watch: Watch | None = None) -> int:
     for array in arrays:
         if size_of(array) >= _SMALLEST_ON_GPU:
             moved += library().evict(array, array.ctx.device_id, watch)
-    empty_pools(arrays)
     return moved
 
 
