@@ -109,12 +109,13 @@ class Campaign:
                 )
 
 
-def default_jobs() -> int:
-    """Hunts that keep this machine busy: one per core.
+def default_jobs(engine: str = "auto") -> int:
+    """Hunts that keep this machine busy: one per core, or what keeps TensorRT's builders busy.
 
     Each is a process that draws and judges, and one that runs; they wait for each other.
     """
-    return len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, builders.HUNTS) if engine == "tensorrt" else cores
 
 
 def run_shard(
@@ -184,7 +185,7 @@ def run(
         jobs: Hunts at a time, by default as many as keep the cores busy.
         progress: Called with the report so far, about once a second.
     """
-    jobs = default_jobs() if jobs is None else jobs
+    jobs = default_jobs(campaign.engine) if jobs is None else jobs
     with builders.serving(campaign.engine) as address:
         campaign = dataclasses.replace(campaign.probed(), builder=address)
         return _run(campaign, jobs, progress)

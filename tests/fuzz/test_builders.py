@@ -1,4 +1,4 @@
-"""One builder for the processes of a campaign, with a stand-in for NVIDIA's package."""
+"""The builders of all processes of a campaign, with a stand-in for NVIDIA's package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxtrt_fuzz import builders
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch, stand_in: str) -> Any:
-    """Where a builder serves."""
+    """Where builders serve."""
     monkeypatch.syspath_prepend(stand_in)
     with builders.serving("tensorrt") as address:
         assert address is not None
@@ -31,15 +31,21 @@ def build(address: builders.Address, name: str) -> int:
     return int(plan)
 
 
-def test_all_connections_build_in_one_process(address):
-    """At once, too."""
-    with ThreadPoolExecutor(4) as pool:
-        processes = set(pool.map(lambda name: build(address, name), "abcd"))
-    assert len(processes) == 1
+def test_a_builder_that_is_free_builds_next(address):
+    """Warm as it is, over whatever connection."""
+    assert len({build(address, name) for name in "abcd"}) == 1
 
 
-def test_what_crashes_the_builder_fails_alone(address):
-    """The next graph has another builder, and its errors are as those of an own one."""
+def test_no_more_build_at_once_than_there_are_builders(address):
+    """The others wait for their turn."""
+    with ThreadPoolExecutor(3 * builders.BUILDERS) as pool:
+        names = ["takes long"] * builders.BUILDERS + list("abcdefgh")
+        processes = set(pool.map(lambda name: build(address, name), names))
+    assert len(processes) == builders.BUILDERS
+
+
+def test_what_crashes_a_builder_fails_alone(address):
+    """The next graph has another one, and its errors are as those of an own one."""
     first = build(address, "one")
     with pytest.raises(EngineError, match="ended with SIGSEGV"):
         build(address, "crash")
