@@ -9,7 +9,9 @@
 // shares the failure: it is read without an error afterwards.
 #include "generators.h"
 
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -29,10 +31,11 @@ thread_local std::set<int> t_settled;
 
 // Frees an array at the end of a block.
 struct Owned {
-  void* array = nullptr;
-  ~Owned() {
-    if (array) free_array(array);
-  }
+  explicit Owned(void* given) : array(given) {}
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() { free_array(array); }
+  void* const array;
 };
 
 // Records nothing for autograd in a block.
@@ -50,7 +53,8 @@ class Unrecorded {
 // How many generators MXNet keeps for each thread and GPU.
 int generators() {
   const char* text = std::getenv("MXNET_GPU_PARALLEL_RAND_COPY");
-  const int count = text ? std::atoi(text) : 4;
+  int count = 0;
+  if (text) std::from_chars(text, text + std::strlen(text), count);
   return count > 0 ? count : 4;
 }
 
@@ -73,12 +77,13 @@ bool settle(const Context& context) {
     throw std::runtime_error(g_mxnet.get_last_error());
   }
   const Unrecorded unrecorded;
-  Owned one;
   const int64_t shape = 1;
+  void* array = nullptr;
   if (g_mxnet.create(&shape, 1, context.device_type, context.device_id, 0,
-                     static_cast<int>(MXType::kFloat32), &one.array)) {
+                     static_cast<int>(MXType::kFloat32), &array)) {
     return false;
   }
+  const Owned one{array};
   const int count = generators();
   bool failed = false;
   for (int turn = 0; turn < count; ++turn) {
