@@ -22,7 +22,7 @@ from mxtrt.observe.counters import count
 from mxtrt.plan.fallback import Fallback
 from mxtrt.plan.sessions import Sessions
 from mxtrt.plan.state import Stage, State
-from mxtrt.plan.variants import Reshaped, Shapes, Variants, profile_of
+from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes, profile_of
 from mxtrt.system.threads import rlock
 from mxtrt.weights.paging import copy_from_gpu
 
@@ -32,6 +32,9 @@ _log = logging.getLogger("mxtrt")
 
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
+
+# Precisions at which a model for many shapes is looked for.
+_WIDE = ("fp32", "tf32")
 
 # Seconds that a thread of MXNet's waits for another thread's build, which may itself wait for it.
 _PATIENCE = 1.0
@@ -95,8 +98,8 @@ class EngineNode:
         self._unbuilt: dict[
             Shapes, str
         ] = {}  # why no engine could be built, by input shapes; not tried again
-        self._segment = Reshaped(graph, weights, model)
         static = engine.static_shapes
+        self._segment = Reshaped(graph, weights, model, not static and options.precision in _WIDE)
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._input_types = [_dtype(types[name]) for name in self.inputs]
@@ -110,7 +113,7 @@ class EngineNode:
         self._finalizer.atexit = False
         _nodes[self.key] = self
         self.variants = Variants(self.key, self._segment, static)
-        self.variants.add(self._segment.shapes, (), (graph, model))
+        self.variants.add(self._segment.shapes, (), (head_shapes(graph), model))
         self.report = describe_segment(f"mxtrt{self.key}", graph, model)
 
     def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
@@ -273,6 +276,9 @@ class EngineNode:
 
     def _add(self, shapes: Shapes) -> None:
         self.variants.add(shapes, self.sessions.by_digest.keys(), self._segment.at(shapes))
+        if self._segment.general is not None:
+            note = f"one engine for all sizes of {self._segment.general.varying}"
+            self.report.notes += [note] * (note not in self.report.notes)
         for forgotten in [known for known in self._unbuilt if known not in self.variants]:
             del self._unbuilt[forgotten]
 

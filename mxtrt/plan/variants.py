@@ -6,15 +6,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mxtrt.convert.general import General, generalize
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
 
-__all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "profile_of"]
+__all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "head_shapes", "profile_of"]
 
 #: The shapes of all inputs, or of all outputs.
 Shapes = tuple[tuple[int, ...], ...]
+
+# How often a model is looked for that covers input shapes which those before do not.
+_MOST_TRIES = 4
 
 #: Of more input shapes than this the half that was used least lately is forgotten.
 _MOST_VARIANTS = 2048
@@ -27,12 +31,20 @@ class Reshaped:
         graph: The segment cut out as a graph, with shapes and dtypes.
         owned: Names of its variables that become initializers.
         model: Its ONNX model at these shapes.
+        generalizes: Whether to look for one model for the other shapes.
 
     Attributes:
         shapes: The input shapes of ``graph``.
+        general: The model for other shapes that was found last, None while there is none.
     """
 
-    def __init__(self, graph: Graph, owned: frozenset[str], model: OnnxSegment) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        owned: frozenset[str],
+        model: OnnxSegment,
+        generalizes: bool = False,
+    ) -> None:
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         weights = (weight.name for weight in model.weights)
         self._graph = graph
@@ -40,17 +52,38 @@ class Reshaped:
         self._inputs = model.inputs
         self._known = {name: _shape(types[name]) for name in (*model.inputs, *weights)}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
+        self.general: General | None = None
+        self._own = model.digest
+        self._seen = [self.shapes]  # what no model found so far covers
+        self._tries = _MOST_TRIES if generalizes else 0
 
-    def at(self, shapes: Shapes) -> tuple[Graph, OnnxSegment]:
-        """The segment and its model at some input shapes.
+    def at(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
+        """Output shapes and model at some input shapes: a model that others share if it can be.
 
         Raises:
             EngineError: The segment does not accept them.
             Unsupported: A node cannot be converted at them.
         """
+        if self.general is not None and (outputs := self.general.trusted(shapes)) is not None:
+            return outputs, self.general.model
+        outputs, direct = self._converted(shapes)
+        if direct.digest == self._own:
+            return outputs, direct
+        if self.general is not None and self.general.covers(shapes, outputs, direct):
+            return outputs, self.general.model
+        if self._tries:
+            self._tries -= 1
+            self._seen.append(shapes)
+            found = generalize(self._converted, self._seen)
+            if found is not None and found.covers(shapes, outputs, direct):
+                self.general = found
+                return outputs, found.model
+        return outputs, direct
+
+    def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         given = dict(zip(self._inputs, shapes, strict=True))
         graph = with_shapes(self._graph, {**self._known, **given})
-        return graph, to_onnx(graph, self._owned)
+        return head_shapes(graph), to_onnx(graph, self._owned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +189,21 @@ class Variants:
         return len(self._digests)
 
     def add(
-        self, shapes: Shapes, sessions: Collection[str], made: tuple[Graph, OnnxSegment]
+        self, shapes: Shapes, sessions: Collection[str], made: tuple[Shapes, OnnxSegment]
     ) -> None:
         """Describe input shapes to the library, without a session.
 
         Args:
             shapes: The input shapes.
             sessions: Digests of the sessions that there are.
-            made: The segment and its model at these shapes.
+            made: Its output shapes and its model at these.
         """
-        graph, model = made
+        outputs, model = made
         digest = f"{model.digest}{shapes}" if self._static else model.digest
         self._drop_idle(sessions)
         self._models[digest] = model
         self._digests.add(digest)
-        self._known[shapes] = Variant(tuple(_shape(graph.type_of(h)) for h in graph.heads), digest)
+        self._known[shapes] = Variant(outputs, digest)
         self.serve(shapes, 0)
 
     def serve(self, shapes: Shapes, session: int) -> None:
@@ -212,6 +245,11 @@ class Variants:
         needed = {variant.digest for variant in self._known.values()}.union(sessions)
         self._models = {name: model for name, model in self._models.items() if name in needed}
         self._most = max(_MOST_VARIANTS, 2 * len(self._known))
+
+
+def head_shapes(graph: Graph) -> Shapes:
+    """The shapes of a segment's outputs."""
+    return tuple(_shape(graph.type_of(head)) for head in graph.heads)
 
 
 def _shape(tensor: TensorType) -> tuple[int, ...]:

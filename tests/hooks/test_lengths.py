@@ -1,0 +1,112 @@
+"""Inputs of ever other lengths, where MXNet's operators write the length into the model."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from support.networks import assert_close
+
+import mxtrt
+from mxtrt.convert import general
+
+UNITS, HEADS = 16, 2
+
+
+def encoder() -> mx.sym.Symbol:
+    """Attention over a masked sequence ``(length, batch, UNITS)`` with places added."""
+    data, valid = mx.sym.var("data"), mx.sym.var("valid")
+    places = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=0), shape=(-1, 1, 1))
+    x = mx.sym.SequenceMask(
+        mx.sym.broadcast_add(data, places * 0.1), valid, use_sequence_length=True
+    )
+    qkv = mx.sym.FullyConnected(x, num_hidden=3 * UNITS, flatten=False, name="qkv")
+    weights = mx.sym.softmax(mx.sym.contrib.interleaved_matmul_selfatt_qk(qkv, heads=HEADS))
+    mixed = mx.sym.contrib.interleaved_matmul_selfatt_valatt(qkv, weights, heads=HEADS)
+    return mx.sym.FullyConnected(mixed, num_hidden=UNITS, flatten=False, name="out")
+
+
+def inputs(length: int) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    """A batch of two sequences, and how much of each counts."""
+    random = np.random.RandomState(length)
+    data = mx.nd.array(random.uniform(-1, 1, (length, 2, UNITS)))
+    return data, mx.nd.array([length, max(length // 2, 1)])
+
+
+@pytest.fixture
+def block() -> mx.gluon.SymbolBlock:
+    """The encoder as a hybridized block."""
+    net = mx.gluon.SymbolBlock(encoder(), [mx.sym.var("data"), mx.sym.var("valid")])
+    net.initialize(mx.init.Uniform(0.3))
+    net(*inputs(5))
+    net.hybridize()
+    return net
+
+
+def answers(block: mx.gluon.SymbolBlock, lengths: list[int]) -> list[np.ndarray]:
+    """Plain MXNet's."""
+    block.hybridize()
+    with mxtrt.options(enabled=False):
+        seen = [block(*inputs(length)).asnumpy() for length in lengths]
+    block.hybridize()
+    return seen
+
+
+@pytest.mark.parametrize("proofs", [6, general.PROOFS])
+def test_a_block_has_two_engines_for_all_lengths(block, proofs, monkeypatch):
+    """The one it was bound with and one for the others, proved at each length or trusted."""
+    monkeypatch.setattr(general, "PROOFS", proofs)
+    lengths = [8, 11, 30, *range(3, 40), 8, 11]
+    expected = answers(block, lengths)
+    before = mxtrt.stats()
+    with mxtrt.options():
+        for length, answer in zip(lengths, expected, strict=True):
+            assert_close(block(*inputs(length)), answer)
+    seen = mxtrt.stats()
+    assert (seen.builds - before.builds, seen.fallbacks - before.fallbacks) == (2, 0)
+    (segment,) = mxtrt.last_report().segments
+    assert "one engine for all sizes of data axis 0" in segment.notes
+
+
+def test_executors_of_other_lengths_share_an_engine(block):
+    """Reshaped ones, and what one of them was bound with stays as it was."""
+    arrays = {name: p.data() for name, p in block.collect_params().items()}
+    expected = answers(block, [8, 12, 15, 7])
+    data, valid = inputs(8)
+    before = mxtrt.stats().builds
+    with mxtrt.options():
+        executor = encoder().bind(
+            mx.cpu(), {**arrays, "data": data, "valid": valid}, grad_req="null"
+        )
+    others = []
+    for length in (12, 15, 7):
+        data, valid = inputs(length)
+        others.append(executor.reshape(allow_up_sizing=True, data=data.shape, valid=valid.shape))
+        assert_close(others[-1].forward(data=data, valid=valid)[0], expected[len(others)])
+    assert_close(executor.forward(data=inputs(8)[0], valid=inputs(8)[1])[0], expected[0])
+    assert mxtrt.stats().builds - before == 2
+
+
+def test_weights_that_change_are_in_both_engines(block):
+    """What was built for other lengths is built again with the new weights."""
+    with mxtrt.options():
+        for length in (8, 12, 15):
+            block(*inputs(length))
+    weight = block.collect_params()["out_weight"]
+    weight.set_data(weight.data() * 2)
+    expected = answers(block, [8, 15, 20])
+    with mxtrt.options():
+        for _ in range(4):
+            for length, answer in zip((8, 15, 20), expected, strict=True):
+                assert_close(block(*inputs(length)), answer)
+    assert mxtrt.last_report().left == []
+
+
+def test_other_precisions_keep_an_engine_for_each_length(block):
+    """Their models are retyped for the shapes at hand."""
+    expected = answers(block, [8, 12, 15])
+    before = mxtrt.stats().builds
+    with mxtrt.options(precision="fp16"):
+        for length, answer in zip((8, 12, 15), expected, strict=True):
+            assert_close(block(*inputs(length)), answer, 2e-2)
+    assert mxtrt.stats().builds - before == 3
