@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
@@ -19,7 +18,7 @@ from queue import LifoQueue
 from typing import Any, NamedTuple
 
 from mxtrt.engines.tensorrt import tensorrt
-from mxtrt.engines.tensorrt.api import PACKAGES, load_api
+from mxtrt.engines.tensorrt.api import installed, load_api
 from mxtrt.engines.tensorrt.builder import Blueprint
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.errors import EngineError
@@ -79,7 +78,7 @@ def serving(engine: str) -> Iterator[Address | None]:
     Args:
         engine: An engine of ``mxtrt.config.ENGINES``.
     """
-    if engine != "tensorrt" or _package() is None:
+    if engine != "tensorrt" or installed() is None:
         yield None
         return
     with _Builders(ctx=get_context("spawn")) as builders:
@@ -96,15 +95,10 @@ def connected(address: Address) -> Any:
     """
     builders = _Builders(address.socket, address.key)
     builders.connect()
-    return builders.pool(_package())  # type: ignore[attr-defined]
+    return builders.pool(installed())  # type: ignore[attr-defined]
 
 
 def use(address: Address) -> None:
     """Have this process build its engines there; not where TensorRT does not work."""
     with contextlib.suppress(EngineError):
         tensorrt().builder = connected(address)
-
-
-def _package() -> str | None:
-    """NVIDIA's Python package that is installed."""
-    return next((name for name in PACKAGES if importlib.util.find_spec(name) is not None), None)

@@ -172,8 +172,11 @@ class Hunt:
         self._spend("reference", begin)
         try:
             begin = time.perf_counter()
-            seen = self._executor.result()
-            self._waited(time.perf_counter() - begin, seen)
+            seen = Observation()
+            try:
+                seen = self._executor.result()
+            finally:
+                self._waited(time.perf_counter() - begin, seen)
             begin = time.perf_counter()
             verdict = self.oracle.judge(case, seen, known)
             self._spend("judging", begin)
@@ -196,7 +199,8 @@ class Hunt:
             share = min(spent, seconds)
             self.report.seconds[what] += share  # type: ignore[assignment]
             seconds -= share
-        self.report.seconds["starting workers"] += seconds  # type: ignore[assignment]
+        lost = "starting workers" if seen.seconds else "workers that ended"
+        self.report.seconds[lost] += seconds  # type: ignore[assignment]
 
     def _spend(self, what: str, begin: float) -> None:
         spent: Any = time.perf_counter() - begin

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mxtrt.cli.arguments import Json
-from mxtrt.cli.output import emit_json, show, task
+from mxtrt.cli.output import emit_json, prints_to_stderr, show, task
 from mxtrt.observe.text import bytes_text
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def diagnose(json: Json = False) -> int:
 
     Exit code 0: graphs run in engines, on mx.cpu() at least or on a GPU. 1: they do not.
     """
-    with task("looking"):
+    with task("looking"), prints_to_stderr():  # packages that say something at their import
         from mxtrt.offline.doctor import examine
 
         found = examine()
@@ -88,6 +88,8 @@ def _part(part: Part) -> str:
 
 
 def _gpu(gpu: Gpu) -> str:
+    if gpu.reason is not None:
+        return f"does not open: {gpu.reason}"
     major, minor = gpu.capability
     code = "MXNet has code for it" if gpu.mxnet_has_code else "MXNet has no code for it"
     return f"{gpu.name}, sm_{major}{minor}, {bytes_text(gpu.memory)}; {code}"
@@ -106,7 +108,7 @@ def _libraries(found: Diagnosis) -> Iterator[_Line]:
 
 def _library(library: CudaLibrary, needed: bool) -> str:
     if library.path is None:
-        return f"{library.name} is missing" + (f"; {library.remedy}" if needed else "")
+        return f"{library.name} does not load" + (f"; {library.remedy}" if needed else "")
     return f"{library.name} {'is loaded' if library.loaded else 'is found'}: {library.path}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-__all__ = ["emit_json", "say_error", "show", "table", "task", "write_output"]
+__all__ = ["emit_json", "prints_to_stderr", "say_error", "show", "table", "task", "write_output"]
 
 
 def show(*items: Any) -> None:
@@ -56,6 +57,20 @@ def table(title: str, *columns: str, numbers: int = 0) -> Table:
         right = place >= len(columns) - numbers
         made.add_column(column, justify="right" if right else "left", no_wrap=right)
     return made
+
+
+@contextlib.contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """A block in which whatever is printed, by libraries too, goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 from mxtrt.config import Options
@@ -42,9 +41,9 @@ def runs_on_cpu(options: Options) -> bool:
 def _tensorrt_answers() -> bool:
     """Whether TensorRT is installed and has a GPU; said once in the log if it is not usable."""
     from mxtrt.engines.tensorrt import tensorrt
-    from mxtrt.engines.tensorrt.api import PACKAGES
+    from mxtrt.engines.tensorrt.api import installed
 
-    if all(importlib.util.find_spec(package) is None for package in PACKAGES):
+    if installed() is None:
         return False
 
     try:

@@ -7,6 +7,7 @@ lost.  Copies need no kernel.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,22 @@ __all__ = ["fill"]
 _NO_CODE = "no kernel image is available"
 
 
-def fill(executor: Any) -> None:
+def fill(executor: Any, shared: Collection[str] | None = None) -> None:
     """Fill with zeros what MXNet has no code to fill on a GPU.
 
     Args:
         executor: As ``simple_bind`` made it.
+        shared: Names of arguments that it has of another executor, as it has all auxiliary states
+            then: MXNet does not fill these.  None without another one.
 
     Raises:
         MXNetError: An array failed for another reason.
     """
     if executor._ctx.device_type != "gpu":
         return
-    for array in (*executor.arg_arrays, *executor.aux_arrays):
-        if array.stype != "default":
+    arrays = {**executor.arg_dict, **(executor.aux_dict if shared is None else {})}
+    for name, array in arrays.items():
+        if array.stype != "default" or name in (shared or ()):
             continue
         try:
             array.wait_to_read()

@@ -273,7 +273,7 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
         )
         options = _eligible(self, group2ctx, decision.wants_gradients(grad_req))
         if options is not None or isinstance(self, EngineSymbol):
-            fill(executor)
+            fill(executor, None if shared_exec is None else set(shared_arg_names or ()))
         write_into(executor, self)
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.

@@ -232,7 +232,10 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     # cuda.cc
     "cuda_callbacks": (None, (ENQUEUE, RELEASE)),
     "cuda_device": (_INT, (_INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER)),
+    "cuda_count": (_INT, (_POINTER,)),
     "cuda_make_current": (_INT, (_INT,)),
+    "cuda_current": (_ADDRESS, ()),
+    "cuda_restore": (None, (_ADDRESS,)),
     "cuda_stream": (_ADDRESS, (_INT,)),
     "cuda_memory": (_INT, (_INT, _POINTER, _POINTER, _POINTER)),
     "cuda_allocate": (_ADDRESS, (_SIZE,)),

@@ -297,6 +297,7 @@ MXTRT_EXPORT int64_t mxtrt_evict(void* array, int ordinal, Watch* watch) {
       return;
     }
     auto& device = Device::get(ordinal);
+    const Restored restored;
     device.make_current();
     if (is_managed(chunk(array).storage.data)) {
       // It is where it can move by itself; this is no write, other plans may watch the array.

@@ -83,6 +83,7 @@ class CudaSession : public Session {
   CudaSession& operator=(const CudaSession&) = delete;
   ~CudaSession() override {
     if (shutting_down() || forked()) return;
+    const Restored restored;
     device_.settle();
     own_.reset();
     records_.clear();
@@ -367,6 +368,28 @@ MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, char* name, int name_size, int* 
   });
 }
 
+// How many GPUs there are.
+MXTRT_EXPORT int mxtrt_cuda_count(int* count) {
+  return guarded([=] {
+    open_driver();
+    check(g_cuda.device_count(count));
+  });
+}
+
+// What is current on this thread, for mxtrt_cuda_restore; 0 where nothing is.
+MXTRT_EXPORT uint64_t mxtrt_cuda_current() {
+  void* context = nullptr;
+  guarded([&] {
+    open_driver();
+    check(g_cuda.get_context(&context));
+  });
+  return reinterpret_cast<uint64_t>(context);
+}
+
+MXTRT_EXPORT void mxtrt_cuda_restore(uint64_t context) {
+  if (g_cuda.set_context) forgive(g_cuda.set_context(reinterpret_cast<void*>(context)));
+}
+
 // Makes a GPU the current one of this thread, for TensorRT's own calls.
 MXTRT_EXPORT int mxtrt_cuda_make_current(int ordinal) {
   return guarded([&] { Device::get(ordinal).make_current(); });
@@ -383,6 +406,7 @@ MXTRT_EXPORT uint64_t mxtrt_cuda_stream(int ordinal) {
 MXTRT_EXPORT int mxtrt_cuda_memory(int ordinal, size_t* free, size_t* total, size_t* scratch) {
   return guarded([&] {
     auto& device = Device::get(ordinal);
+    const Restored restored;
     device.make_current();
     check(g_cuda.memory_info(free, total));
     *scratch = device.scratch_bytes();
@@ -405,6 +429,7 @@ template <typename Copy>
 static int copy_now(int ordinal, void* stream, Copy copy) {
   return guarded([&] {
     auto& device = Device::get(ordinal);
+    const Restored restored;
     device.make_current();
     if (!stream) stream = device.stream();
     check(copy(stream));
@@ -432,8 +457,10 @@ MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t
                                         int on_device, int record) {
   int64_t handle = 0;
   guarded([&] {
-    auto session = std::make_shared<CudaSession>(Device::get(ordinal), token, sizes, num_inputs,
-                                                 num_outputs, scratch, on_device != 0);
+    auto& device = Device::get(ordinal);
+    const Restored restored;
+    auto session = std::make_shared<CudaSession>(device, token, sizes, num_inputs, num_outputs,
+                                                 scratch, on_device != 0);
     session->prepare(record != 0);
     handle = add_session(std::move(session));
   });

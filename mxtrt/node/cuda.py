@@ -68,6 +68,16 @@ class Cuda:
         self._callbacks = (ENQUEUE(self._on_enqueue), RELEASE(self._on_release))
         self._lib.mxtrt_cuda_callbacks(*self._callbacks)
 
+    def count(self) -> int:
+        """How many GPUs there are.
+
+        Raises:
+            NodeError: There is no driver.
+        """
+        count = ctypes.c_int()
+        self._functions.checked(self._lib.mxtrt_cuda_count(ctypes.byref(count)))
+        return count.value
+
     def device(self, ordinal: int = 0) -> CudaDevice:
         """A GPU, through the NVIDIA driver.
 
@@ -95,6 +105,20 @@ class Cuda:
             NodeError: There is no driver, or no such GPU.
         """
         self._functions.checked(self._lib.mxtrt_cuda_make_current(ordinal))
+
+    @contextlib.contextmanager
+    def current(self, ordinal: int) -> Iterator[None]:
+        """A block in which a GPU is the current one of this thread, for TensorRT's own calls.
+
+        Raises:
+            NodeError: There is no driver, or no such GPU.
+        """
+        before = self._lib.mxtrt_cuda_current()
+        self.make_current(ordinal)
+        try:
+            yield
+        finally:
+            self._lib.mxtrt_cuda_restore(before)
 
     def stream(self, ordinal: int) -> int:
         """The ``CUstream`` of a GPU's engines.

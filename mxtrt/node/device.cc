@@ -27,6 +27,7 @@ Device::Device(int ordinal) {
     throw std::runtime_error("no GPU " + std::to_string(ordinal) + ", there are " +
                              std::to_string(count));
   }
+  const Restored restored;
   check(g_cuda.device_get(&handle_, ordinal));
   check(g_cuda.retain_context(&context_, handle_));
   make_current();

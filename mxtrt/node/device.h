@@ -10,6 +10,19 @@
 
 namespace mxtrt {
 
+// Gives the thread back the GPU that was its current one, at the end of a block: it may be a
+// user's, who goes on with another library.  Valid after open_driver.
+class Restored {
+ public:
+  Restored() { forgive(g_cuda.get_context(&before_)); }
+  Restored(const Restored&) = delete;
+  Restored& operator=(const Restored&) = delete;
+  ~Restored() { forgive(g_cuda.set_context(before_)); }
+
+ private:
+  void* before_ = nullptr;
+};
+
 // One GPU: its primary context, two streams, and the scratch memory of its engines.
 //
 // Engines keep their activations in one scratch memory per GPU, as large as the neediest of them

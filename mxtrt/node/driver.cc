@@ -46,6 +46,7 @@ void open_driver() {
   find(&g_cuda.device_memory, "cuDeviceTotalMem_v2");
   find(&g_cuda.retain_context, "cuDevicePrimaryCtxRetain");
   find(&g_cuda.set_context, "cuCtxSetCurrent");
+  find(&g_cuda.get_context, "cuCtxGetCurrent");
   find(&g_cuda.memory_info, "cuMemGetInfo_v2");
   find(&g_cuda.pointer_attribute, "cuPointerGetAttribute");
   find(&g_cuda.allocate, "cuMemAlloc_v2");

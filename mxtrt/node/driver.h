@@ -18,6 +18,7 @@ struct Driver {
   int (*device_memory)(size_t* bytes, int device);
   int (*retain_context)(void** context, int device);
   int (*set_context)(void* context);
+  int (*get_context)(void** context);
   int (*memory_info)(size_t* free, size_t* total);
   int (*pointer_attribute)(void* value, int attribute, DevicePointer pointer);
   int (*allocate)(DevicePointer* pointer, size_t bytes);

@@ -85,6 +85,7 @@ bool Flights::finish_own(const Var* output) {
   void* event = found->event;
   lock.unlock();
   ++g_tally.waits;
+  const Restored restored;
   int code = device_.try_current();
   if (!code) code = g_cuda.event_wait(event);
   complete(number, code);

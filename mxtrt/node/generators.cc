@@ -19,6 +19,7 @@
 #include "arrays.h"
 #include "errors.h"
 #include "export.h"
+#include "process.h"
 #include "tensor.h"
 
 namespace mxtrt {
@@ -110,6 +111,7 @@ void settle_generators(int ordinal) {
 
 // After this thread's generators were seeded anew: settles those that were before.
 MXTRT_EXPORT int mxtrt_settle_generators() {
+  if (forked()) return 1;
   return guarded([] {
     for (const int ordinal : t_settled) settle({kGpu, ordinal});
   });

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from mxtrt import config
 from mxtrt.config import OPTIONS, Options
+from mxtrt.node.cuda import CudaDevice
 from mxtrt.offline.doctor_machine import (
     CudaLibrary,
     GpuCode,
@@ -54,16 +55,18 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: Its name.
+        name: Its name; empty where it does not open.
         capability: Its compute capability.
         memory: Its memory in bytes.
         mxnet_has_code: Whether MXNet's wheel has code for it.
+        reason: Why it does not open, None where it does.
     """
 
     name: str
     capability: tuple[int, int]
     memory: int
     mxnet_has_code: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +158,7 @@ def examine() -> Diagnosis:
     loads = parts.mxnet.version is not None
     code = checked("code", lambda: gpu_code(path) if (path := mxnet_library()) else None)
     devices = checked("gpus", lambda: gpus(loads)) or ()
-    found = tuple(
-        Gpu(gpu.name, gpu.capability, gpu.memory, bool(code and code.serves(gpu.capability)))
-        for gpu in devices
-    )
+    found = tuple(_gpu(device, code) for device in devices)
     outcomes = tuple(_outcomes(options, parts, code, found))
     return Diagnosis(
         __version__,
@@ -178,6 +178,12 @@ def examine() -> Diagnosis:
     )
 
 
+def _gpu(device: CudaDevice | str, code: GpuCode | None) -> Gpu:
+    if isinstance(device, str):
+        return Gpu("", (0, 0), 0, False, device)
+    return Gpu(*device, bool(code and code.serves(device.capability)))
+
+
 def _variables() -> dict[str, str]:
     known = {*_VARIABLES, *(name for option in OPTIONS.values() for name in option.variables)}
     names = (name for name in sorted(os.environ) if name in known or name.startswith("MXTRT_"))
@@ -189,6 +195,9 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     yield _outcome(options, parts, "mx.cpu()", None)
     for ordinal, gpu in enumerate(gpus):
+        if gpu.reason is not None:
+            yield Outcome(f"mx.gpu({ordinal})", None, gpu.reason)
+            continue
         outcome = _outcome(options, parts, f"mx.gpu({ordinal})", ordinal)
         if parts.mxnet.version is None or gpu.mxnet_has_code:
             yield outcome
@@ -209,7 +218,7 @@ def _outcome(options: Options, parts: Parts, context: str, gpu: int | None) -> O
         return Outcome(context, None, "nothing runs, because MXNet does not load")
     wants_tensorrt = options.engine != "onnxruntime"
     if wants_tensorrt and parts.tensorrt.crashes:
-        return Outcome(context, None, f"the process would end, as {parts.tensorrt.reason}")
+        return Outcome(context, None, f"a bind would not come back, as {parts.tensorrt.reason}")
 
     def engine() -> tuple[str, str]:
         import mxnet as mx

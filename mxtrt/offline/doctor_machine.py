@@ -101,19 +101,25 @@ def driver_version() -> str | None:
     return f"of CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def gpus(mxnet_loads: bool) -> list[CudaDevice]:
-    """Every GPU, at least one.
+def gpus(mxnet_loads: bool) -> list[CudaDevice | str]:
+    """Every GPU, or why it does not open: it may be full, or another process's alone.
 
     Raises:
         NodeError: There is no driver, or no GPU.
     """
     # Where MXNet does not load the engine node still is a library that can ask the driver.
     cuda = library().cuda if mxnet_loads else Cuda(Functions(ctypes.CDLL(str(PATH))))
-    found = [cuda.device(0)]
-    with contextlib.suppress(NodeError):  # of the first that is not there
-        while True:
-            found.append(cuda.device(len(found)))
-    return found
+    count = cuda.count()
+    if not count:
+        raise NodeError("the driver knows no GPU")
+    return [_opened(cuda, ordinal) for ordinal in range(count)]
+
+
+def _opened(cuda: Cuda, ordinal: int) -> CudaDevice | str:
+    try:
+        return cuda.device(ordinal)
+    except NodeError as error:
+        return str(error)
 
 
 def mxnet_library() -> Path | None:
@@ -164,8 +170,10 @@ def _look_up(name: str, before: dict[str, Path]) -> CudaLibrary:
         return CudaLibrary(name, str(path), loaded=True)
     try:
         supplied(functools.partial(ctypes.CDLL, name), name)
-    except (ImportError, OSError):
+    except ImportError:
         return CudaLibrary(name, None, remedy=remedy(name))
+    except OSError as error:  # it is there, and is none
+        return CudaLibrary(name, None, remedy=str(error))
     path = _of_the_same_name(name, loaded())
     return CudaLibrary(name, str(path or name))
 

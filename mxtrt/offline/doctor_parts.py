@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +18,7 @@ from mxtrt.config import Options
 from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.onnxruntime import onnxruntime, shared_library
 from mxtrt.engines.tensorrt import tensorrt
-from mxtrt.engines.tensorrt.api import PACKAGES, load_api
+from mxtrt.engines.tensorrt.api import PACKAGES, installed, load_api
 from mxtrt.errors import EngineError, MxtrtError
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.system.child import Arrays, Child, Header, serve
@@ -137,21 +138,19 @@ def _distributions(package: str) -> Iterator[str]:
 
 def _tensorrt(mxnet_loads: bool) -> Part:
     """TensorRT, loaded in a process of its own first, which it may take along."""
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is not None:
-            break
-    else:
+    package = installed()
+    if package is None:
         return Part(*attempt(lambda: load_api(PACKAGES[0]).version))  # says how to install it
-    installed = _installed(package)
+    names = _installed(package)
     told, crash = attempt(lambda: _ask_child(package))
     if told is None:
-        names = " ".join(name.split()[0] for name in installed) or package
-        reason = f"{crash}; pip uninstall {names}, or set MXTRT_ENGINE=onnxruntime"
-        return Part(None, reason, installed, crashes=True)
+        gone = " ".join(name.split()[0] for name in names) or package
+        reason = f"{crash}; pip uninstall {gone}, or set MXTRT_ENGINE=onnxruntime"
+        return Part(None, reason, names, crashes=True)
     version, why = told["version"], told["reason"]
     if version is not None and mxnet_loads:
         _, why = attempt(tensorrt)  # whether it has a GPU
-    return Part(version, why, installed)
+    return Part(version, why, names)
 
 
 def _ask_child(package: str) -> Header:
@@ -193,11 +192,16 @@ def look_at_cache(options: Options) -> Cache:
     cache = EngineCache(options.cache_dir, options.cache_size)
     there = next(path for path in (cache.path, *cache.path.parents) if path.exists())
     reason = None
-    if there == cache.path:
+    if there == cache.path and there.is_dir():
         _, reason = attempt(cache.prepare)
+    if not there.is_dir():
+        reason = f"{there} is no directory; give another cache_dir (MXTRT_CACHE_DIR)"
     if not reason and not os.access(there, os.W_OK, effective_ids=True):
         reason = f"{there} cannot be written to; give a cache_dir of yours (MXTRT_CACHE_DIR)"
-    size = sum(entry.stat().st_size for entry in cache.path.glob("*"))
+    size = 0
+    for entry in cache.path.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it meanwhile
+            size += entry.stat().st_size
     return Cache(str(cache.path), size, options.cache_size, reason)
 
 
@@ -211,4 +215,4 @@ def is_hooked() -> bool:
     asked = "import sys; print('mxtrt._autoload' in sys.modules)"
     command = [spawn.get_executable() or "", "-c", asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
-    return done.stdout.strip() == "True"
+    return done.stdout.split()[-1:] == ["True"]  # behind what others print at the start

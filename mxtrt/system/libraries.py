@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -73,10 +74,11 @@ def supplied(load: Callable[[], _T], who: str) -> _T:
 
 def packaged(name: str) -> Path | None:
     """Where NVIDIA's Python packages have a library, None where they do not."""
-    spec = importlib.util.find_spec("nvidia")  # a folder that all of them share
-    for folder in spec.submodule_search_locations or () if spec is not None else ():
-        for path in sorted(Path(folder).glob(f"*/lib/{name}")):
-            return path
+    # Not where Python finds the package: some have an __init__.py, which hides those elsewhere.
+    for folder in sys.path:
+        if isinstance(folder, str):
+            for path in sorted(Path(folder, "nvidia").glob(f"*/lib/{name}")):
+                return path
     return None
 
 
@@ -107,6 +109,6 @@ def loaded() -> dict[str, Path]:
 
 def _missing(error: Exception) -> str | None:
     """The library that the system's loader did not find, None where an error says otherwise."""
-    name, separator, rest = str(error).partition(": ")
-    found = separator and "/" not in name and ".so" in name and rest.startswith("cannot open")
-    return name if found else None
+    # The rest is in the user's language; of a library that is there it begins with the path.
+    name, separator, _ = str(error).partition(": ")
+    return name if separator and re.fullmatch(r"[^/\s]+\.so(\.\d+)*", name) else None

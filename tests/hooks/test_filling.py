@@ -16,7 +16,9 @@ from mxtrt.hooks.filling import fill
 def executor(*arrays: mx.nd.NDArray) -> Any:
     """What ``fill`` looks at of an executor on a GPU."""
     return SimpleNamespace(
-        _ctx=SimpleNamespace(device_type="gpu"), arg_arrays=list(arrays), aux_arrays=[]
+        _ctx=SimpleNamespace(device_type="gpu"),
+        arg_dict={f"arg{i}": array for i, array in enumerate(arrays)},
+        aux_dict={},
     )
 
 
@@ -34,6 +36,18 @@ def test_what_has_no_code_is_filled_and_written_to_afterwards(monkeypatch):
     assert other.asnumpy().tolist() == [1, 1]
     mx.nd.ones((2, 3)).copyto(array)
     np.testing.assert_array_equal(array.asnumpy(), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["argument", "state"])
+def test_arrays_of_another_executor_are_not_filled(kind, monkeypatch):
+    """MXNet does not fill them: their failure is of something else, and stays with them."""
+    monkeypatch.setattr(filling, "_NO_CODE", "has to be positive")
+    shared = failed()
+    bound = executor(mx.nd.ones((2,)), *([shared] if kind == "argument" else []))
+    bound.aux_dict["state"] = shared if kind == "state" else mx.nd.ones((2,))
+    fill(bound, {"arg1"})
+    with pytest.raises(mx.MXNetError, match="has to be positive"):
+        shared.asnumpy()
 
 
 def test_another_failure_is_the_users():

@@ -105,6 +105,8 @@ EXPORT int cuCtxSetCurrent(void* context) {
   if (g_counts[kInError]) return 700;
   return t_context = static_cast<Context*>(context), 0;
 }
+EXPORT int cuCtxGetCurrent(void** context) { return *context = t_context, 0; }
+EXPORT int cuDriverGetVersion(int* version) { return *version = 12040, 0; }
 EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = size_t{1} << 30;
   *free = *total - static_cast<size_t>(g_counts[kBytes]);

@@ -737,3 +737,41 @@ def test_engines_are_let_go_from_any_thread(check):
     assert count(BYTES) == 0
     print("ok")
     """)
+
+
+def test_a_users_thread_keeps_its_current_gpu(check):
+    """Another library goes on with it: after a build, a wait, a look at memory and a drop."""
+    check("""
+    import gc
+
+    def current():
+        return lib.lib.mxtrt_cuda_current()
+
+    lib.cuda.make_current(0)
+    mine = current()
+    assert mine
+    node = Node(4, on_device=True, scratch=64, gpu=1)
+    assert current() == mine
+    out = node(mx.nd.ones((4,), ctx=mx.cpu(1)))
+    wait(out)
+    assert current() == mine
+    lib.cuda.memory(1)
+    assert current() == mine
+    with lib.cuda.current(1):
+        assert current() not in (0, mine)
+    assert current() == mine
+    mx.nd.waitall()
+    node.close()
+    gc.collect()
+    assert current() == mine
+    print("ok")
+    """)
+
+
+def test_gpus_are_counted(check):
+    """Also before one is opened."""
+    check("""
+    assert lib.cuda.count() == 2
+    assert lib.cuda.device(1).name == "Stand-in"
+    print("ok")
+    """)

@@ -238,6 +238,26 @@ def test_engines_are_chosen_by_name():
         assert engines.select(Options()).name == "onnxruntime"
 
 
+@pytest.mark.parametrize("content", [None, "", "__version__ = '7.0'\nclass ICudaEngine: pass\n"])
+def test_a_tensorrt_that_is_none_leaves_the_cpu_to_onnx_runtime(content, tmp_path):
+    """A folder of that name beside the script, an empty package, and one that is too old."""
+    folder = tmp_path / "tensorrt"
+    folder.mkdir()
+    if content is not None:
+        (folder / "__init__.py").write_text(content)
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+        + """
+from mxtrt import config
+from mxtrt.engines.select import select
+print(select(config.current()).name)
+"""
+    )
+    done = run(script, MXTRT_ENGINE="auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "onnxruntime"
+
+
 def test_a_machine_without_an_nvidia_driver_says_so():
     """One sentence in place of a missing library."""
     if ctypes.util.find_library("cuda") is not None:

@@ -172,6 +172,7 @@ def test_on_a_gpu_without_tensorrt_the_way_to_get_it_is_said(
     """And that MXNet fails there, if it does."""
     monkeypatch.delenv("MXTRT_ENGINE")
     monkeypatch.setattr("mxtrt.offline.doctor_parts.PACKAGES", ("no_tensorrt",))
+    monkeypatch.setattr("mxtrt.offline.doctor_parts.installed", lambda: None)
     monkeypatch.setattr(import_module("mxtrt.engines.select"), "_tensorrt_answers", lambda: False)
     cpu, gpu = outcomes(monkeypatch, WHEEL)
     assert cpu.engine is not None
@@ -179,6 +180,19 @@ def test_on_a_gpu_without_tensorrt_the_way_to_get_it_is_said(
     assert gpu.engine is None
     assert "TensorRT is not installed; " in gpu.remark
     assert gpu.remark.endswith("no code for this GPU: use mx.cpu()")
+
+
+def test_a_gpu_that_does_not_open_is_told_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be full, or another process's alone."""
+    gpu = CudaDevice("Stand-in", (8, 0), 1 << 30)
+    monkeypatch.setattr(doctor, "gpus", lambda _: ["CUDA: out of memory", gpu])
+    monkeypatch.setattr(doctor, "gpu_code", lambda _: WHEEL)
+    found = examine()
+    assert [one.reason for one in found.gpus] == ["CUDA: out of memory", None]
+    assert found.outcomes[1] == Outcome("mx.gpu(0)", None, "CUDA: out of memory")
+    assert found.outcomes[2].context == "mx.gpu(1)"
 
 
 def test_an_engine_that_is_asked_for_and_does_not_load_is_the_reason(
@@ -231,6 +245,14 @@ def test_a_cache_that_cannot_be_written_to_says_so(tmp_path: Path, there: bool) 
         reason = look_at_cache(Options(cache_dir=str(tmp_path))).reason
     assert reason is not None
     assert "MXTRT_CACHE_DIR" in reason
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    """The next bind would keep nothing."""
+    (tmp_path / "file").write_text("")
+    found = look_at_cache(Options(cache_dir=str(tmp_path / "file")))
+    assert found.reason is not None
+    assert "is no directory" in found.reason
 
 
 def test_variables_that_matter_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

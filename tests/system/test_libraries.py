@@ -37,6 +37,27 @@ def chain(tmp_path: Path) -> tuple[Path, Path]:
     return compiled(tmp_path / "libmxtrtfirst.so", code, middle, last), site
 
 
+def test_packages_are_found_wherever_they_are(chain, tmp_path):
+    """Some have an __init__.py, with which Python takes one folder for the whole package."""
+    first, site = chain
+    other = tmp_path / "other" / "nvidia"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    before = f"import sys; sys.path[:0] = [{str(tmp_path / 'other')!r}, {str(site)!r}]\n"
+    done = run(before + _code(first))
+    assert done.returncode == 0, done.stderr
+
+
+def test_messages_in_another_language_are_understood(monkeypatch):
+    """Glibc has them in the language of a program that sets its locale."""
+
+    def load() -> None:
+        raise OSError("libcudnn.so.8: Kann die Shared-Object-Datei nicht öffnen")
+
+    with pytest.raises(ImportError, match=r"MXNet needs the library libcudnn\.so\.8"):
+        libraries.supplied(load, "MXNet")
+
+
 LOAD = """
     import ctypes
     from mxtrt.system.libraries import loaded, supplied

@@ -15,12 +15,22 @@ from mxtrt.errors import EngineError
 from mxtrt.system.libraries import supplied
 from mxtrt.system.threads import once
 
-__all__ = ["PACKAGES", "Api", "how_to_install", "load_api"]
+__all__ = ["PACKAGES", "Api", "how_to_install", "installed", "load_api"]
 
 #: Python packages that offer the API, in the order in which they are looked for.
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
 _log = logging.getLogger("mxtrt")
+
+
+def installed() -> str | None:
+    """The package that is installed, None for none; a folder of its name is none."""
+    return next(filter(_is_installed, PACKAGES), None)
+
+
+def _is_installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def how_to_install() -> str:
@@ -57,15 +67,16 @@ class Api:
     """
 
     def __init__(self, package: str) -> None:
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             raise EngineError(f"TensorRT is not installed; {how_to_install()}")
         try:
             self.trt: Any = supplied(lambda: importlib.import_module(package), "TensorRT")
+            self.version = str(self.trt.__version__)
+            named = hasattr(self.trt.ICudaEngine, "get_tensor_name")
         except Exception as error:  # a missing CUDA library raises one of several types
             raise EngineError(f"TensorRT does not load: {error}") from error
         self.package = package
-        self.version = str(self.trt.__version__)
-        if not hasattr(self.trt.ICudaEngine, "get_tensor_name"):
+        if not named:
             raise EngineError(f"TensorRT {self.version} is older than 8.5")
         # Before 10, int64 is for shapes only; int8 is for quantized tensors, uint8 for casts.
         wide = not self.version.startswith("8.") and not self.version.startswith("9.")

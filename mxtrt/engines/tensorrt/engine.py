@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import weakref
 
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.cache import EngineCache
-from mxtrt.engines.tensorrt.api import PACKAGES, Api, load_api
+from mxtrt.engines.tensorrt.api import PACKAGES, Api, installed, load_api
 from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
@@ -63,17 +62,18 @@ class TensorRT:
     def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
         request = canonical(request)
+        cuda = library().cuda
         try:
-            loaded = self._load(request)
-            cuda = library().cuda
-            handle = cuda.create_session(
-                loaded.context(request),
-                [tensor.nbytes for tensor in request.inputs],
-                [tensor.nbytes for tensor in request.outputs],
-                loaded.scratch,
-                loaded.runtime.ordinal,
-                on_device=request.gpu is not None,
-            )
+            with cuda.current(request.gpu or 0):
+                loaded = self._load(request)
+                handle = cuda.create_session(
+                    loaded.context(request),
+                    [tensor.nbytes for tensor in request.inputs],
+                    [tensor.nbytes for tensor in request.outputs],
+                    loaded.scratch,
+                    loaded.runtime.ordinal,
+                    on_device=request.gpu is not None,
+                )
         except NodeError as error:
             raise EngineError(str(error)) from error
         reason = cuda.unrecordable(handle)
@@ -147,5 +147,4 @@ def tensorrt() -> TensorRT:
     Raises:
         EngineError: Neither is installed, it is too old, or no GPU answers.
     """
-    found = [package for package in PACKAGES if importlib.util.find_spec(package) is not None]
-    return TensorRT(load_api((found or PACKAGES)[0]))
+    return TensorRT(load_api(installed() or PACKAGES[0]))
