@@ -80,11 +80,15 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
 
 
 def _finite_ranges(model: WorkingModel, segment: SegmentRanges) -> dict[str, _Range]:
-    """Smallest and largest value of every tensor for which calibration saw finite ones."""
+    """Smallest and largest value of every tensor for which calibration saw finite ones.
+
+    Not of one that was always zero: the quantizer takes 1 for its scale, which is too coarse for the
+    bias of a layer that reads it.
+    """
     return {
         name: (np.float32(low), np.float32(high))
         for name, (low, high) in as_mapping(segment, model).items()
-        if np.isfinite(low) and np.isfinite(high)
+        if np.isfinite(low) and np.isfinite(high) and (low or high)
     }
 
 
