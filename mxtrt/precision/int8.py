@@ -82,8 +82,8 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
 def _finite_ranges(model: WorkingModel, segment: SegmentRanges) -> dict[str, _Range]:
     """Smallest and largest value of every tensor for which calibration saw finite ones.
 
-    Not of one that was always zero: the quantizer takes 1 for its scale, which is too coarse for the
-    bias of a layer that reads it.
+    Not of one that was always zero: the quantizer takes 1 for its scale, which is too coarse for
+    the bias of a layer that reads it.
     """
     return {
         name: (np.float32(low), np.float32(high))
