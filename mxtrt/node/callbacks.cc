@@ -36,7 +36,8 @@ thread_local std::string t_pass_result;
 std::string partition(const char* graph, const char* const* keys, const char* const* values,
                       int num_options) {
   const PassCallback call = g_pass;
-  if (!call || !call(graph, keys, values, num_options)) {
+  const Callout callout;
+  if (!call || !callout || !call(graph, keys, values, num_options)) {
     throw std::runtime_error(take_error("the TensorRT pass failed"));
   }
   return std::exchange(t_pass_result, {});
@@ -51,7 +52,8 @@ bool add_variant(int64_t key, const std::vector<Shape>& inputs, bool in_forward)
   }
   const int count = static_cast<int>(ndims.size());
   const ShapeCallback call = g_shape;
-  return call && call(key, dims.data(), ndims.data(), count, in_forward);
+  const Callout callout;
+  return call && callout && call(key, dims.data(), ndims.data(), count, in_forward);
 }
 
 void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
@@ -67,7 +69,8 @@ void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector
     }
   }
   const FailureCallback call = g_failure;
-  if (!call || shutting_down() ||
+  const Callout callout;
+  if (!call || !callout ||
       !call(key, message.c_str(), dims.data(), ndims.data(), data.data(), stream)) {
     throw std::runtime_error(take_error(message.c_str()));
   }
@@ -75,7 +78,8 @@ void take_over(int64_t key, const std::vector<Tensor>& inputs, const std::vector
 
 void report_failure(int64_t key, const std::string& message) {
   const FailureCallback call = g_failure;
-  if (!call || shutting_down()) return;
+  const Callout callout;
+  if (!call || !callout) return;
   call(key, message.c_str(), nullptr, nullptr, nullptr, nullptr);  // 0, with nothing to compute
   take_error("");
 }

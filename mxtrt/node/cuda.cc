@@ -90,7 +90,8 @@ class CudaSession : public Session {
     free_buffers();
     if (scratch_) device_.give_back(scratch_);
     // The records used the engine's memory: Python may let it go only now.
-    if (const ReleaseCallback release = g_release) release(token_);
+    const Callout callout;
+    if (const ReleaseCallback release = g_release; release && callout) release(token_);
   }
 
   // Runs the engine once, records it and runs the record: whatever fails does so before the first
@@ -195,7 +196,8 @@ class CudaSession : public Session {
       throw std::runtime_error("the GPU had no memory left for the engine's scratch");
     }
     const EnqueueCallback call = g_enqueue;
-    if (!call ||
+    const Callout callout;
+    if (!call || !callout ||
         !call(token_, addresses.data(), static_cast<int>(addresses.size()), turn.scratch, stream)) {
       throw std::runtime_error(take_error("the engine did not run"));
     }

@@ -52,6 +52,7 @@ void launch(void*, void* completion, void* parameter) {
   auto* task = static_cast<Launch*>(parameter);
   auto& session = *task->variant->session;
   Device* device = session.device();
+  const Restored restored;  // MXNet may call this on the thread that pushes it
   auto bindings = session.bindings();
   for (size_t i = 0; i < task->inputs.size(); ++i) {
     task->inputs[i].data = data_of(task->arrays[i]);

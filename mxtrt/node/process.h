@@ -26,4 +26,18 @@ class Lock {
 // True once Python has begun to exit: nothing is released any more.
 bool shutting_down();
 
+// A call to Python from a thread that may be MXNet's.  None begins once Python exits, which would
+// end the thread in the middle of it, and the exit waits for those under way.
+class Callout {
+ public:
+  Callout();
+  Callout(const Callout&) = delete;
+  Callout& operator=(const Callout&) = delete;
+  ~Callout();
+  explicit operator bool() const { return allowed_; }
+
+ private:
+  bool allowed_ = false;
+};
+
 }  // namespace mxtrt
