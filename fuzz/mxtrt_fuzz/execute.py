@@ -230,9 +230,6 @@ class _Execution:
             fixed = {*self.weights, *self.aux}
             with self._timed("sizes"):
                 self.seen.odd |= meetings.sizes(self._ways[self._way], self.symbol, fixed)
-            with self._timed("lengths"):
-                if self.case.seed % 3 == 1:  # it takes as long as all else
-                    self.seen.odd |= meetings.lengths(self._ways[self._way], self.symbol, fixed)
 
     def bound(self, mask: str | None) -> Callable[[], object]:
         self.symbol = self._mx.sym.load_json(self.case.symbol_json())

@@ -1,23 +1,18 @@
 """A bound case meets inputs that it was not bound for.
 
-They are arrays of an odd kind, more batch sizes than a block keeps engines for, and other sizes of
-any axis.  What plain
+They are arrays of an odd kind, and more batch sizes than a block keeps engines for.  What plain
 MXNet makes of them is right: its answer, or its exception.  The next ordinary forward has to give
 what it gave before, and run as many engines.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 import mxtrt
-import mxtrt.convert.general
 import mxtrt.plan.variants
 from mxtrt_fuzz import odd
 from mxtrt_fuzz.complaints import Complaints
@@ -27,15 +22,6 @@ __all__ = ["Meetings"]
 
 #: How many input shapes a block keeps while it meets more of them.
 _MOST_SIZES = 4
-
-#: How many sizes a model for all of them is proved at before it is trusted, and which are tried, as
-#: additions: the last ones lie between others.
-_PROOFS, _GROWN = 6, (3, 9, 12, 5, 1, 0)
-
-#: Operators whose outputs are as large as their inputs; for some shapes MXNet infers them larger.
-_RESHAPES = frozenset(
-    ("Reshape", "reshape", "_npi_reshape", "_npx_reshape", "Flatten", "reshape_like")
-)
 
 _Inputs = Callable[[], Mapping[str, Any]]
 
@@ -94,30 +80,6 @@ class Meetings:
             found = self._first_difference(bind, trials)
         return {} if found is None else {"size": ": ".join(found)}
 
-    def lengths(
-        self, bind: Callable[[], Forward], symbol: Any, fixed: Collection[str]
-    ) -> dict[str, str]:
-        """Other sizes of one axis of one input, drawn by the seed: the first difference.
-
-        Args:
-            bind: Binds the case with engines.
-            symbol: The case's symbol.
-            fixed: Names of its weights and auxiliary states, whose shapes stay.
-        """
-        axes = [(name, axis) for name, a in self._inputs.items() for axis in range(a.ndim)]
-        if not axes:
-            return {}
-        name, axis = axes[np.random.default_rng([self._seed, 3]).integers(len(axes))]
-        size = self._inputs[name].shape[axis]
-        trials = [
-            (f"{name} with {size + more} on axis {axis}", partial(self._grown, name, axis, more))
-            for more in _GROWN
-            if self._takes(symbol, fixed, name, axis, more)
-        ]
-        with mock.patch.object(mxtrt.convert.general, "PROOFS", _PROOFS):
-            found = self._first_difference(bind, trials)
-        return {} if found is None else {"length": ": ".join(found)}
-
     def _first_difference(
         self,
         bind: Callable[[], Forward],
@@ -164,50 +126,6 @@ class Meetings:
     def _tiled(self, times: int) -> dict[str, Any]:
         """The ordinary inputs with every row so many times."""
         return {name: self._mx.nd.repeat(a, times, axis=0) for name, a in self._inputs.items()}
-
-    def _grown(self, name: str, axis: int, more: int) -> dict[str, Any]:
-        """The ordinary inputs, one of them with more on an axis: its own numbers again."""
-        array = self._inputs[name]
-        size = array.shape[axis]
-        places = self._mx.nd.array(np.arange(size + more) % size, dtype=np.int32)
-        return {**self._inputs, name: self._mx.nd.take(array, places, axis=axis)}
-
-    def _takes(self, symbol: Any, fixed: Collection[str], name: str, axis: int, more: int) -> bool:
-        """Whether MXNet computes the case with more on an axis of an input, and safely."""
-        shapes = {known: array.shape for known, array in self._inputs.items()}
-        grown = list(shapes[name])
-        grown[axis] += more
-        inner = symbol.get_internals()
-        try:
-            before = inner._infer_shape_impl(False, **shapes)[1]
-            after = inner._infer_shape_impl(False, **{**shapes, name: tuple(grown)})[1]
-        except self._mx.MXNetError:
-            return False
-        if before is None or after is None:
-            return False
-        if not all(map(all, after)):  # some operators divide by a size of 0
-            return False
-        known = dict(zip(inner.list_outputs(), after, strict=True))
-        if any(known.get(one, shape) != shape for one, shape in self._of(fixed, inner, before)):
-            return False
-        graph = json.loads(symbol.tojson())["nodes"]
-        return all(
-            np.prod(known[self._output(node)]) == np.prod(known[self._output(graph[entry[0]])])
-            for node in graph
-            if node["op"] in _RESHAPES
-            for entry in node["inputs"][:1]
-            if self._output(node) in known and self._output(graph[entry[0]]) in known
-        )
-
-    def _of(self, names: Collection[str], inner: Any, shapes: Any) -> list[tuple[str, Any]]:
-        """Names and shapes of variables."""
-        every = zip(inner.list_outputs(), shapes, strict=True)
-        return [(name, shape) for name, shape in every if name in names]
-
-    def _output(self, node: Mapping[str, Any]) -> str:
-        """What MXNet calls the first output of a node."""
-        name: str = node["name"]
-        return name if node["op"] == "null" else f"{name}_output"
 
     def _scales(self, symbol: Any, fixed: Collection[str], times: int) -> bool:
         """Whether so many times the rows make so many times the rows of all that is computed.

@@ -15,7 +15,6 @@ from unittest import mock
 
 import numpy as np
 
-import mxtrt.convert.general
 import mxtrt.engines.shared
 import mxtrt.graph.partition
 import mxtrt.graph.rewrite
@@ -399,19 +398,6 @@ def _first_size() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _miscounted() -> Iterator[None]:
-    """A model for many sizes computes with one more than there are."""
-    emitter = mxtrt.convert.general._Emitter
-    original = emitter._size
-
-    def size(self: Any, symbol: int) -> str:
-        return self.node("Add", [original(self, symbol), self.number(1)])
-
-    with mock.patch.object(emitter, "_size", size):
-        yield
-
-
-@contextlib.contextmanager
 def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
@@ -426,9 +412,6 @@ def _failing_build() -> Iterator[None]:
     with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
         yield
 
-
-# Operators that write a size into the model.
-_LENGTHS = ("repeat", "_contrib_arange_like", "slice_like")
 
 _GRAPHS = (
     Mutant("weights in half precision", "engine", lambda: _rounded_weights(np.float16)),
@@ -447,7 +430,6 @@ _GRAPHS = (
     Mutant("arrays that are not looked at", "hooks", _unseen_kinds),
     Mutant("outputs of the first batch size", "plan", _first_size),
     Mutant("builds that fail", "engine", _failing_build),
-    Mutant("sizes counted wrong", "converters", _miscounted, _LENGTHS),
 )
 
 #: Every mutant.
