@@ -11,9 +11,10 @@ import pickle
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class Observation:
     unequal: list[str] = field(default_factory=list)
     odd: dict[str, str] = field(default_factory=dict)
     coarse: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
 
 
 def observe(case: Case, setup: Setup | None = None, arrays: Arrays | None = None) -> Observation:
@@ -208,7 +209,9 @@ class _Execution:
         for mask in self.setup.masks:
             with self._timed(f"mask {mask}"):
                 run = self._run(mask)
-            self._split(f"mask {mask}", "builds", run.build_seconds)
+            builds = min(run.build_seconds, self.seen.seconds[f"mask {mask}"])
+            self.seen.seconds[f"mask {mask}"] -= builds
+            self.seen.seconds["builds"] += builds
             if any(text in run.reason for text in _NOT_ON_THIS_GPU):
                 self.seen.invalid = f"MXNet in context {self.setup.context}: {run.reason}"
                 return self.seen
@@ -579,14 +582,7 @@ class _Execution:
         try:
             yield
         finally:
-            spent = time.perf_counter() - begin
-            self.seen.seconds[what] = self.seen.seconds.get(what, 0.0) + spent
-
-    def _split(self, whole: str, part: str, seconds: float) -> None:
-        """Take seconds out of what they were counted as."""
-        seconds = min(seconds, self.seen.seconds[whole])
-        self.seen.seconds[whole] -= seconds
-        self.seen.seconds[part] = self.seen.seconds.get(part, 0.0) + seconds
+            self.seen.seconds[what] += time.perf_counter() - begin
 
 
 def _equal(one: tuple[Outputs, ...], two: tuple[Outputs, ...]) -> bool:

@@ -11,6 +11,7 @@ there in another form, which means the same.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,9 +24,11 @@ from onnx import load_model_from_string as load
 from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.segment import OnnxSegment
 
-__all__ = ["PROOFS", "General", "generalize"]
+__all__ = ["PROOFS", "General", "Shapes", "generalize"]
 
+#: The shapes of all inputs, or of all outputs.
 Shapes = tuple[tuple[int, ...], ...]
+
 Array = np.ndarray[Any, Any]
 
 #: Converts the segment at input shapes: the shapes of its outputs, and the model; raises where it
@@ -40,6 +43,9 @@ _Place = tuple[int, int]
 
 # More sizes that change independently are not looked into: their conversions take too long.
 _MOST_SYMBOLS = 3
+
+# Numbers of one constant that are computed one by one.
+_MOST_NUMBERS = 64
 
 # Where the sizes of probes lie above the largest that was seen.
 _STEPS = (1, 4, 2, 7)
@@ -292,12 +298,7 @@ class _Polynomial:
     terms: tuple[tuple[tuple[int, ...], int], ...]
 
     def __call__(self, sizes: _Sizes) -> int:
-        total = 0
-        for powers, factor in self.terms:
-            for size, power in zip(sizes, powers, strict=True):
-                factor *= size**power
-            total += factor
-        return total
+        return sum(factor * _product(sizes, powers) for powers, factor in self.terms)
 
 
 @dataclass(frozen=True)
@@ -373,19 +374,14 @@ def _recipe(sizes: Sequence[_Sizes], values: Sequence[Array]) -> _Recipe | None:
             numbers = _polynomials(sizes, flat)
             found = None if numbers is None else _Numbers(numbers, first.shape, first.dtype)
     else:
-        axes = [_polynomial(sizes, [shape[axis] for shape in shapes]) for axis in range(first.ndim)]
-        known = tuple(axis for axis in axes if axis is not None)
-        if len(known) == first.ndim:
-            found = _filled(known, values) or _spaced(known, values)
+        axes = _polynomials(sizes, shapes)
+        if axes is not None:
+            found = _filled(axes, values) or _spaced(axes, values)
     if found is None or not all(
         _equal(found.value(at), value) for at, value in zip(sizes, values, strict=True)
     ):
         return None
     return found
-
-
-# Numbers that are computed one by one.
-_MOST_NUMBERS = 64
 
 
 def _filled(axes: tuple[_Polynomial, ...], values: Sequence[Array]) -> _Fill | None:
@@ -436,10 +432,7 @@ def _polynomial(sizes: Sequence[_Sizes], values: Sequence[int]) -> _Polynomial |
 
 
 def _product(sizes: _Sizes, powers: Sequence[int]) -> int:
-    total = 1
-    for size, power in zip(sizes, powers, strict=True):
-        total *= size**power
-    return total
+    return math.prod(size**power for size, power in zip(sizes, powers, strict=True))
 
 
 # -- the general model -----------------------------------------------------------------------

@@ -6,16 +6,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mxtrt.convert.general import General, generalize
+from mxtrt.convert.general import General, Shapes, generalize
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
 
 __all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "head_shapes", "profile_of"]
-
-#: The shapes of all inputs, or of all outputs.
-Shapes = tuple[tuple[int, ...], ...]
 
 # How often a model is looked for that covers input shapes which those before do not.
 _MOST_TRIES = 4
