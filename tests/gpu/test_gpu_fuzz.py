@@ -15,7 +15,7 @@ from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.replay import replay
 
-EXAMPLES = 40
+EXAMPLES = 16
 CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 
 # Wrong answers of TensorRT 8.5.3.1, to the bare ONNX model too.
