@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -152,7 +154,26 @@ def to_onnx(sym: Any, arrays: Arrays, inputs: Sequence[str] = ("x",)) -> Convert
         if name in used and name not in inputs:
             model.graph.initializer.append(numpy_helper.from_array(array, name))
     onnx.checker.check_model(model, full_check=True)
+    for node in model.graph.node:
+        missing = _changed_defaults()[node.op_type] - {a.name for a in node.attribute}
+        assert not missing, f"{node.op_type} has to say {missing}: parsers have the older defaults"
     return Converted(model, feeds)
+
+
+@functools.cache
+def _changed_defaults() -> Mapping[str, set[str]]:
+    """Attributes whose default number is not the same in all versions of ONNX, by operator."""
+    defaults: dict[tuple[str, str], set[Any]] = defaultdict(set)
+    for schema in onnx.defs.get_all_schemas_with_history():
+        for name, attribute in schema.attributes.items():
+            given = attribute.default_value
+            if not schema.domain and given.type in (given.FLOAT, given.INT):
+                defaults[schema.name, name].add(onnx.helper.get_attribute_value(given))
+    changed: dict[str, set[str]] = defaultdict(set)
+    for (operator, name), values in defaults.items():
+        if len(values) > 1:
+            changed[operator].add(name)
+    return changed
 
 
 def run_onnx(converted: Converted) -> list[np.ndarray[Any, Any]]:

@@ -7,6 +7,10 @@ from math import sqrt
 from mxtrt.convert.ops.registry import Call, converter
 from mxtrt.errors import Unsupported
 
+# SELU_ALPHA and SELU_LAMBDA of src/operator/mshadow_op.h.
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_LAMBDA = 1.0507009873554804934193349852946
+
 _ACTIVATIONS = {
     "relu": "Relu",
     "sigmoid": "Sigmoid",
@@ -43,7 +47,8 @@ def leaky_relu(call: Call) -> None:
     elif kind == "elu":
         call.emit("Elu", [data], output=output, alpha=call.number("slope", 0.25))
     elif kind == "selu":
-        call.emit("Selu", [data], output=output)
+        # Said in full: TensorRT's parser has the shorter defaults of ONNX's first version.
+        call.emit("Selu", [data], output=output, alpha=_SELU_ALPHA, gamma=_SELU_LAMBDA)
     elif kind == "gelu":
         _gelu(call)
     elif kind == "prelu":
