@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 
 from mxtrt.config import Options
-from mxtrt.convert.ops import EDGES
 from mxtrt.engines import cores
 from mxtrt.engines.base import BuildRequest, Session
+from mxtrt.engines.kinds import ONNXRUNTIME
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
 from mxtrt.system.threads import once
@@ -76,8 +76,8 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     contexts = ("cpu",)
-    dtypes = EDGES
-    on_cpu = True
+    dtypes = ONNXRUNTIME.dtypes
+    on_cpu = ONNXRUNTIME.on_cpu
     computes_float16 = False
     static_shapes = False
     shares_sessions = True

@@ -19,6 +19,7 @@ from mxtrt.observe.report import publish
 from mxtrt.system.threads import rlock
 
 if TYPE_CHECKING:
+    from mxtrt.engines import Kind
     from mxtrt.plan.plan import Plan
 
 __all__ = [
@@ -123,7 +124,7 @@ def partition_symbol(
     refused: Mapping[str, str] | None = None,
     keep: Collection[str] = (),
     *,
-    slower_stays: bool = True,
+    kind: Kind | None = None,
     **inference: Any,
 ) -> EngineSymbol:
     """Run the graph pass; engines are described but not built.
@@ -137,7 +138,7 @@ def partition_symbol(
         weights: Names of the arguments and auxiliary states that are weights.
         refused: Reasons why further nodes stay in MXNet, by name.
         keep: Variables that stay arguments though nothing reads them any more.
-        slower_stays: Whether what an engine on the CPU computes slower than MXNet stays there.
+        kind: What engines the segments are for; None for the one of the options.
         inference: ``shape_dict``, ``type_dict``, ... as ``optimize_for`` takes them.
 
     Raises:
@@ -159,7 +160,7 @@ def partition_symbol(
     if gpu is not None:
         waiting.install()
         seeding.install()
-    request = Request(options, weights, gpu, refused or {}, keep, slower_stays, check)
+    request = Request(options, weights, gpu, refused or {}, keep, kind, check)
     rewritten, plan = run_pass(symbol, request, args, aux, ctx, inference)
     publish(plan.report)
     if plan.nodes:

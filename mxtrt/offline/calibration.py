@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from mxtrt import config
+from mxtrt.engines.kinds import KINDS, ONNXRUNTIME, Kind
 from mxtrt.errors import EngineError, GraphError, OptionError
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Entry, Graph
@@ -111,9 +112,8 @@ def _chains(
 ) -> Iterator[Chain]:
     """The symbol partitioned in every way in which a bind may do it.
 
-    A bind may be told which arguments are weights, or has to guess.  On the CPU, MXNet keeps the
-    nodes that it computes faster there; on a GPU they are in segments.  Each of the two makes other
-    segments.
+    A bind may be told which arguments are weights, or has to guess; and engines differ in the
+    dtypes that they take, and in what MXNet keeps because it computes it faster on the CPU.
 
     Raises:
         EngineError: No node of it runs in an engine, in any way.
@@ -125,16 +125,17 @@ def _chains(
         ways.append(guessed & used)
     found, reason = 0, None
     for weights in ways:
-        for slower_stays in (True, False):
+        seen: set[frozenset[str]] = set()
+        for kind in KINDS:
             try:
-                chain = Chain(symbol, arrays, batch, weights, slower_stays=slower_stays)
+                chain = Chain(symbol, arrays, batch, weights, kind)
             except EngineError as error:
                 reason = error
                 continue
             found += 1
-            yield chain
-            if slower_stays and not chain.slower:
-                break  # no node stays for this reason: the other way gives the same segments
+            if chain.left not in seen:  # otherwise its segments are the same
+                seen.add(chain.left)
+                yield chain
     if reason is not None and not found:
         raise reason
 
@@ -246,11 +247,10 @@ class Chain:
         arrays: Its arguments and auxiliary states but the data.
         batch: Data that it accepts.
         weights: Which of the arrays are weights, None for all.
-        slower_stays: Whether what ONNX Runtime computes slower than MXNet stays there, as it does
-            on a CPU.
+        kind: What engines the segments are for; ONNX Runtime runs them here.
 
     Attributes:
-        slower: Names of the nodes that stay for that reason.
+        left: Names of the nodes that stay in MXNet.
         models: The segments in float32, normalisation folded.
     """
 
@@ -260,8 +260,7 @@ class Chain:
         arrays: Mapping[str, Any],
         batch: Batch,
         weights: frozenset[str] | None = None,
-        *,
-        slower_stays: bool = True,
+        kind: Kind = ONNXRUNTIME,
     ) -> None:
         import mxnet as mx
 
@@ -280,11 +279,9 @@ class Chain:
         self._arrays = {**args, **aux}
         known = frozenset(arrays) if weights is None else weights
         # Kept for its plan, which owns the engines.
-        self._symbol = partition_symbol(
-            symbol, args, aux, mx.cpu(), options, known, slower_stays=slower_stays
-        )
+        self._symbol = partition_symbol(symbol, args, aux, mx.cpu(), options, known, kind=kind)
         plan = self._symbol.plan
-        self.slower = [left.name for left in plan.report.left if left.slower]
+        self.left = frozenset(left.name for left in plan.report.left)
         if not plan.nodes:
             raise EngineError("no node of the model runs in an engine; mxtrt inspect says why")
         self.models = [folded(*node.calibrated(self._arrays)) for node in plan.nodes]
@@ -294,8 +291,7 @@ class Chain:
         self._reads = [(node.inputs, ran[str(node.key)].inputs) for node in plan.nodes]
         read = dict.fromkeys(entry for _, entries in self._reads for entry in entries)
         self._entries = [e for e in read if not self._graph.nodes[e.node].is_variable]
-        if self._entries:
-            plan.build(self._arrays)
+        self._built = False
 
     def feeds(self, batch: Batch) -> Iterator[dict[str, Array]]:
         """What every segment is fed for a batch."""
@@ -311,6 +307,9 @@ class Chain:
     def _computed(self, batch: Batch) -> dict[Entry, Any]:
         import mxnet as mx
 
+        if not self._built:
+            self._symbol.plan.build(self._arrays)
+            self._built = True
         part = mx.sym.load_json(
             Graph(self._graph.nodes, self._entries, self._graph.attrs).to_json()
         )

@@ -10,7 +10,7 @@ from mxtrt.config import Options
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.slower import Rule
 from mxtrt.convert.support import support
-from mxtrt.engines import Engine, cores
+from mxtrt.engines import Engine, Kind, cores
 from mxtrt.graph.partition import Partition, Worth, partition
 from mxtrt.graph.symbol import Graph
 from mxtrt.observe.report import LeftNode, Report
@@ -30,7 +30,7 @@ def analyse(
     weights: Collection[str],
     options: Options,
     refused: Mapping[str, str] | None = None,
-    engine: Engine | None = None,
+    engine: Engine | Kind | None = None,
     gpu: bool = False,
     on_cpu: bool = False,
 ) -> Partition:

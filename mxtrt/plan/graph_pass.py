@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, to_onnx
-from mxtrt.engines import Engine, select
+from mxtrt.engines import Engine, Kind, select
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError
 from mxtrt.graph.partition import Partition, Segment
@@ -45,7 +45,7 @@ class Request:
         gpu: The GPU that the graph's arrays are on, None for host memory.
         refused: Nodes that the engine refused before, with its words.
         keep: Variables that stay arguments though nothing reads them any more.
-        slower_stays: Whether what an engine on the CPU computes slower than MXNet stays there.
+        kind: What engines the segments are for; None for the one of the options.
         check: What engines have to pass when they are built first.
     """
 
@@ -54,7 +54,7 @@ class Request:
     gpu: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     keep: Collection[str] = ()
-    slower_stays: bool = True
+    kind: Kind | None = None
     check: Check | None = None
 
 
@@ -199,7 +199,7 @@ def _made(text: str, request: Request, engine: Engine) -> _Made:
         frozenset(request.refused.items()),
         request.options,
         request.gpu,
-        request.slower_stays,
+        request.kind,
         (engine.name, engine.version),
     )
     made = recent.get(key)
@@ -210,14 +210,15 @@ def _made(text: str, request: Request, engine: Engine) -> _Made:
 
 
 def _make(graph: Graph, request: Request, engine: Engine) -> _Made:
+    kind = request.kind or engine
     found = analyse(
         graph,
         request.weights,
         request.options,
         request.refused,
-        engine,
+        kind,
         gpu=request.gpu is not None,
-        on_cpu=engine.on_cpu and request.slower_stays,
+        on_cpu=kind.on_cpu,
     )
     parts: list[_Part] = []
     without_inputs: list[int] = []

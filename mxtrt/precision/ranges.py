@@ -92,8 +92,8 @@ class Ranges:
         samples: How many samples were seen.
         segments: The segments, in the order in which they run.
         guessed: Other segments that a bind may have: where it has to guess which arguments are
-            weights, or where an engine on a GPU gets what MXNet computes faster on a CPU.  A layer
-            has the precision of the layer of the same name in ``segments``.
+            weights, or where its engine takes other nodes than ONNX Runtime.  A layer has the
+            precision of the layer of the same name in ``segments``.
     """
 
     model: str

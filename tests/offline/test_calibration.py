@@ -15,6 +15,7 @@ from support.segments import Segment, arrays_of
 import mxtrt
 from mxtrt import config
 from mxtrt.engines import BuildRequest
+from mxtrt.engines.kinds import KINDS, ONNXRUNTIME
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import RefusedNodesError
 from mxtrt.graph.symbol import TensorType
@@ -90,22 +91,42 @@ def test_ranges_serve_every_bind_whatever_it_takes_for_weights(way, kept, tmp_pa
     assert 0 <= np.abs(seen - expected.asnumpy()).max() < 0.2
 
 
+def layers_for(kind, symbol, arrays, path, x):
+    """How many layers an engine of a kind finds ranges for, and the nodes that it leaves."""
+    mxtrt.calibrate(symbol, [x], params=arrays, out=path)
+    chain, found = Chain(symbol, arrays, {"data": x}, kind=kind), read_ranges(path)
+    return sum(len(found.find(model).layers) for model in chain.models), chain.left
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alone", [False, True])
-def test_ranges_serve_the_engines_of_a_gpu_too(alone, tmp_path):
+def test_ranges_serve_the_engines_of_a_gpu_too(alone, kind, tmp_path):
     """TensorRT gets what stays in MXNet on a CPU: its segments are others."""
     volume = mx.sym.reshape(mx.sym.var("data"), (2, 2, 3, 16, 16))
     symbol = mx.sym.Convolution(volume, kernel=(3, 3, 3), num_filter=4, name="volume")
     if not alone:
         symbol = mx.sym.FullyConnected(mx.sym.relu(symbol), num_hidden=3, name="dense")
+    elif kind is ONNXRUNTIME:
+        pytest.skip("nothing is left for it")
     arrays = arrays_of(symbol, data=SHAPES["data"])
-    calibrated(symbol, arrays, tmp_path / "ranges.json")
-    found, seen = read_ranges(tmp_path / "ranges.json"), []
-    for slower_stays in (True, False)[alone:]:
-        chain = Chain(symbol, arrays, {"data": pictures()}, slower_stays=slower_stays)
-        layers = [layer.name for model in chain.models for layer in found.find(model).layers]
-        seen.append((chain.slower, len(layers)))
-    expected = [([], 1)] if alone else [(["volume"], 1), ([], 2)]
-    assert seen == expected
+    layers, left = layers_for(kind, symbol, arrays, tmp_path / "ranges.json", pictures())
+    assert layers == (1 if alone or kind is ONNXRUNTIME else 2)
+    assert ("volume" in left) == (kind is ONNXRUNTIME)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_ranges_serve_engines_that_take_fewer_dtypes(dtype, kind, tmp_path):
+    """TensorRT leaves the cast of a picture's bytes to MXNet, and before 10 int64 too."""
+    picture = mx.sym.cast(mx.sym.var("data", dtype=dtype), "float32") / 255
+    symbol = mx.sym.Convolution(picture, kernel=(3, 3), num_filter=4, name="conv")
+    place = mx.sym.cast(mx.sym.cast(mx.sym.argmax(symbol, axis=1), "int64"), "float32", name="max")
+    symbol = mx.sym.FullyConnected(mx.sym.broadcast_add(symbol, place), num_hidden=3, name="dense")
+    arrays = arrays_of(symbol, data=SHAPES["data"])
+    x = (pictures() * 100).astype(dtype)
+    layers, left = layers_for(kind, symbol, arrays, tmp_path / "ranges.json", x)
+    assert layers == 2
+    assert bool(left) == (not {np.dtype(dtype), np.dtype(np.int64)} <= set(kind.dtypes))
 
 
 @pytest.mark.parametrize("options", [{}, {"prefer": "auto"}])

@@ -8,9 +8,7 @@ import logging
 import sys
 from typing import Any
 
-import numpy as np
-
-from mxtrt.convert.ops import FLOATS
+from mxtrt.engines.kinds import TENSORRT, TENSORRT_BEFORE_10
 from mxtrt.errors import EngineError
 from mxtrt.system.libraries import supplied
 from mxtrt.system.threads import once
@@ -78,13 +76,9 @@ class Api:
         self.package = package
         if not named:
             raise EngineError(f"TensorRT {self.version} is older than 8.5")
-        # Before 10, int64 is for shapes only; int8 is for quantized tensors, uint8 for casts.
         wide = not self.version.startswith("8.") and not self.version.startswith("9.")
-        self.dtypes: frozenset[np.dtype[Any]]
-        self.dtypes = FLOATS | {np.dtype(np.float16), np.dtype(np.int32)}
+        self.dtypes = (TENSORRT if wide else TENSORRT_BEFORE_10).dtypes
         self.needs_libraries = not wide
-        if wide:
-            self.dtypes |= {np.dtype(np.int64)}
         preview = getattr(self.trt, "PreviewFeature", None)
         # 8.5 has neither; 10 needs no flag any more.
         self.profile_sharing = getattr(preview, "PROFILE_SHARING_0806", None)

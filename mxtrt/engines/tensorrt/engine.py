@@ -8,6 +8,7 @@ import weakref
 
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.cache import EngineCache
+from mxtrt.engines.kinds import TENSORRT
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, installed, load_api
 from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
 from mxtrt.engines.tensorrt.process import BuilderProcess
@@ -40,7 +41,7 @@ class TensorRT:
 
     name = "tensorrt"
     contexts = ("cpu", "gpu")
-    on_cpu = False
+    on_cpu = TENSORRT.on_cpu
     computes_float16 = True
     static_shapes = True
     shares_sessions = False  # a context belongs to what was recorded with it
