@@ -107,7 +107,7 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def gpu_tests(session: nox.Session) -> None:
     """TensorRT on this machine's GPU; skipped with one sentence where there is none."""
-    _install(session, "test", processor="gpu")
+    _install(session, "test", "demo", processor="gpu")
     session.run("pytest", "tests/gpu", *session.posargs)
 
 

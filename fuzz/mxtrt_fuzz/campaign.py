@@ -52,7 +52,7 @@ class Campaign:
     Attributes:
         profile: A name of :data:`mxtrt_fuzz.profiles.PROFILES`.
         examples: Cases, or None for the profile's number.
-        seconds: Seconds at the most, or None; as many again to reduce each failure.
+        seconds: Seconds at the most, or None; as many again to reduce the failures.
         seed: Seed of the first shard.
         engine: An engine of ``mxtrt.config.ENGINES``.
         known: Open signatures with their reasons: counted, not reported as failures.
@@ -163,12 +163,13 @@ def run_shard(
             shrink=profile.shrink,
         )
         report = hunt.run()
+        end = None if campaign.seconds is None else time.monotonic() + campaign.seconds
         for signature, found in report.found.items():
             found.open = known.get(signature, "")
             if not found.open and not stop():
                 with contextlib.suppress(ValueError):  # it does not fail a second time
                     found.case, found.failure = reduced(
-                        found.case, signature, worker, campaign.reduce, campaign.seconds
+                        found.case, signature, worker, campaign.reduce, end
                     )
         report.restarts = worker.restarts
     data = database.data if isinstance(database, InMemoryExampleDatabase) else {}

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import mxtrt
+from mxtrt.errors import EngineError
 from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
@@ -386,8 +387,9 @@ class _Execution:
             complaints = stack.enter_context(Complaints())
             stack.enter_context(mxtrt.options(**options))
             try:
-                if options["precision"] == "int8" and self._inspected().segments:
-                    stack.enter_context(mxtrt.options(ranges=self._calibrated(stack)))
+                if options["precision"] == "int8":
+                    with contextlib.suppress(EngineError):  # no node runs in an engine
+                        stack.enter_context(mxtrt.options(ranges=self._calibrated(stack)))
                 forward = self._ways[self._way]()
                 run.outputs = self._forwards(forward)
             except Exception as error:
