@@ -14,7 +14,7 @@ from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.errors import EngineError, NodeError
+from mxtrt.errors import EngineError, NodeError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.abi import Tensor
@@ -224,35 +224,45 @@ class EngineNode:
         """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
 
         A build that fails is not tried again before the weights change; MXNet answers in place
-        of a node that stands alone.
+        of a node that stands alone, also at shapes for which there is no model.
 
         Raises:
             EngineError: The segment does not accept the shapes, or the engine refused it.
         """
         with self._lock:
+            answers = self.stands_alone and self.options.take_over
             if shapes not in self.variants:
                 if self._profile is not None:
                     self._profile.check(shapes)
-                if self.variants.models >= _MOST_MODELS:
-                    raise EngineError(
-                        f"more than {_MOST_MODELS} input shapes need an engine of their own"
-                    )
-                self._add(shapes)
+                try:
+                    if self.variants.models >= _MOST_MODELS:
+                        raise EngineError(
+                            f"more than {_MOST_MODELS} input shapes need an engine of their own"
+                        )
+                    self._add(shapes)
+                except (EngineError, Unsupported) as error:
+                    if not answers:
+                        raise
+                    self.variants.leave(shapes, self._segment.outputs(shapes))
+                    self._leave(shapes, error)
             if self.sessions.arrays is None:
                 return
-            answers = self.stands_alone and self.options.take_over
             if shapes not in self._unbuilt:
                 try:
                     self._build(shapes)
                     return
                 except Exception as error:
-                    self._unbuilt[shapes] = str(error)
-                    if answers:
-                        told = " and ".join(map(str, shapes))
-                        name = self.report.name
-                        _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
+                    self._leave(shapes, error)
             if not answers:
                 raise EngineError(self._unbuilt[shapes])
+
+    def _leave(self, shapes: Shapes, error: Exception) -> None:
+        """Note that there is no engine for input shapes before the weights change."""
+        self._unbuilt[shapes] = str(error)
+        if self.stands_alone and self.options.take_over:
+            told = " and ".join(map(str, shapes))
+            name = self.report.name
+            _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
 
     def bring_back(self, shapes: Shapes) -> None:
         """Describe input shapes that were forgotten, for a forward that is under way.
@@ -285,6 +295,8 @@ class EngineNode:
     def _build(self, shapes: Shapes) -> None:
         """Have a session serve input shapes."""
         outputs, digest = self.variants[shapes]
+        if not digest:
+            return  # MXNet's operators answer
         if not self.is_built(shapes):
             begin = time.perf_counter()
             model = self.variants.model_at(shapes)

@@ -43,11 +43,11 @@ class Reshaped:
         generalizes: bool = False,
     ) -> None:
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
-        weights = (weight.name for weight in model.weights)
         self._graph = graph
         self._owned = owned
         self._inputs = model.inputs
-        self._known = {name: _shape(types[name]) for name in (*model.inputs, *weights)}
+        # A weight that is read for its shape only is none of the model's.
+        self._known = {name: _shape(types[name]) for name in types.keys() & {*model.inputs, *owned}}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
         self.general: General | None = None
         self._own = model.digest
@@ -77,10 +77,21 @@ class Reshaped:
                 return outputs, found.model
         return outputs, direct
 
+    def outputs(self, shapes: Shapes) -> Shapes:
+        """Output shapes at some input shapes, which a model need not serve.
+
+        Raises:
+            EngineError: The segment does not accept them.
+        """
+        return head_shapes(self._with(shapes))
+
     def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
-        given = dict(zip(self._inputs, shapes, strict=True))
-        graph = with_shapes(self._graph, {**self._known, **given})
+        graph = self._with(shapes)
         return head_shapes(graph), to_onnx(graph, self._owned)
+
+    def _with(self, shapes: Shapes) -> Graph:
+        given = dict(zip(self._inputs, shapes, strict=True))
+        return with_shapes(self._graph, {**self._known, **given})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +150,10 @@ def profile_of(wanted: Collection[int], segment: Reshaped, model: OnnxSegment) -
 
 
 class Variant(NamedTuple):
-    """One set of input shapes: the output shapes, and what names the session that serves it."""
+    """One set of input shapes: the output shapes, and what names the session that serves it.
+
+    Its digest is empty where MXNet's operators serve it.
+    """
 
     outputs: Shapes
     digest: str
@@ -201,6 +215,11 @@ class Variants:
         self._models[digest] = model
         self._digests.add(digest)
         self._known[shapes] = Variant(outputs, digest)
+        self.serve(shapes, 0)
+
+    def leave(self, shapes: Shapes, outputs: Shapes) -> None:
+        """Describe input shapes that MXNet's operators serve."""
+        self._known[shapes] = Variant(outputs, "")
         self.serve(shapes, 0)
 
     def serve(self, shapes: Shapes, session: int) -> None:

@@ -110,3 +110,33 @@ def test_other_precisions_keep_an_engine_for_each_length(block):
         for length, answer in zip((8, 12, 15), expected, strict=True):
             assert_close(block(*inputs(length)), answer, 2e-2)
     assert mxtrt.stats().builds - before == 3
+
+
+def test_a_weight_that_is_read_for_its_shape_only_is_known_at_other_sizes():
+    """Not part of the model, but of the segment, which is asked for its shapes."""
+    like = mx.sym.var("like", shape=(2, 3))
+    symbol = mx.sym.relu(mx.sym.slice_like(mx.sym.var("data"), like)) * 2
+    before = mxtrt.stats().fallbacks
+    with mxtrt.options(prefer="engine"):
+        executor = symbol.bind(
+            mx.cpu(), {"data": mx.nd.zeros((4, 5)), "like": mx.nd.zeros((2, 3))}, grad_req="null"
+        )
+        data = mx.nd.random.uniform(-1, 1, (6, 5))
+        larger = executor.reshape(allow_up_sizing=True, data=data.shape)
+        runs = mxtrt.stats().engine_runs
+        seen = larger.forward(data=data)[0]
+    assert (mxtrt.stats().engine_runs - runs, mxtrt.stats().fallbacks - before) == (1, 0)
+    assert_close(seen, np.maximum(data.asnumpy()[:2, :3], 0) * 2)
+
+
+def test_a_symbol_that_holds_its_weights_takes_sizes_that_no_model_serves(caplog):
+    """It has nobody else to answer: MXNet's operators do, inside its node."""
+    places = mx.sym.argsort(mx.sym.var("data"), axis=-1)
+    symbol = places.optimize_for("TensorRT", {"data": mx.nd.zeros((1, 8))}, {}, mx.cpu())
+    executor = symbol.bind(mx.cpu(), {"data": mx.nd.zeros((1, 8))}, grad_req="null")
+    for length in (20, 8, 20, 30):  # more than 16 are not converted
+        data = mx.nd.array(np.random.RandomState(length).permutation(length).reshape(1, -1))
+        other = executor.reshape(allow_up_sizing=True, data=data.shape)
+        seen = other.forward(data=data)[0].asnumpy()
+        assert np.array_equal(seen, np.argsort(data.asnumpy(), axis=-1))
+    assert "the order that MXNet's sort leaves equal elements in" in caplog.text
