@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import pickle
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,10 @@ from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
+from mxtrt_fuzz.again import Answer, Outputs, again
+from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied
 from mxtrt_fuzz.builders import Address
+from mxtrt_fuzz.calls import NO_WRITES
 from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.meetings import Meetings
@@ -61,8 +63,6 @@ _THREADS = 3
 #: Numbers of an array that is allocated after the first repetition; after the second one it has
 #: twice as many, and so on, so that the next repetition's arrays lie elsewhere.
 _BETWEEN = 24
-
-Outputs = tuple[Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,7 @@ class Observation:
         runs: mxtrt, one run per support mask.
         unequal: What had to be equal to the bit and was not.
         odd: What odd arrays at a forward did otherwise than in plain MXNet, by their kind.
+        again: Later calls of the case, those that MXNet takes.
         coarse: The engine was TensorRT, whose approximations are coarser than others'.
         seconds: Time by what it went into.
     """
@@ -136,6 +137,7 @@ class Observation:
     runs: list[Run] = field(default_factory=list)
     unequal: list[str] = field(default_factory=list)
     odd: dict[str, str] = field(default_factory=dict)
+    again: list[Answer] = field(default_factory=list)
     coarse: bool = False
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
 
@@ -186,6 +188,7 @@ class _Execution:
                 }
                 for turn in range(INPUT_SETS)
             ]
+        self._given = arrays
         self.symbol: Any = None
         self._unmasked: tuple[Forward, dict[str, Any]] | None = None
 
@@ -220,10 +223,25 @@ class _Execution:
         if self.setup.exactness:
             with self._timed("exactness"):
                 self._check_exactness(first_binds)
-        copies = self._way in ("optimize_for", "pickled")  # MXNet's executor copies its inputs
+        copies = self._way in NO_WRITES  # MXNet's executor copies its inputs
         if self._unmasked is not None and self.setup.context == "cpu" and not copies:
             self._meet(*self._unmasked)
+        if self._unmasked is not None and self.setup.context == "cpu" and self.case.calls:
+            with self._timed("again"):
+                self.seen.again = self._again()
         return self.seen
+
+    def _again(self) -> list[Answer]:
+        """Call the case again, at other sizes and with other weights."""
+        masks = [mask for mask in self.setup.masks if mask != "all"]
+        options = self._options(masks[self.case.seed // 2 % len(masks)])
+        options["take_over"] = True  # an engine may not take all sizes
+        plain = "bind" if self._way in NO_WRITES else self._way
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Complaints())
+            stack.enter_context(mxtrt.options(**options))
+            self._calibrate(stack, options)
+            return again(self.case, self._parts(), (self._way, plain), self._given)
 
     def _meet(self, forward: Forward, options: Mapping[str, Any]) -> None:
         """Give the case inputs that it was not bound for."""
@@ -233,13 +251,13 @@ class _Execution:
         if self._way.startswith("gluon") and not self.seen.coarse:  # TensorRT's builds are slow
             fixed = {*self.weights, *self.aux}
             with self._timed("sizes"):
-                self.seen.odd |= meetings.sizes(self._ways[self._way], self.symbol, fixed)
+                self.seen.odd |= meetings.sizes(partial(self._bound, self._way), self.symbol, fixed)
 
     def bound(self, mask: str | None) -> Callable[[], object]:
         self.symbol = self._mx.sym.load_json(self.case.symbol_json())
         options = {"enabled": False} if mask is None else self._options(mask)
         with mxtrt.options(**options):
-            forward = self._plainly() if mask is None else self._ways[self._way]()
+            forward = self._plainly() if mask is None else self._bound(self._way)
 
         def call() -> object:
             with mxtrt.options(**options):  # Gluon binds at its first call
@@ -270,20 +288,22 @@ class _Execution:
 
     # -- the ways to bind ------------------------------------------------------------------
 
-    @cached_property
-    def _ways(self) -> Mapping[str, Callable[[], Forward]]:
-        return {
-            "bind": self._bind,
-            "simple_bind": self._bind_simple,
-            "gluon": lambda: self._bind_gluon(False),
-            "gluon_static": lambda: self._bind_gluon(True),
-            "optimize_for": lambda: self._bind_optimized(False),
-            "pickled": lambda: self._bind_optimized(True),
-        }
+    def _bound(self, way: str, weights: Mapping[str, Any] | None = None) -> Bound:
+        """The case bound in a way.
+
+        Args:
+            way: One of :data:`mxtrt_fuzz.graphs.BINDS`.
+            weights: Its weights instead of those of the case.
+        """
+        return bind(way, self._parts(weights))
+
+    def _parts(self, weights: Mapping[str, Any] | None = None) -> Parts:
+        weights = self.weights if weights is None else weights
+        return Parts(self._mx, self.context, self.symbol, self.inputs[0], weights, self.aux)
 
     def _plainly(self) -> Forward:
         """Plain MXNet, bound as the case says: MXNet's kernels differ among its ways to bind."""
-        return self._ways["bind" if self._way in ("optimize_for", "pickled") else self._way]()
+        return self._bound("bind" if self._way in NO_WRITES else self._way)
 
     @property
     def _way(self) -> str:
@@ -294,57 +314,6 @@ class _Execution:
         if not self.inputs[0] or (self.case.bind == "simple_bind" and self.setup.working):
             return "bind"
         return self.case.bind
-
-    def _fresh_inputs(self) -> dict[str, Any]:
-        return {
-            name: self._ndarray(np.zeros(array.shape, array.dtype))
-            for name, array in self.inputs[0].items()
-        }
-
-    def _bind(self, weights: Mapping[str, Any] | None = None) -> Forward:
-        executor = self._executor(self.weights if weights is None else weights)
-        return lambda inputs: list(executor.forward(**inputs))
-
-    def _executor(self, weights: Mapping[str, Any]) -> Any:
-        args = {**self._fresh_inputs(), **weights}
-        return self.symbol.bind(self.context, args, aux_states=self.aux, grad_req="null")
-
-    def _bind_simple(self) -> Forward:
-        shapes = {name: array.shape for name, array in self.inputs[0].items()}
-        types = {
-            v.name: np.dtype(v.tensor.dtype).type for v in self.case.variables if v.role != "aux"
-        }
-        executor = self.symbol.simple_bind(self.context, grad_req="null", type_dict=types, **shapes)
-        executor.copy_params_from(self.weights, self.aux)
-        return lambda inputs: list(executor.forward(**inputs))
-
-    def _bind_gluon(self, static: bool) -> Forward:
-        names = list(self.inputs[0])
-        variables = [self._mx.sym.var(name) for name in names]
-        block = self._mx.gluon.SymbolBlock(self.symbol, variables)
-        values = {**self.weights, **self.aux}
-        for name, parameter in block.collect_params().items():
-            parameter.cast(values[name].dtype)
-            parameter._load_init(values[name], self.context)
-        block.hybridize(static_alloc=static, static_shape=static)
-
-        def forward(inputs: Mapping[str, Any]) -> list[Any]:
-            outputs = block(*(inputs[name] for name in names))
-            return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-        return forward
-
-    def _bind_optimized(self, pickled: bool) -> Forward:
-        args, aux = {**self._fresh_inputs(), **self.weights}, dict(self.aux)
-        symbol = self.symbol.optimize_for("TensorRT", args, aux, self.context)
-        kept = {name: args[name] for name in symbol.list_arguments()}
-        states = {name: aux[name] for name in symbol.list_auxiliary_states()}
-        if pickled:
-            symbol = pickle.loads(pickle.dumps(symbol))
-        executor = symbol.bind(self.context, kept, aux_states=states, grad_req="null")
-        return lambda inputs: list(
-            executor.forward(**{n: a for n, a in inputs.items() if n in executor.arg_dict})
-        )
 
     # -- runs ------------------------------------------------------------------------------
 
@@ -387,10 +356,8 @@ class _Execution:
             complaints = stack.enter_context(Complaints())
             stack.enter_context(mxtrt.options(**options))
             try:
-                if options["precision"] == "int8":
-                    with contextlib.suppress(EngineError):  # no node runs in an engine
-                        stack.enter_context(mxtrt.options(ranges=self._calibrated(stack)))
-                forward = self._ways[self._way]()
+                self._calibrate(stack, options)
+                forward = self._bound(self._way)
                 run.outputs = self._forwards(forward)
             except Exception as error:
                 run.raised = True
@@ -408,16 +375,18 @@ class _Execution:
             self._unmasked = forward, options
         return run
 
-    def _calibrated(self, stack: contextlib.ExitStack) -> str:
-        """A file with the ranges of all that the options in force leave to engines.
+    def _calibrate(self, stack: contextlib.ExitStack, options: Mapping[str, Any]) -> None:
+        """Have int8 use the ranges of all that the options in force leave to engines.
 
         They are those of the case's own inputs, so that no value lies outside.
         """
+        if options["precision"] != "int8" or not self._inspected().segments:
+            return
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder, "ranges.json")
         params = {**self.weights, **self.aux}
         mxtrt.calibrate(self.symbol, self.inputs, params=params, out=path, samples=_EVERY)
-        return str(path)
+        stack.enter_context(mxtrt.options(ranges=str(path)))
 
     def _check_exactness(self, first_binds: Sequence[Any]) -> None:
         """What has to be equal to the bit, where MXNet itself answers the same every time.
@@ -473,22 +442,23 @@ class _Execution:
         found = []
         with Complaints(), mxtrt.options(**options):
             mine = {name: self._ndarray(array) for name, array in values.items()}
-            executor = self._executor(mine)
-
-            def one(inputs: Mapping[str, Any]) -> list[Any]:
-                return list(executor.forward(**inputs))
-
+            one = self._bound("bind", mine)
+            assert isinstance(one, Executors)
             before = self._forwards(one)
             shapes = {name: array.shape for name, array in self.inputs[0].items()}
-            other = executor.reshape(**shapes)
+            other = one.executor.reshape(**shapes)
             if not _equal(self._forwards(lambda inputs: list(other.forward(**inputs))), before):
                 found.append("reshaped")
             if not _equal(self._forwards(one), before):
                 found.append("reshaped")
-            two = self._bind({name: self._ndarray(array) for name, array in values.items()})
+            two = self._bound(
+                "bind", {name: self._ndarray(array) for name, array in values.items()}
+            )
             if not _equal(self._forwards(two), before):
                 found.append("rebound")
-            third = self._bind({name: self._ndarray(array) for name, array in others.items()})
+            third = self._bound(
+                "bind", {name: self._ndarray(array) for name, array in others.items()}
+            )
             unlike = self._forwards(third)
             for name, array in mine.items():
                 array._sync_copyfrom(others[name])
@@ -496,7 +466,9 @@ class _Execution:
                 found.append("shared")
             after = self._forwards(one)
             forget()
-            fresh = self._bind({name: self._ndarray(array) for name, array in others.items()})
+            fresh = self._bound(
+                "bind", {name: self._ndarray(array) for name, array in others.items()}
+            )
             expected = self._forwards(fresh)
             found += ["mixed"] if not _equal(unlike, expected) else []
             found += ["followed"] if not _equal(after, expected) else []
@@ -517,7 +489,7 @@ class _Execution:
             gate.wait()
             try:
                 with mxtrt.options(**options):
-                    seen.append(own._forwards(own._ways[own._way]()))
+                    seen.append(own._forwards(own._bound(own._way)))
             except Exception as error:
                 seen.append(f"{type(error).__name__}: {mxnet_reason(error)}")
 
@@ -535,7 +507,6 @@ class _Execution:
     def _twin(self) -> _Execution:
         """The same with a symbol and arrays of its own."""
         twin = copy.copy(self)
-        vars(twin).pop("_ways", None)
         twin.symbol = self._mx.sym.load_json(self.case.symbol_json())
         twin.weights, twin.aux, *twin.inputs = (
             {name: self._ndarray(array.asnumpy()) for name, array in arrays.items()}
@@ -574,9 +545,7 @@ class _Execution:
     # -- helpers ---------------------------------------------------------------------------
 
     def _ndarray(self, array: Array) -> Any:
-        made = self._mx.nd.empty(array.shape, self.context, dtype=array.dtype)
-        made._sync_copyfrom(array)
-        return made
+        return copied(self._mx, self.context, array)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

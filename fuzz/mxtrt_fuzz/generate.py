@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from mxtrt.convert.ops import registry
 from mxtrt.graph.symbol import Entry
+from mxtrt_fuzz import calls
 from mxtrt_fuzz.graphs import (
     BINDS,
     LANES,
@@ -431,12 +432,13 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
     used = sorted({node.op for node in case.operations})
     denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
     precisions = [PRECISIONS[0]] * 7 + list(PRECISIONS[1:] if lane in ("uniform", "grid") else ())
-    return case.replace(
+    case = case.replace(
         bind=draw(_binds(case)),
         denied=tuple(sorted(denied)),
         inline=draw(st.booleans()),
         precision=draw(st.sampled_from(precisions)),
     )
+    return case.replace(calls=calls.drawn(case))
 
 
 def _binds(case: Case) -> st.SearchStrategy[str]:
@@ -488,4 +490,5 @@ def operator_cases(draw: st.DrawFn, name: str, dtype: str | None = None) -> Case
         outputs = [v for o in outputs for v in grower._node(*_used(grower, o, known))]
     heads = tuple(value.entry for value in outputs) or (grower.pool[-1].entry,)
     case = whole(Case(tuple(grower.nodes), heads, lane=lane, seed=grower._seed))
-    return case.replace(bind=draw(_binds(case)))
+    case = case.replace(bind=draw(_binds(case)))
+    return case.replace(calls=calls.drawn(case))

@@ -20,6 +20,8 @@ __all__ = [
     "BINDS",
     "LANES",
     "PRECISIONS",
+    "WRITES",
+    "Call",
     "Case",
     "Operation",
     "Role",
@@ -31,8 +33,12 @@ __all__ = [
 Shape = tuple[int, ...]
 Role = Literal["data", "weight", "aux"]
 
-#: Ways to bind: MXNet's two, Gluon without and with static memory, and the explicit pass.
-BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "optimize_for", "pickled")
+#: Ways to bind: MXNet's two, Gluon without and with static memory, Module, and the explicit pass.
+BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "module", "optimize_for", "pickled")
+
+#: Ways to write to weights: all of an array in place, its first row in place, by what the way to
+#: bind has for it (``set_data``, ``set_params``, ``copy_params_from``), and from a file.
+WRITES = ("assign", "row", "set", "load")
 
 #: Precisions of the engines that cases are run in; int8 is calibrated on the case's own data.
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -94,6 +100,19 @@ Node = Variable | Operation
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A later call of a bound case.
+
+    Attributes:
+        grown: Inputs that are larger than the case says: name, axis, and by how much.
+        written: Weights that are written to before, by name, each in one of :data:`WRITES`.
+    """
+
+    grown: tuple[tuple[str, int, int], ...] = ()
+    written: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A graph, how it is bound, and what is denied to the engine.
 
@@ -106,6 +125,7 @@ class Case:
         inline: Whether a graph of one segment may run on the calling thread.
         seed: Seed of the variables' values.
         precision: One of :data:`PRECISIONS`.
+        calls: What it is called with later, one after the other.
     """
 
     nodes: tuple[Node, ...]
@@ -116,6 +136,7 @@ class Case:
     inline: bool = False
     seed: int = 0
     precision: str = "fp32"
+    calls: tuple[Call, ...] = ()
 
     def tensor(self, entry: Entry) -> Tensor:
         """Shape and dtype of an entry."""
@@ -213,6 +234,8 @@ class Case:
         }
         if self.precision != "fp32":
             rest["precision"] = self.precision
+        if self.calls:
+            rest["calls"] = [dataclasses.asdict(call) for call in self.calls]
         heads = [list(head) for head in self.heads]
         return {"format": _FORMAT, "nodes": nodes, "heads": heads, **rest}
 
@@ -236,6 +259,7 @@ class Case:
                 bool(data["inline"]),
                 int(data["seed"]),
                 str(data.get("precision", "fp32")),
+                tuple(map(_read_call, data.get("calls", ()))),
             )
             for index, node in enumerate(nodes):
                 if isinstance(node, Operation) and any(e.node >= index for e in node.inputs):
@@ -246,6 +270,8 @@ class Case:
                 raise ValueError(f"bind {case.bind!r} or lane {case.lane!r} is not known")
             if case.precision not in PRECISIONS:
                 raise ValueError(f"precision {case.precision!r} is not known")
+            if {how for call in case.calls for _, how in call.written} - {*WRITES}:
+                raise ValueError("a weight is written to in a way that is not known")
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"not a case ({type(error).__name__}: {error})") from error
         return case
@@ -276,6 +302,13 @@ def _write(tensor: Tensor) -> list[Any]:
 def _tensor(item: Sequence[Any]) -> Tensor:
     shape, dtype = item
     return Tensor(tuple(map(int, shape)), str(dtype))
+
+
+def _read_call(item: Mapping[str, Any]) -> Call:
+    return Call(
+        tuple((str(name), int(axis), int(more)) for name, axis, more in item["grown"]),
+        tuple((str(name), str(how)) for name, how in item["written"]),
+    )
 
 
 def _read_node(item: Mapping[str, Any]) -> Node:

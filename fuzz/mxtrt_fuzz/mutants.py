@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 
+import mxtrt.convert.general
 import mxtrt.engines.shared
 import mxtrt.graph.partition
 import mxtrt.graph.rewrite
@@ -23,6 +24,7 @@ import mxtrt.hooks.gluon
 import mxtrt.plain.forward
 import mxtrt.plan.analysis
 import mxtrt.plan.engine_node
+import mxtrt.plan.freshness
 import mxtrt.plan.graph_pass
 import mxtrt.plan.variants
 import mxtrt.weights.paging
@@ -398,6 +400,54 @@ def _first_size() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _miscounted() -> Iterator[None]:
+    """A model for many sizes computes with one more than there are."""
+    emitter = mxtrt.convert.general._Emitter
+    original = emitter._size
+
+    def size(self: Any, symbol: int) -> str:
+        return self.node("Add", [original(self, symbol), self.number(1)])
+
+    with mock.patch.object(emitter, "_size", size):
+        yield
+
+
+@contextlib.contextmanager
+def _kept_weight() -> Iterator[None]:
+    """An engine that is built again for new weights has one of the old ones."""
+    original = mxtrt.plan.engine_node.EngineNode.build
+
+    def build(self: Any, arrays: Any, **how: Any) -> None:
+        first = {name: arrays[name].copy() for name in self.weights[:1]}
+        kept = self.__dict__.setdefault("_kept", first)
+        original(self, arrays if kept is first else {**arrays, **kept}, **how)
+
+    with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
+        yield
+
+
+@contextlib.contextmanager
+def _seen_once() -> Iterator[None]:
+    """Of the writes to its weights an engine sees the first one only."""
+    freshness = mxtrt.plan.freshness.Freshness
+    current, settle = freshness.current, freshness.settle
+
+    def look(self: Any) -> bool:
+        return self.__dict__.get("_wrote", False) or current(self)
+
+    def build(self: Any, data: Any = None) -> bool:
+        answers = settle(self, data)
+        self._wrote = bool(answers and self._patience)
+        return answers
+
+    with (
+        mock.patch.object(freshness, "current", look),
+        mock.patch.object(freshness, "settle", build),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def _failing_build() -> Iterator[None]:
     """The engine refuses segments of more than two nodes."""
     from mxtrt.errors import EngineError
@@ -412,6 +462,9 @@ def _failing_build() -> Iterator[None]:
     with mock.patch.object(mxtrt.plan.engine_node.EngineNode, "build", build):
         yield
 
+
+# Operators that write a size into the model.
+_LENGTHS = ("repeat", "_contrib_arange_like", "slice_like")
 
 _GRAPHS = (
     Mutant("weights in half precision", "engine", lambda: _rounded_weights(np.float16)),
@@ -429,6 +482,9 @@ _GRAPHS = (
     Mutant("outputs of the first forward", "node", _stale_outputs),
     Mutant("arrays that are not looked at", "hooks", _unseen_kinds),
     Mutant("outputs of the first batch size", "plan", _first_size),
+    Mutant("sizes counted wrong", "converters", _miscounted, _LENGTHS),
+    Mutant("an old weight in an engine that is built again", "plan", _kept_weight),
+    Mutant("the second write to a weight is not seen", "plan", _seen_once),
     Mutant("builds that fail", "engine", _failing_build),
 )
 

@@ -7,12 +7,14 @@ that mxtrt faithfully repeats a mistake of MXNet's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mxtrt.graph.symbol import Entry
+from mxtrt_fuzz.again import Answer
+from mxtrt_fuzz.calls import enlarged, inputs_at, weights_at
 from mxtrt_fuzz.execute import Observation, Run
 from mxtrt_fuzz.graphs import Case, Operation
 from mxtrt_fuzz.properties import ledger, partition_faults
@@ -22,6 +24,9 @@ from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
 __all__ = ["Oracle", "Verdict"]
+
+# What two answers are off, relative to the largest number of one, that are taken to be equal.
+_ROUNDINGS = 1e-6
 
 #: Runs a case: in this process, or in an isolated one.
 Observe = Callable[[Case], Observation]
@@ -95,6 +100,7 @@ class Oracle:
             verdict.failures.append(
                 _failure(case, "forward", f"unequal_{symptom}", _UNEQUAL[symptom])
             )
+        verdict.failures += self._judge_again(case, seen)
         for kind, told in seen.odd.items():
             verdict.failures.append(_failure(case, "forward", f"odd_{kind}", told))
         known = self.limits(case) if known is None else known
@@ -121,6 +127,62 @@ class Oracle:
             verdict.failures.append(_failure(case, "partition", symptom, detail, "graph"))
         for symptom, detail in ledger(case, run):
             verdict.failures.append(_failure(case, "memory", symptom, detail, "graph"))
+
+    def _judge_again(self, case: Case, seen: Observation) -> Iterator[Failure]:
+        """The first later call whose answers are beyond their limits."""
+        for answer in seen.again:
+            call = case.calls[answer.number]
+            kind = (
+                "_".join(["grown"] * bool(call.grown) + ["written"] * bool(call.written)) or "usual"
+            )
+            told = f"call {answer.number} ({kind})"
+            if failure := self._wrong_again(case, answer, kind, told, coarse=seen.coarse):
+                yield failure
+                return
+            ran, usual = answer.runs
+            if ran < usual and not call.grown and case.precision == "fp32":
+                detail = f"{told}: {ran} runs of engines where there were {usual}"
+                yield _failure(case, "again", f"{kind}_left_to_mxnet", detail)
+                return
+
+    def _wrong_again(
+        self, case: Case, answer: Answer, kind: str, told: str, *, coarse: bool
+    ) -> Failure | None:
+        """What is wrong with a later call."""
+        plain = answer.plain
+        for ours in answer.ours:
+            if isinstance(ours, str) or isinstance(plain, str):
+                if ours != plain:
+                    given = [one if isinstance(one, str) else "an answer" for one in (ours, plain)]
+                    detail = f"{told}: {given[0]} where plain MXNet has {given[1]}"
+                    return _failure(case, "again", f"{kind}_outcome", detail)
+                continue
+            if all(_about_equal(*pair) for pair in zip(ours, plain, strict=True)):
+                continue
+            if case.precision == "int8":
+                continue  # its ranges are those of other values
+            stage = enlarged(case, case.calls[answer.number])
+            assert stage is not None
+            for place, limit in enumerate(self._limits_again(case, stage, answer.number, coarse)):
+                dtype = stage.tensor(stage.heads[place]).dtype
+                errors = [_error(limit, dtype, outputs, place) for outputs in (plain, ours)]
+                for blamed, detail, error in _blamed(errors[0], {"none": errors[1]}):
+                    if blamed == "reference":  # or MXNet's own mistake, which is repeated
+                        continue
+                    symptom = f"{kind}_{'class' if np.isinf(error) else 'value'}"
+                    signature = Signature("again", symptom, blamed, _producer(stage, place), dtype)
+                    wrong = [ours if blamed == "mxtrt" else plain]
+                    text = f"{told}, head {place}: {detail}; {_worst(limit, wrong, place)}"
+                    return Failure(signature, text, error)
+        return None
+
+    def _limits_again(self, case: Case, stage: Case, number: int, coarse: bool) -> list[Limit]:
+        """Limits of the heads at a later call."""
+        values = {
+            **weights_at(case, number, self._arrays),
+            **inputs_at(stage, number, self._arrays),
+        }
+        return limits(Reference(stage, values, coarse), stage.heads, ESCALATED)
 
     def _wrong(
         self, case: Case, seen: Observation, known: list[list[Limit]], verdict: Verdict
@@ -201,6 +263,18 @@ def _error(limit: Limit, dtype: str, outputs: tuple[Array, ...], place: int) -> 
     if (outputs[place].shape, outputs[place].dtype) != (limit.exact.shape, dtype):
         return float("inf")
     return limit.error(outputs[place])
+
+
+def _about_equal(one: Array, other: Array) -> bool:
+    """Whether two heads differ by roundings at the most: then no limits are asked for."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if np.array_equal(one, other, equal_nan=True):
+        return True
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return False
+    largest = float(np.abs(other).max(initial=0.0))
+    return bool(np.abs(one - other).max(initial=0.0) <= _ROUNDINGS * largest)
 
 
 def _worst(limit: Limit, given: list[tuple[Array, ...]], place: int) -> str:

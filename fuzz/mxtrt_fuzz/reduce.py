@@ -136,9 +136,11 @@ def _plainer(case: Case) -> Iterator[Case]:
         {"inline": False},
         {"denied": ()},
         {"seed": 0},
+        {"calls": ()},
     ):
         if any(getattr(case, key) != value for key, value in changes.items()):
             yield case.replace(**changes)
+    yield from _fewer_calls(case)
     for op in case.denied:
         yield case.replace(denied=tuple(other for other in case.denied if other != op))
     for index, node in enumerate(case.nodes):
@@ -150,6 +152,23 @@ def _plainer(case: Case) -> Iterator[Case]:
                 plainer = retyped(case.replace(nodes=nodes))
                 if plainer is not None:
                     yield plainer
+
+
+def _fewer_calls(case: Case) -> Iterator[Case]:
+    """A later call less, or less of what is other at one."""
+    for place, call in enumerate(case.calls):
+        before, after = case.calls[:place], case.calls[place + 1 :]
+        yield case.replace(calls=before + after)
+        fewer = [
+            dataclasses.replace(call, grown=call.grown[:n] + call.grown[n + 1 :])
+            for n in range(len(call.grown))
+        ]
+        fewer += [
+            dataclasses.replace(call, written=call.written[:n] + call.written[n + 1 :])
+            for n in range(len(call.written))
+        ]
+        for one in fewer:
+            yield case.replace(calls=(*before, one, *after))
 
 
 def _smaller(case: Case) -> Iterator[Case]:

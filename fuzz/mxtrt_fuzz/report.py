@@ -52,6 +52,7 @@ class FuzzReport:
         boundary: The same of edges between an engine and MXNet, and which side produces.
         sizes: Cases by number of operators.
         drawn: Cases by lane, by bind and by precision.
+        again: Later calls of cases, by what was other, and those at sizes that MXNet does not take.
         elements: Elements compared in the lanes of ordinary numbers.
         undetermined: Elements that rounding decided.
         worst: Largest error of mxtrt in units of its limit.
@@ -69,6 +70,7 @@ class FuzzReport:
     boundary: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     drawn: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
     elements: int = 0
     undetermined: int = 0
     worst: float = 0.0
@@ -84,6 +86,7 @@ class FuzzReport:
         if verdict.invalid:
             self.invalid[verdict.invalid] += 1
             return
+        self._add_again(case, seen)
         if case.lane in ("uniform", "grid"):  # overflow and NaN decide nothing there
             self.elements += verdict.elements
             self.undetermined += verdict.undetermined
@@ -105,6 +108,19 @@ class FuzzReport:
                     side = "engine" if one.name in inside else "MXNet"
                     crossed.add(f"{one.op} > {two.op} out of {side}")
         self.boundary.update(crossed)
+
+    def _add_again(self, case: Case, seen: Observation) -> None:
+        """Count the later calls of a case."""
+        if not case.calls:
+            return
+        called = [case.calls[answer.number] for answer in seen.again]
+        sizes, weights = any(c.grown for c in called), any(c.written for c in called)
+        self.again["cases with both"] += sizes and weights
+        self.again["cases at other sizes"] += sizes
+        self.again["cases with other weights"] += weights
+        self.again["calls at other sizes"] += sum(bool(call.grown) for call in called)
+        self.again["calls with other weights"] += sum(bool(call.written) for call in called)
+        self.again["calls not taken"] += len(case.calls) - len(called) if seen.again else 0
 
     def record(self, case: Case, failure: Failure) -> None:
         """Count a failure, and keep the smallest case that shows it."""
@@ -159,6 +175,7 @@ class FuzzReport:
             "worst_error_within_limit": self.worst,
             "worker_restarts": self.restarts,
             "drawn": dict(sorted(self.drawn.items())),
+            "again": dict(sorted(self.again.items())),
             "coverage": {
                 "operators": len({key.split()[0] for key in self.operators}),
                 "of_operators": len(specs()),
@@ -188,7 +205,16 @@ class FuzzReport:
         """Add what another campaign counted."""
         self.graphs += other.graphs
         self.wall += other.wall
-        for name in ("invalid", "seconds", "operators", "edges", "boundary", "sizes", "drawn"):
+        for name in (
+            "invalid",
+            "seconds",
+            "operators",
+            "edges",
+            "boundary",
+            "sizes",
+            "drawn",
+            "again",
+        ):
             getattr(self, name).update(getattr(other, name))
         self.elements += other.elements
         self.undetermined += other.undetermined

@@ -19,7 +19,8 @@ class Signature:
     """What makes two failures one bug.
 
     Attributes:
-        stage: Where: ``bind``, ``forward``, ``answer``, ``partition``, ``memory`` or ``worker``.
+        stage: Where: ``bind``, ``forward``, ``answer``, ``again`` (a later call), ``partition``,
+            ``memory`` or ``worker``.
         symptom: What was seen, such as ``value`` or ``crash``.
         blamed: Who disagrees with the others: ``mxtrt``, ``mxnet`` or ``reference``.
         operator: The first operator whose value is wrong, as far as it could be told.

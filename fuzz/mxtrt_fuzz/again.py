@@ -1,0 +1,146 @@
+"""Calling a bound case again: at other sizes, and after writes to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import mxtrt
+import mxtrt.convert.general
+from mxtrt.graph.symbol import Entry
+from mxtrt.plain.loading import mxnet_reason
+from mxtrt_fuzz import calls
+from mxtrt_fuzz.binds import Bound, Parts, bind, copied
+from mxtrt_fuzz.graphs import Case, Variable
+from mxtrt_fuzz.reference import Reference
+from mxtrt_fuzz.values import Array, Arrays
+
+__all__ = ["Answer", "Outputs", "again"]
+
+#: How often a case is called after a write: an engine may be built anew at the second time only.
+_REPEATS = 3
+
+#: How many sizes a model for all of them is proved at before it is trusted.
+_PROOFS = 4
+
+Outputs = tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a later call gave.
+
+    Attributes:
+        number: Which call.
+        plain: Plain MXNet's heads, or the exception that it raised.
+        ours: With engines, one after the other.
+        runs: How many engines ran in the last one, and in a call before all of them.
+    """
+
+    number: int
+    plain: Outputs | str
+    ours: tuple[Outputs | str, ...]
+    runs: tuple[int, int]
+
+
+def again(case: Case, parts: Parts, ways: tuple[str, str], given: Arrays) -> list[Answer]:
+    """The later calls of a case that MXNet takes, with the options in force.
+
+    Args:
+        case: The case.
+        parts: What is bound; its arrays are left alone.
+        ways: How it is bound with engines, and how in plain MXNet.
+        given: Values instead of those of the case's seed.
+    """
+    stages = [calls.enlarged(case, call) for call in case.calls]
+    taken = [
+        None if stage is None or not _is_taken(parts.mx, stage, case, number, given) else stage
+        for number, stage in enumerate(stages)
+    ]
+    larger = [stage for stage in taken if stage is not None and stage.nodes != case.nodes]
+    # Bound at the larger size half of the time: the others are smaller then.
+    start = larger[0] if larger and case.seed % 2 else case
+    first = _ndarrays(parts, calls.inputs_at(start, len(case.calls), {}))
+    with mock.patch.object(mxtrt.convert.general, "PROOFS", _PROOFS):
+        with mxtrt.options(enabled=False):
+            plain = _bound(ways[1], parts, first)
+            _outcome(plain, first)
+        ours = _bound(ways[0], parts, first)
+        _outcome(ours, first)
+        usual = _counted(lambda: _outcome(ours, first))[1]
+        found = []
+        for number, stage in enumerate(taken):
+            writes = calls.written_at(case, number, given)
+            _write(plain, parts, writes)
+            _write(ours, parts, writes)
+            if stage is None:
+                continue
+            inputs = _ndarrays(parts, calls.inputs_at(stage, number, given))
+            with mxtrt.options(enabled=False):
+                expected = _outcome(plain, inputs)
+            seen = []
+            for _ in range(_REPEATS if writes else 1):
+                told, runs = _counted(lambda: _outcome(ours, inputs))  # noqa: B023
+                seen.append(told)
+            found.append(Answer(number, expected, tuple(seen), (runs, usual)))
+    return found
+
+
+def _bound(way: str, parts: Parts, inputs: Mapping[str, Any]) -> Bound:
+    """The case bound with arrays of its own."""
+    weights, aux = (
+        {name: copied(parts.mx, parts.context, array.asnumpy()) for name, array in arrays.items()}
+        for arrays in (parts.weights, parts.aux)
+    )
+    symbol = parts.mx.sym.load_json(parts.symbol.tojson(remove_amp_cast=False))
+    return bind(way, Parts(parts.mx, parts.context, symbol, inputs, weights, aux))
+
+
+def _write(bound: Bound, parts: Parts, writes: Mapping[tuple[str, str], Array]) -> None:
+    for how in dict.fromkeys(how for _, how in writes):
+        bound.write(
+            _ndarrays(parts, {name: a for (name, kind), a in writes.items() if kind == how}), how
+        )
+
+
+def _ndarrays(parts: Parts, arrays: Arrays) -> dict[str, Any]:
+    return {name: copied(parts.mx, parts.context, array) for name, array in arrays.items()}
+
+
+def _outcome(bound: Bound, inputs: Mapping[str, Any]) -> Outputs | str:
+    try:
+        return tuple(head.asnumpy() for head in bound(inputs))
+    except Exception as error:
+        return f"{type(error).__name__}: {mxnet_reason(error)}"
+
+
+def _counted(call: Callable[[], Outputs | str]) -> tuple[Outputs | str, int]:
+    """What a call gives, and how many engines it runs."""
+    before = mxtrt.stats().engine_runs
+    told = call()
+    return told, mxtrt.stats().engine_runs - before
+
+
+def _is_taken(mx: Any, stage: Case, case: Case, number: int, given: Arrays) -> bool:
+    """Whether MXNet infers the shapes of the references, and no index is out of its range."""
+    entries = [
+        Entry(place, output)
+        for place, node in enumerate(stage.nodes)
+        for output in range(1 if isinstance(node, Variable) else len(node.outputs))
+    ]
+    shapes = {v.name: v.tensor.shape for v in stage.variables if v.role == "data"}
+    try:
+        symbol = mx.sym.load_json(stage.symbol_json(entries))
+        inferred: Sequence[Any] | None = symbol._infer_shape_impl(False, **shapes)[1]
+    except mx.MXNetError:
+        return False
+    if inferred is None or [*map(tuple, inferred)] != [stage.tensor(e).shape for e in entries]:
+        return False
+    values = {**calls.weights_at(case, number, given), **calls.inputs_at(stage, number, given)}
+    try:
+        Reference(stage, values).values()
+    except (IndexError, ValueError):
+        return False
+    return True
