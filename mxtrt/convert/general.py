@@ -11,25 +11,31 @@ there in another form, which means the same.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx import load_model_from_string as load
 
 from mxtrt.convert.onnx_builder import tensor_type
+from mxtrt.convert.recipes import (
+    Array,
+    Polynomial,
+    Recipe,
+    Sizes,
+    equal,
+    polynomials,
+    recipe_of,
+)
 from mxtrt.convert.segment import OnnxSegment
 
 __all__ = ["PROOFS", "General", "Shapes", "generalize"]
 
 #: The shapes of all inputs, or of all outputs.
 Shapes = tuple[tuple[int, ...], ...]
-
-Array = np.ndarray[Any, Any]
 
 #: Converts the segment at input shapes: the shapes of its outputs, and the model; raises where it
 #: cannot be converted.
@@ -43,9 +49,6 @@ _Place = tuple[int, int]
 
 # More sizes that change independently are not looked into: their conversions take too long.
 _MOST_SYMBOLS = 3
-
-# Numbers of one constant that are computed one by one.
-_MOST_NUMBERS = 64
 
 # Where the sizes of probes lie above the largest that was seen.
 _STEPS = (1, 4, 2, 7)
@@ -63,8 +66,8 @@ class General:
         self,
         symbols: _Symbols,
         samples: Sequence[_Sample],
-        recipes: Mapping[_Place, _Recipe],
-        outputs: Sequence[Sequence[_Polynomial]],
+        recipes: Mapping[_Place, Recipe],
+        outputs: Sequence[Sequence[Polynomial]],
     ) -> None:
         self._symbols = symbols
         self._form = samples[0].form
@@ -101,7 +104,7 @@ class General:
             return False
         form = _Form(direct)
         proved = form.skeleton == self._form.skeleton and all(
-            _equal(
+            equal(
                 value,
                 self._recipes[place].value(sizes)
                 if place in self._recipes
@@ -113,7 +116,7 @@ class General:
             self._proved.add(sizes)
         return proved
 
-    def _output_shapes(self, sizes: _Sizes) -> Shapes:
+    def _output_shapes(self, sizes: Sizes) -> Shapes:
         return tuple(tuple(axis(sizes) for axis in shape) for shape in self._outputs)
 
 
@@ -139,20 +142,20 @@ def generalize(convert: Convert, seen: Sequence[Shapes]) -> General | None:
             return None
         samples.append(_Sample(sizes, made, form))
     at = [sample.sizes for sample in samples]
-    recipes: dict[_Place, _Recipe] = {}
+    recipes: dict[_Place, Recipe] = {}
     for place, value in samples[0].form.constants.items():
         values = [sample.form.constants[place] for sample in samples]
-        if all(_equal(value, other) for other in values):
+        if all(equal(value, other) for other in values):
             continue
-        recipe = _recipe(at, values)
+        recipe = recipe_of(at, values, samples[0].form.operator(place))
         if recipe is None:
             return None
         recipes[place] = recipe
-    outputs: list[tuple[_Polynomial, ...]] = []
+    outputs: list[tuple[Polynomial, ...]] = []
     for output in zip(*(sample.outputs for sample in samples), strict=True):
         if len({len(shape) for shape in output}) > 1:
             return None
-        axes = _polynomials(at, output)
+        axes = polynomials(at, output)
         if axes is None:
             return None
         outputs.append(axes)
@@ -160,9 +163,6 @@ def generalize(convert: Convert, seen: Sequence[Shapes]) -> General | None:
 
 
 # -- sizes that change -----------------------------------------------------------------------
-
-# A size for every symbol.
-_Sizes = tuple[int, ...]
 
 
 class _Symbols:
@@ -196,14 +196,14 @@ class _Symbols:
         places = sorted(itertools.chain.from_iterable(self._places))
         return ", ".join(f"{names[place]} axis {axis}" for place, axis in places)
 
-    def sizes(self, shapes: Shapes) -> _Sizes | None:
+    def sizes(self, shapes: Shapes) -> Sizes | None:
         """The sizes at some input shapes; None where something else changes."""
         if [*map(len, shapes)] != [*map(len, self._first)]:
             return None
         found = tuple(shapes[place][axis] for place, axis in self)
         return found if shapes == self.shapes(found) else None
 
-    def shapes(self, sizes: _Sizes) -> Shapes:
+    def shapes(self, sizes: Sizes) -> Shapes:
         """The input shapes for some sizes."""
         changed = [list(shape) for shape in self._first]
         for places, size in zip(self._places, sizes, strict=True):
@@ -229,7 +229,7 @@ class _Symbols:
 class _Sample:
     """The segment converted at some sizes."""
 
-    sizes: _Sizes
+    sizes: Sizes
     outputs: Shapes
     form: _Form
 
@@ -270,169 +270,10 @@ class _Form:
         )
         self.skeleton = nodes, segment.inputs, segment.outputs, segment.weights, segment.sources
 
-
-def _equal(one: Array, other: Array) -> bool:
-    """Whether two arrays are the same to the bit."""
-    return (
-        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    )
-
-
-# -- constants as functions of sizes ---------------------------------------------------------
-
-
-class _Recipe(Protocol):
-    """How a constant follows from sizes."""
-
-    def value(self, sizes: _Sizes) -> Array:
-        """The constant."""
-
-    def emit(self, emitter: _Emitter) -> str:
-        """Write it down as nodes; the name of their result."""
-
-
-@dataclass(frozen=True)
-class _Polynomial:
-    """A sum of products of sizes, the powers of every product by symbol, with factors."""
-
-    terms: tuple[tuple[tuple[int, ...], int], ...]
-
-    def __call__(self, sizes: _Sizes) -> int:
-        return sum(factor * _product(sizes, powers) for powers, factor in self.terms)
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """Integers of a fixed shape."""
-
-    numbers: tuple[_Polynomial, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def value(self, sizes: _Sizes) -> Array:
-        return np.array([number(sizes) for number in self.numbers], self.dtype).reshape(self.shape)
-
-    def emit(self, emitter: _Emitter) -> str:
-        name = emitter.cast(emitter.vector(self.numbers), self.dtype)
-        return name if len(self.shape) == 1 else emitter.reshaped(name, self.shape)
-
-
-@dataclass(frozen=True)
-class _Progression:
-    """Evenly spaced numbers in the order in which they lie in memory."""
-
-    start: int
-    step: int
-    sizes: tuple[_Polynomial, ...]
-    dtype: np.dtype[Any]
-
-    def value(self, sizes: _Sizes) -> Array:
-        shape = tuple(size(sizes) for size in self.sizes)
-        numbers = np.arange(int(np.prod(shape)), dtype=np.int64) * self.step + self.start
-        return numbers.astype(self.dtype).reshape(shape)
-
-    def emit(self, emitter: _Emitter) -> str:
-        shape = emitter.vector(self.sizes)
-        count = emitter.node("ReduceProd", [shape], keepdims=0)
-        zero, one = (emitter.constant(np.array(number, np.int64)) for number in (0, 1))
-        numbers = emitter.node("Range", [zero, count, one])
-        if self.step != 1:
-            numbers = emitter.node("Mul", [numbers, emitter.number(self.step)])
-        if self.start:
-            numbers = emitter.node("Add", [numbers, emitter.number(self.start)])
-        numbers = emitter.cast(numbers, self.dtype)
-        return numbers if len(self.sizes) == 1 else emitter.node("Reshape", [numbers, shape])
-
-
-@dataclass(frozen=True)
-class _Fill:
-    """One number everywhere."""
-
-    number: Array
-    sizes: tuple[_Polynomial, ...]
-
-    def value(self, sizes: _Sizes) -> Array:
-        return np.full(tuple(size(sizes) for size in self.sizes), self.number)
-
-    def emit(self, emitter: _Emitter) -> str:
-        value = numpy_helper.from_array(self.number.reshape(1))
-        return emitter.node("ConstantOfShape", [emitter.vector(self.sizes)], value=value)
-
-
-def _recipe(sizes: Sequence[_Sizes], values: Sequence[Array]) -> _Recipe | None:
-    """How constants follow from sizes, None where nothing is found."""
-    first = values[0]
-    if any(value.dtype != first.dtype or value.ndim != first.ndim for value in values):
-        return None
-    found: _Recipe | None = None
-    shapes = [value.shape for value in values]
-    if len(set(shapes)) == 1:
-        if first.dtype.kind != "i":
-            return None
-        flat = [value.reshape(-1) for value in values]
-        if first.size <= _MOST_NUMBERS:
-            numbers = _polynomials(sizes, flat)
-            found = None if numbers is None else _Numbers(numbers, first.shape, first.dtype)
-    else:
-        axes = _polynomials(sizes, shapes)
-        if axes is not None:
-            found = _filled(axes, values) or _spaced(axes, values)
-    if found is None or not all(
-        _equal(found.value(at), value) for at, value in zip(sizes, values, strict=True)
-    ):
-        return None
-    return found
-
-
-def _filled(axes: tuple[_Polynomial, ...], values: Sequence[Array]) -> _Fill | None:
-    some = next((value for value in values if value.size), None)
-    if some is None or any((value != some.flat[0]).any() for value in values):
-        return None
-    return _Fill(np.array(some.flat[0], some.dtype), axes)
-
-
-def _spaced(axes: tuple[_Polynomial, ...], values: Sequence[Array]) -> _Progression | None:
-    longest = max(values, key=lambda value: value.size).reshape(-1)
-    if longest.size < 2 or longest.dtype.kind not in "if":
-        return None
-    start, step = float(longest[0]), float(longest[1]) - float(longest[0])
-    if not (start.is_integer() and step.is_integer()):
-        return None
-    return _Progression(int(start), int(step), axes, longest.dtype)
-
-
-def _polynomials(
-    sizes: Sequence[_Sizes], values: Sequence[Sequence[int] | Array]
-) -> tuple[_Polynomial, ...] | None:
-    """Polynomials through lists of as many numbers, None where there is none through some."""
-    found = [
-        _polynomial(sizes, [int(number) for number in one]) for one in zip(*values, strict=True)
-    ]
-    known = tuple(one for one in found if one is not None)
-    return known if len(known) == len(found) else None
-
-
-def _polynomial(sizes: Sequence[_Sizes], values: Sequence[int]) -> _Polynomial | None:
-    """The simplest polynomial with integer factors through all values, None where there is none."""
-    count = len(sizes[0])
-    for degree in range(3):
-        powers = [p for p in itertools.product(range(degree + 1), repeat=count) if sum(p) <= degree]
-        if len(powers) > len(values):
-            return None
-        table = np.array([[_product(at, p) for p in powers] for at in sizes], np.float64)
-        solved = np.linalg.lstsq(table, np.array(values, np.float64), rcond=None)[0]
-        if not np.isfinite(solved).all() or np.abs(solved).max(initial=0) > 2**52:
-            continue
-        factors = [round(float(factor)) for factor in solved]
-        terms = tuple((p, f) for p, f in zip(powers, factors, strict=True) if f)
-        found = _Polynomial(terms)
-        if all(found(at) == value for at, value in zip(sizes, values, strict=True)):
-            return found
-    return None
-
-
-def _product(sizes: _Sizes, powers: Sequence[int]) -> int:
-    return math.prod(size**power for size, power in zip(sizes, powers, strict=True))
+    def operator(self, place: _Place) -> str:
+        """The ONNX operator that reads a constant."""
+        operator: str = self.proto.graph.node[place[0]].op_type
+        return operator
 
 
 # -- the general model -----------------------------------------------------------------------
@@ -457,7 +298,7 @@ class _Emitter:
         self._constants: dict[str, TensorProto] = {}
         self._known: dict[Any, str] = {}
 
-    def model(self, recipes: Mapping[_Place, _Recipe]) -> OnnxSegment:
+    def model(self, recipes: Mapping[_Place, Recipe]) -> OnnxSegment:
         """The model with the constants of some places computed."""
         made = ModelProto()
         made.CopyFrom(self._form.proto)
@@ -504,7 +345,7 @@ class _Emitter:
         """An integer, as an array of one."""
         return self.constant(np.array([number], np.int64))
 
-    def vector(self, numbers: Sequence[_Polynomial]) -> str:
+    def vector(self, numbers: Sequence[Polynomial]) -> str:
         """Integers that follow from the sizes, as a vector."""
 
         def make() -> str:
@@ -525,10 +366,10 @@ class _Emitter:
         """The same numbers in another shape."""
         return self.node("Reshape", [name, self.constant(np.array(shape, np.int64))])
 
-    def _polynomial(self, number: _Polynomial) -> str:
+    def _polynomial(self, number: Polynomial) -> str:
         return self._once(number, lambda: self._sum(number))
 
-    def _sum(self, number: _Polynomial) -> str:
+    def _sum(self, number: Polynomial) -> str:
         parts = []
         for powers, factor in number.terms:
             factors = [self._size(j) for j, power in enumerate(powers) for _ in range(power)]

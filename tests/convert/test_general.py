@@ -147,16 +147,56 @@ def test_nothing_is_trusted_before_it_was_proved_often(monkeypatch: pytest.Monke
         assert made.trusted((shape,)) is None
 
 
+def resized(height: int, width: int) -> Callable[[mx.sym.Symbol], mx.sym.Symbol]:
+    """Pictures of any size made one of a fixed size."""
+    return lambda x: mx.sym.contrib.BilinearResize2D(x * 2, height=height, width=width)
+
+
+@pytest.mark.parametrize(
+    ("grow", "at"),
+    [
+        (resized(9, 7), lambda size: (1, 2, size, 8)),
+        (resized(41, 47), lambda size: (1, 2, size, size + 1)),  # factors that are rounded up
+        (
+            lambda x: mx.sym.contrib.div_sqrt_dim(mx.sym.transpose(dense(x), axes=(0, 2, 1))),
+            lambda size: (2, size, 8),
+        ),
+        (
+            lambda x: mx.sym.contrib.div_sqrt_dim(mx.sym.reshape(x * 2, shape=(0, -1))),
+            lambda size: (2, size, size - 1),
+        ),
+    ],
+    ids=["resize", "resize of two axes", "root", "root of a product"],
+)
+def test_quotients_and_roots_are_those_of_conversions(
+    grow: Callable[[mx.sym.Symbol], mx.sym.Symbol], at: Callable[[int], tuple[int, ...]]
+) -> None:
+    """To the bit: what is computed inside the model gives what a constant gives."""
+    symbol = grow(DATA)
+    made = found(symbol, (at(6),), (at(9),))
+    for size in (*range(2, 70), 224, 640):
+        outputs, direct = convert(symbol, "data")((at(size),))
+        assert made.covers((at(size),), outputs, direct), size
+        if size % 9 == 5:
+            seen, _ = run(made.model, symbol, at(size))
+            assert np.array_equal(seen, run(direct, symbol, at(size))[0]), size
+
+
 @pytest.mark.parametrize(
     ("grow", "second"),
     [
         (lambda x: mx.sym.contrib.AdaptiveAvgPooling2D(x * 2, output_size=2), (1, 4, 7, 9)),
-        (lambda x: mx.sym.contrib.BilinearResize2D(x * 2, height=9, width=7), (1, 4, 8, 9)),
+        (
+            lambda x: mx.sym.contrib.BilinearResize2D(
+                x * 2, scale_height=1, scale_width=1, mode="to_odd_up"
+            ),
+            (1, 4, 9, 8),
+        ),
     ],
-    ids=["adaptive pooling", "resize"],
+    ids=["adaptive pooling", "resize to odd sizes"],
 )
 def test_what_is_no_function_of_sizes_has_no_general_model(grow: Any, second: Any) -> None:
-    """Another number of nodes, or a quotient."""
+    """Another kernel, or a size that goes up and down."""
     assert generalize(convert(grow(DATA), "data"), [((1, 4, 6, 8),), (second,)]) is None
 
 

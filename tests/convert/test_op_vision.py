@@ -75,11 +75,11 @@ def test_bilinear_resize_to_the_size_of_another_tensor() -> None:
 
 def test_factors_give_every_size() -> None:
     """No float32 factor is a hair too small for the size that MXNet inferred."""
-    from mxtrt.convert.ops.vision import _scale
+    from mxtrt.convert.recipes import scale
 
     for size in range(1, 130):
         for wanted in range(1, 300):
-            scale = np.float32(_scale(size, wanted))
+            scale = np.float32(scale(size, wanted))
             assert int(np.float32(size) * scale) == int(size * float(scale)) == wanted
 
 

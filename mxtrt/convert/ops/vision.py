@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import floor
-
 import numpy as np
 
 from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.ops.registry import Call, converter
+from mxtrt.convert.recipes import scale
 
 
 @converter("UpSampling", moves_data_only=True, outputs=1)
@@ -70,8 +69,9 @@ def bilinear_resize(call: Call) -> None:
     """
     call.require_floats()
     call.require(call.rank() == 4, f"a resize on rank {call.rank()}, not 4")
+    # Factors keep the batch size out of the graph, which sizes would not.
     sizes = zip(call.shape()[2:], call.out_shape()[2:], strict=True)
-    scales = [_scale(size, wanted) for size, wanted in sizes]
+    scales = [scale(size, wanted) for size, wanted in sizes]
     aligned = call.flag("align_corners", True)
     call.emit(
         "Resize",
@@ -80,17 +80,6 @@ def bilinear_resize(call: Call) -> None:
         mode="linear",
         coordinate_transformation_mode="align_corners" if aligned else "pytorch_half_pixel",
     )
-
-
-def _scale(size: int, wanted: int) -> float:
-    """The float32 factor with which ``floor(size * factor)`` is the wanted size.
-
-    Factors keep the batch size out of the graph, which sizes would not.
-    """
-    scale = np.float32(wanted / size)
-    if floor(size * float(scale)) < wanted or np.floor(np.float32(size) * scale) < wanted:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return float(scale)
 
 
 @converter("GridGenerator", outputs=1)
