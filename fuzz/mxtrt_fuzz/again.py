@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import mxtrt
 import mxtrt.convert.general
-from mxtrt.graph.symbol import Entry
 from mxtrt.plain.loading import mxnet_reason
 from mxtrt_fuzz import calls
 from mxtrt_fuzz.binds import Bound, Parts, bind, copied
-from mxtrt_fuzz.graphs import Case, Variable
+from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.reference import Reference
 from mxtrt_fuzz.values import Array, Arrays
 
@@ -125,18 +124,7 @@ def _counted(call: Callable[[], Outputs | str]) -> tuple[Outputs | str, int]:
 
 def _is_taken(mx: Any, stage: Case, case: Case, number: int, given: Arrays) -> bool:
     """Whether MXNet infers the shapes of the references, and no index is out of its range."""
-    entries = [
-        Entry(place, output)
-        for place, node in enumerate(stage.nodes)
-        for output in range(1 if isinstance(node, Variable) else len(node.outputs))
-    ]
-    shapes = {v.name: v.tensor.shape for v in stage.variables if v.role == "data"}
-    try:
-        symbol = mx.sym.load_json(stage.symbol_json(entries))
-        inferred: Sequence[Any] | None = symbol._infer_shape_impl(False, **shapes)[1]
-    except mx.MXNetError:
-        return False
-    if inferred is None or [*map(tuple, inferred)] != [stage.tensor(e).shape for e in entries]:
+    if not calls.infers(mx, stage):
         return False
     values = {**calls.weights_at(case, number, given), **calls.inputs_at(stage, number, given)}
     try:

@@ -12,20 +12,22 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
+from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.graphs import WRITES, Call, Case, Operation, Shape, Tensor, Variable
 from mxtrt_fuzz.reduce import retyped
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, fill, weight_arrays
 
-__all__ = ["NO_WRITES", "drawn", "enlarged", "inputs_at", "weights_at", "written_at"]
+__all__ = ["NO_WRITES", "drawn", "enlarged", "infers", "inputs_at", "weights_at", "written_at"]
 
 #: Ways to bind that leave no weights to write to.
 NO_WRITES = ("optimize_for", "pickled")
 
 #: Most elements of a tensor at other sizes.
-_MOST_ELEMENTS = 8192
+_MOST_ELEMENTS = 2**15
 
 # Inputs and axes that are tried until one can be larger.
 _TRIES = 4
@@ -88,6 +90,24 @@ def enlarged(case: Case, call: Call) -> Case | None:
     if made is None or not _is_small(made) or not _go_together(case, made):
         return None
     return made
+
+
+def infers(mx: Any, case: Case) -> bool:
+    """Whether MXNet infers the shapes that a case says."""
+    entries = [
+        Entry(place, output)
+        for place, node in enumerate(case.nodes)
+        for output in range(len(_tensors(node)))
+    ]
+    shapes = {v.name: v.tensor.shape for v in case.variables if v.role == "data"}
+    try:
+        symbol = mx.sym.load_json(case.symbol_json(entries))
+        # `infer_shape` prints to standard output what does not fit.
+        inferred: Sequence[Any] | None = symbol._infer_shape_impl(False, **shapes)[1]
+    except mx.MXNetError:
+        return False
+    expected = [case.tensor(entry).shape for entry in entries]
+    return inferred is not None and [*map(tuple, inferred)] == expected
 
 
 def _is_small(case: Case) -> bool:

@@ -249,9 +249,8 @@ class _Execution:
         with self._timed("odd"):  # last: MXNet may change the layout of weights in it
             self.seen.odd |= meetings.odd(forward)
         if self._way.startswith("gluon") and not self.seen.coarse:  # TensorRT's builds are slow
-            fixed = {*self.weights, *self.aux}
             with self._timed("sizes"):
-                self.seen.odd |= meetings.sizes(partial(self._bound, self._way), self.symbol, fixed)
+                self.seen.odd |= meetings.sizes(partial(self._bound, self._way), self.case)
 
     def bound(self, mask: str | None) -> Callable[[], object]:
         self.symbol = self._mx.sym.load_json(self.case.symbol_json())

@@ -7,7 +7,7 @@ what it gave before, and run as many engines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -15,7 +15,9 @@ from unittest import mock
 import mxtrt
 import mxtrt.plan.variants
 from mxtrt_fuzz import odd
+from mxtrt_fuzz.calls import enlarged, infers
 from mxtrt_fuzz.complaints import Complaints
+from mxtrt_fuzz.graphs import Call, Case
 from mxtrt_fuzz.odd import Forward, Outcome
 
 __all__ = ["Meetings"]
@@ -61,17 +63,14 @@ class Meetings:
         found = self._first_difference(lambda: forward, kinds, same_numbers=True)
         return {} if found is None else dict([found])
 
-    def sizes(
-        self, bind: Callable[[], Forward], symbol: Any, fixed: Collection[str]
-    ) -> dict[str, str]:
+    def sizes(self, bind: Callable[[], Forward], case: Case) -> dict[str, str]:
         """More batch sizes than a block keeps, and each again: the first difference.
 
         Args:
             bind: Binds the case with engines.
-            symbol: The case's symbol.
-            fixed: Names of its weights and auxiliary states, whose shapes stay.
+            case: The case.
         """
-        drawn = [times for times in odd.batches(self._seed) if self._scales(symbol, fixed, times)]
+        drawn = [times for times in odd.batches(self._seed) if self._takes(case, times)]
         trials = [
             (f"{times} times the batch size", partial(self._tiled, times))
             for times in (*drawn, *drawn)
@@ -127,27 +126,13 @@ class Meetings:
         """The ordinary inputs with every row so many times."""
         return {name: self._mx.nd.repeat(a, times, axis=0) for name, a in self._inputs.items()}
 
-    def _scales(self, symbol: Any, fixed: Collection[str], times: int) -> bool:
-        """Whether so many times the rows make so many times the rows of all that is computed.
-
-        Otherwise MXNet's operators may write beyond their outputs (Reshape by ``(1, 0)``).
-        """
+    def _takes(self, case: Case, times: int) -> bool:
+        """Whether MXNet takes so many times the rows."""
         if not all(array.ndim for array in self._inputs.values()):
             return False
-        shapes = {name: array.shape for name, array in self._inputs.items()}
-        larger = {name: (times * shape[0], *shape[1:]) for name, shape in shapes.items()}
-        inner = symbol.get_internals()
-        try:
-            # `infer_shape` prints to standard output what does not fit.
-            inferred = [inner._infer_shape_impl(False, **known)[1] for known in (shapes, larger)]
-        except self._mx.MXNetError:
-            return False
-        if None in inferred:
-            return False
-        return all(
-            after == (before if name in fixed else (*(times * n for n in before[:1]), *before[1:]))
-            for name, before, after in zip(inner.list_outputs(), *inferred, strict=True)
-        )
+        rows = ((name, a.shape[0]) for name, a in self._inputs.items())
+        made = enlarged(case, Call(tuple((name, 0, (times - 1) * n) for name, n in rows)))
+        return made is not None and infers(self._mx, made)
 
 
 def _unlike(usual: tuple[Outcome, int], later: tuple[Outcome, int]) -> str:

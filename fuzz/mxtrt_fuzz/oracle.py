@@ -163,26 +163,52 @@ class Oracle:
                 continue  # its ranges are those of other values
             stage = enlarged(case, case.calls[answer.number])
             assert stage is not None
-            for place, limit in enumerate(self._limits_again(case, stage, answer.number, coarse)):
-                dtype = stage.tensor(stage.heads[place]).dtype
-                errors = [_error(limit, dtype, outputs, place) for outputs in (plain, ours)]
-                for blamed, detail, error in _blamed(errors[0], {"none": errors[1]}):
-                    if blamed == "reference":  # or MXNet's own mistake, which is repeated
-                        continue
-                    symptom = f"{kind}_{'class' if np.isinf(error) else 'value'}"
-                    signature = Signature("again", symptom, blamed, _producer(stage, place), dtype)
-                    wrong = [ours if blamed == "mxtrt" else plain]
-                    text = f"{told}, head {place}: {detail}; {_worst(limit, wrong, place)}"
-                    return Failure(signature, text, error)
+            failure = self._beyond(case, stage, answer, (kind, told), ours, SAMPLES, coarse)
+            if failure is not None:  # about to be reported: the limits from more samples
+                failure = self._beyond(case, stage, answer, (kind, told), ours, ESCALATED, coarse)
+            if failure is not None:
+                return failure
         return None
 
-    def _limits_again(self, case: Case, stage: Case, number: int, coarse: bool) -> list[Limit]:
-        """Limits of the heads at a later call."""
+    def _beyond(
+        self,
+        case: Case,
+        stage: Case,
+        answer: Answer,
+        told: tuple[str, str],
+        ours: tuple[Array, ...],
+        samples: int,
+        coarse: bool,
+    ) -> Failure | None:
+        """The first head of a later call that is beyond its limit.
+
+        Args:
+            case: The case.
+            stage: It at the sizes of the call.
+            answer: What the call gave.
+            told: What was other at the call, for a signature and for a person.
+            ours: One of the answers with engines.
+            samples: Number of noisy evaluations.
+            coarse: The limits are TensorRT's.
+        """
+        assert not isinstance(answer.plain, str)
         values = {
-            **weights_at(case, number, self._arrays),
-            **inputs_at(stage, number, self._arrays),
+            **weights_at(case, answer.number, self._arrays),
+            **inputs_at(stage, answer.number, self._arrays),
         }
-        return limits(Reference(stage, values, coarse), stage.heads, ESCALATED)
+        known = limits(Reference(stage, values, coarse), stage.heads, samples)
+        for place, limit in enumerate(known):
+            dtype = stage.tensor(stage.heads[place]).dtype
+            errors = [_error(limit, dtype, outputs, place) for outputs in (answer.plain, ours)]
+            for blamed, detail, error in _blamed(errors[0], {"none": errors[1]}):
+                if blamed == "reference":  # or MXNet's own mistake, which is repeated
+                    continue
+                symptom = f"{told[0]}_{'class' if np.isinf(error) else 'value'}"
+                signature = Signature("again", symptom, blamed, _producer(stage, place), dtype)
+                wrong = [ours if blamed == "mxtrt" else answer.plain]
+                text = f"{told[1]}, head {place}: {detail}; {_worst(limit, wrong, place)}"
+                return Failure(signature, text, error)
+        return None
 
     def _wrong(
         self, case: Case, seen: Observation, known: list[list[Limit]], verdict: Verdict

@@ -55,7 +55,7 @@ class Worker:
         restarts: How often a process died or was killed.
     """
 
-    def __init__(self, setup: Setup, timeout: float = 60.0, recycle: int = 4000) -> None:
+    def __init__(self, setup: Setup, timeout: float = 60.0, recycle: int = 1000) -> None:
         self.setup, self.timeout, self.recycle = setup, timeout, recycle
         self.restarts = 0
         self._folder = tempfile.TemporaryDirectory(prefix="mxtrt-fuzz-")
