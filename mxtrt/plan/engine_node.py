@@ -33,7 +33,8 @@ _log = logging.getLogger("mxtrt")
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
 
-# Precisions at which a model for many shapes is looked for.
+# Precisions at which a model for many shapes is looked for.  What float16 holds depends on the
+# sizes, and ranges for int8 are of one structure (tests/precision/test_general_models.py).
 _WIDE = ("fp32", "tf32")
 
 # Seconds that a thread of MXNet's waits for another thread's build, which may itself wait for it.

@@ -79,8 +79,8 @@ def test_factors_give_every_size() -> None:
 
     for size in range(1, 130):
         for wanted in range(1, 300):
-            scale = np.float32(scale(size, wanted))
-            assert int(np.float32(size) * scale) == int(size * float(scale)) == wanted
+            factor = np.float32(scale(size, wanted))
+            assert int(np.float32(size) * factor) == int(size * float(factor)) == wanted
 
 
 @pytest.mark.parametrize(
