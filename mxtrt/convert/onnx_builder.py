@@ -44,10 +44,15 @@ class OnnxBuilder:
 
     Args:
         taken: Names that it must not make, because variables have them.
+        varying: Whether a model for other sizes is to be made of the model.
+
+    Attributes:
+        varying: The same.
     """
 
-    def __init__(self, taken: Collection[str] = ()) -> None:
+    def __init__(self, taken: Collection[str] = (), varying: bool = False) -> None:
         self._taken = taken
+        self.varying = varying
         self.nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._weights: dict[str, TensorProto] = {}

@@ -27,6 +27,7 @@ __all__ = [
     "polynomials",
     "recipe_of",
     "scale",
+    "windows_of",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -74,6 +75,23 @@ def scale(size: int, wanted: int) -> float:
     if math.floor(size * float(factor)) < wanted or np.floor(np.float32(size) * factor) < wanted:
         factor = np.nextafter(factor, np.float32(np.inf))
     return float(factor)
+
+
+def windows_of(size: int, outputs: int) -> list[tuple[int, int]]:
+    """Begin and end of every window of an adaptive pooling; MXNet divides in float32."""
+    count = np.float32(outputs)
+    return [
+        (int(np.float32(i * size) / count), int(np.ceil(np.float32((i + 1) * size) / count)))
+        for i in range(outputs)
+    ]
+
+
+def averages(size: int, outputs: int) -> Array:
+    """A row for every window, with which a column of the data gives its mean."""
+    rows = np.zeros((outputs, size), np.float32)
+    for row, (begin, end) in zip(rows, windows_of(size, outputs), strict=True):
+        row[begin:end] = 1 / (end - begin)
+    return rows
 
 
 def equal(one: Array, other: Array) -> bool:
@@ -230,6 +248,44 @@ class _Scale:
         return emitter.node("Where", [short, emitter.cast(larger, _SINGLE), factor])
 
 
+@dataclass(frozen=True)
+class _Averages:
+    """The matrix of an adaptive pooling over one axis, or its transpose."""
+
+    size: Polynomial
+    outputs: int
+    turned: bool
+
+    def value(self, sizes: Sizes) -> Array:
+        rows = averages(self.size(sizes), self.outputs)
+        return np.ascontiguousarray(rows.T) if self.turned else rows
+
+    def emit(self, emitter: Emitter) -> str:
+        size = emitter.vector((self.size,))
+        count = emitter.constant(np.array([self.outputs], np.float32))
+        ends = []
+        for first, rounded in ((0, "Floor"), (1, "Ceil")):
+            window = emitter.constant(np.arange(first, self.outputs + first)[:, None])
+            share = emitter.node(
+                "Div", [_single(emitter.node("Mul", [window, size]), emitter), count]
+            )
+            ends.append(emitter.node(rounded, [share]))
+        begin, end = ends
+        whole = emitter.node("ReduceProd", [size], keepdims=0)
+        zero, one = (emitter.constant(np.array(number, np.int64)) for number in (0, 1))
+        places = _single(emitter.node("Range", [zero, whole, one]), emitter)
+        before = emitter.node("Less", [places, begin])
+        inside = emitter.node(
+            "And", [emitter.node("Not", [before]), emitter.node("Less", [places, end])]
+        )
+        rows = emitter.node("Div", [_single(inside, emitter), emitter.node("Sub", [end, begin])])
+        return emitter.node("Transpose", [rows], perm=[1, 0]) if self.turned else rows
+
+
+def _single(name: str, emitter: Emitter) -> str:
+    return emitter.cast(name, _SINGLE)
+
+
 def _double(emitter: Emitter, number: Polynomial) -> str:
     return emitter.cast(emitter.vector((number,)), _DOUBLE)
 
@@ -278,7 +334,7 @@ def recipe_of(sizes: Sequence[Sizes], values: Sequence[Array], operator: str) ->
     else:
         axes = polynomials(sizes, shapes)
         if axes is not None:
-            found = _filled(axes, values) or _spaced(axes, values)
+            found = _filled(axes, values) or _spaced(axes, values) or _averaged(axes, values)
     if found is None or not all(
         equal(found.value(at), value) for at, value in zip(sizes, values, strict=True)
     ):
@@ -356,6 +412,15 @@ def _spaced(axes: tuple[Polynomial, ...], values: Sequence[Array]) -> _Progressi
     if not (start.is_integer() and step.is_integer()):
         return None
     return _Progression(int(start), int(step), axes, longest.dtype)
+
+
+def _averaged(axes: tuple[Polynomial, ...], values: Sequence[Array]) -> _Averages | None:
+    if len(axes) != 2 or values[0].dtype != _SINGLE:
+        return None
+    outputs = [{value.shape[axis] for value in values} for axis in (0, 1)]
+    if len(outputs[0]) == 1:
+        return _Averages(axes[1], outputs[0].pop(), turned=False)
+    return _Averages(axes[0], outputs[1].pop(), turned=True) if len(outputs[1]) == 1 else None
 
 
 def polynomials(

@@ -59,7 +59,7 @@ class OnnxSegment:
         return hashlib.sha256(self.model).hexdigest()
 
 
-def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
+def to_onnx(graph: Graph, weights: Collection[str], *, varying: bool = False) -> OnnxSegment:
     """Convert a segment.
 
     The model computes in float32.  What is float16 in MXNet is cast where it comes in and where it
@@ -68,11 +68,12 @@ def to_onnx(graph: Graph, weights: Collection[str]) -> OnnxSegment:
     Args:
         graph: The segment cut out as a graph of its own, with shapes and dtypes.
         weights: Names of its variables that become initializers; the others are inputs.
+        varying: Whether converters are to write what a model for other sizes can compute.
 
     Raises:
         Unsupported: A node cannot be converted (at these shapes).
     """
-    conversion = _Conversion(graph, weights)
+    conversion = _Conversion(graph, weights, varying)
     conversion.operators()
     inputs, owned = conversion.variables()
     outputs = conversion.heads()
@@ -109,12 +110,12 @@ class _Conversion:
         sources: For every ONNX node the name of the MXNet node that it comes from.
     """
 
-    def __init__(self, graph: Graph, weights: Collection[str]) -> None:
+    def __init__(self, graph: Graph, weights: Collection[str], varying: bool) -> None:
         self._names = [node.name for node in graph.nodes]
         self._graph = _unique_names(graph)
         self._weights = weights
         self._widened: list[tuple[str, str]] = []  # float16 variables, and their float32 values
-        self.builder = OnnxBuilder(self._graph.variables)
+        self.builder = OnnxBuilder(self._graph.variables, varying)
         self.sources: list[str] = []
 
     def operators(self) -> None:

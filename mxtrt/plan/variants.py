@@ -14,6 +14,9 @@ from mxtrt.node import library
 
 __all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "head_shapes", "profile_of"]
 
+# Operators that are converted in another way where a model for other sizes is to be made of it.
+_OF_TWO_FORMS = frozenset({"_contrib_AdaptiveAvgPooling2D"})
+
 # How often a model is looked for that covers input shapes which those before do not.
 _MOST_TRIES = 4
 
@@ -53,6 +56,7 @@ class Reshaped:
         self._own = model.digest
         self._seen = [self.shapes]  # what no model found so far covers
         self._tries = _MOST_TRIES if generalizes else 0
+        self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
 
     def at(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         """Output shapes and model at some input shapes: a model that others share if it can be.
@@ -66,13 +70,16 @@ class Reshaped:
         outputs, direct = self._converted(shapes)
         if direct.digest == self._own:
             return outputs, direct
-        if self.general is not None and self.general.covers(shapes, outputs, direct):
+        if self.general is None and not self._tries:
+            return outputs, direct
+        form = self._general_form(shapes)[1] if self._two_forms else direct
+        if self.general is not None and self.general.covers(shapes, outputs, form):
             return outputs, self.general.model
         if self._tries:
             self._tries -= 1
             self._seen.append(shapes)
-            found = generalize(self._converted, self._seen)
-            if found is not None and found.covers(shapes, outputs, direct):
+            found = generalize(self._general_form, self._seen)
+            if found is not None and found.covers(shapes, outputs, form):
                 self.general = found
                 return outputs, found.model
         return outputs, direct
@@ -88,6 +95,11 @@ class Reshaped:
     def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         graph = self._with(shapes)
         return head_shapes(graph), to_onnx(graph, self._owned)
+
+    def _general_form(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
+        """What a model for other sizes is made of, and proved against."""
+        graph = self._with(shapes)
+        return head_shapes(graph), to_onnx(graph, self._owned, varying=True)
 
     def _with(self, shapes: Shapes) -> Graph:
         given = dict(zip(self._inputs, shapes, strict=True))

@@ -19,12 +19,12 @@ from mxtrt.errors import EngineError
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def convert(symbol: mx.sym.Symbol, *names: str) -> general.Convert:
+def convert(symbol: mx.sym.Symbol, *names: str, varying: bool = False) -> general.Convert:
     """Converts a symbol that is one segment, its inputs of these names."""
 
     def at(shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         given = dict(zip(names, shapes, strict=True))
-        (segment,) = segments_of(symbol, given)
+        (segment,) = segments_of(symbol, given, varying=varying)
         _, outputs, _ = symbol.infer_shape(**given)
         return tuple(outputs), segment
 
@@ -182,22 +182,30 @@ def test_quotients_and_roots_are_those_of_conversions(
             assert np.array_equal(seen, run(direct, symbol, at(size))[0]), size
 
 
-@pytest.mark.parametrize(
-    ("grow", "second"),
-    [
-        (lambda x: mx.sym.contrib.AdaptiveAvgPooling2D(x * 2, output_size=2), (1, 4, 7, 9)),
-        (
-            lambda x: mx.sym.contrib.BilinearResize2D(
-                x * 2, scale_height=1, scale_width=1, mode="to_odd_up"
-            ),
-            (1, 4, 9, 8),
-        ),
-    ],
-    ids=["adaptive pooling", "resize to odd sizes"],
-)
-def test_what_is_no_function_of_sizes_has_no_general_model(grow: Any, second: Any) -> None:
-    """Another kernel, or a size that goes up and down."""
-    assert generalize(convert(grow(DATA), "data"), [((1, 4, 6, 8),), (second,)]) is None
+@pytest.mark.parametrize("outputs", [2, (3, 7), (7, 1)])
+def test_windows_of_adaptive_pooling_follow_from_the_sizes(outputs: Any) -> None:
+    """Where windows are alike too, which a conversion for one size makes a pooling of."""
+    symbol = mx.sym.contrib.AdaptiveAvgPooling2D(DATA * 2, output_size=outputs)
+    many, one = convert(symbol, "data", varying=True), convert(symbol, "data")
+
+    def at(size: int) -> Shapes:
+        return ((1, 2, size, size + 1),)
+
+    made = generalize(many, [at(7), at(14)])
+    assert made is not None
+    for size in (*range(2, 60), 224):
+        assert made.covers(at(size), *many(at(size)))
+        if size in (2, 6, 7, 13, 21, 50):
+            seen, expected = run(made.model, symbol, at(size)[0])
+            assert np.array_equal(seen, run(many(at(size))[1], symbol, at(size)[0])[0])
+            np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-5)
+    assert generalize(one, [at(7), at(14)]) is None
+
+
+def test_what_is_no_function_of_sizes_has_no_general_model() -> None:
+    """A size that goes up and down."""
+    odd = mx.sym.contrib.BilinearResize2D(DATA * 2, scale_height=1, scale_width=1, mode="to_odd_up")
+    assert generalize(convert(odd, "data"), [((1, 4, 6, 8),), ((1, 4, 9, 8),)]) is None
 
 
 def test_sizes_that_do_not_go_together_have_no_general_model() -> None:

@@ -140,3 +140,22 @@ def test_a_symbol_that_holds_its_weights_takes_sizes_that_no_model_serves(caplog
         seen = other.forward(data=data)[0].asnumpy()
         assert np.array_equal(seen, np.argsort(data.asnumpy(), axis=-1))
     assert "the order that MXNet's sort leaves equal elements in" in caplog.text
+
+
+def test_adaptive_pooling_has_an_engine_for_all_sizes(monkeypatch):
+    """Sizes that a pooling serves, and others: two engines, and MXNet's answers."""
+    monkeypatch.setattr(general, "PROOFS", 6)
+    data = mx.sym.var("data")
+    net = mx.gluon.SymbolBlock(mx.sym.contrib.AdaptiveAvgPooling2D(data * 2, output_size=7), [data])
+    net.hybridize()
+    sizes = [14, 21, 30, *range(7, 30), 14]
+    pictures = [mx.nd.random.uniform(-1, 1, (1, 2, size, 14)) for size in sizes]
+    with mxtrt.options(enabled=False):
+        expected = [net(picture).asnumpy() for picture in pictures]
+    net.hybridize()
+    before = mxtrt.stats()
+    with mxtrt.options(prefer="engine", allow_ops="*"):
+        for picture, answer in zip(pictures, expected, strict=True):
+            assert_close(net(picture), answer)
+    seen = mxtrt.stats()
+    assert (seen.builds - before.builds, seen.fallbacks - before.fallbacks) == (2, 0)

@@ -23,6 +23,8 @@ def segments_of(
     symbol: Any,
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, Any] | None = None,
+    *,
+    varying: bool = False,
     **options: Any,
 ) -> list[OnnxSegment]:
     """The ONNX models of a symbol's segments; whatever has no shape here is a weight."""
@@ -32,7 +34,8 @@ def segments_of(
     models = []
     for segment in found.segments:
         part, _ = graph.subgraph(segment.members, segment.outputs)
-        models.append(to_onnx(part, {graph.nodes[index].name for index in segment.weights}))
+        weights = {graph.nodes[index].name for index in segment.weights}
+        models.append(to_onnx(part, weights, varying=varying))
     return models
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from mxtrt.convert.ops.nn import CHANNEL_FIRST, spatial
 from mxtrt.convert.ops.registry import Call, converter
+from mxtrt.convert.recipes import averages, windows_of
 from mxtrt.errors import Unsupported
 
 _CHANNEL_LAST = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
@@ -145,7 +146,8 @@ def adaptive_average_pooling(call: Call) -> None:
     """``AveragePool`` where all windows are alike, else two ``MatMul`` with rows of averages.
 
     The windows of n outputs on an axis of a given size start at ``floor(i * size / n)`` and end
-    before ``ceil((i + 1) * size / n)``; they may overlap.
+    before ``ceil((i + 1) * size / n)``; they may overlap.  A kernel is for one size; rows of
+    averages can be computed for any.
     """
     call.require_floats()
     call.require(call.rank() == 4, f"adaptive pooling on rank {call.rank()}, not 4")
@@ -153,9 +155,9 @@ def adaptive_average_pooling(call: Call) -> None:
     if outputs == (1, 1):
         call.emit("GlobalAveragePool", [call.input()], output=call.output())
         return
-    windows = [_adaptive(*axis) for axis in zip(sizes, outputs, strict=True)]
+    windows = [windows_of(*axis) for axis in zip(sizes, outputs, strict=True)]
     regular = [_regular(axis) for axis in windows]
-    if all(regular):
+    if all(regular) and not call.varying:
         kernel, strides = zip(*(pair for pair in regular if pair), strict=True)
         call.emit(
             "AveragePool",
@@ -166,18 +168,9 @@ def adaptive_average_pooling(call: Call) -> None:
         )
         return
     # Several times faster than slices; a number that is not finite spreads along its axes.
-    down, across = (_averages(*axis) for axis in zip(windows, sizes, strict=True))
+    down, across = (averages(*axis) for axis in zip(sizes, outputs, strict=True))
     rows = call.emit("MatMul", [call.input(), call.constant(across.T)])
     call.emit("MatMul", [call.constant(down), rows], output=call.output())
-
-
-def _adaptive(size: int, outputs: int) -> list[tuple[int, int]]:
-    """Begin and end of every window; MXNet divides in float32."""
-    count = np.float32(outputs)
-    return [
-        (int(np.float32(i * size) / count), int(np.ceil(np.float32((i + 1) * size) / count)))
-        for i in range(outputs)
-    ]
 
 
 def _regular(windows: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
@@ -187,11 +180,3 @@ def _regular(windows: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     if len(lengths) > 1 or len(strides) > 1 or 0 in strides:
         return None
     return lengths.pop(), strides.pop()
-
-
-def _averages(windows: Sequence[tuple[int, int]], size: int) -> np.ndarray[Any, Any]:
-    """A row for every window, with which a column of the data gives its mean."""
-    rows = np.zeros((len(windows), size))
-    for row, (begin, end) in zip(rows, windows, strict=True):
-        row[begin:end] = 1 / (end - begin)
-    return rows

@@ -80,6 +80,11 @@ class Call:
         self._names = tuple(names)
         self._builder = builder
 
+    @property
+    def varying(self) -> bool:
+        """Whether a model for other sizes is to be made of the one at hand."""
+        return self._builder.varying
+
     # -- types -------------------------------------------------------------------------
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
