@@ -151,6 +151,7 @@ class Plan:
         if check is not None:
             check.before(self)
         owned = [arrays[name] for name in sorted(self.weights)]
+        paging.in_rows(owned)  # or MXNet would count that as writes
         watch = self._lib.watch(owned)  # before they are read: another thread may write
         builds = sum(node.sessions.built for node in self.nodes)
         for node in self.nodes:

@@ -42,6 +42,7 @@ __all__ = [
     "evict",
     "gpu_of",
     "in_host_memory",
+    "in_rows",
     "page_out",
     "places_of",
     "size_of",
@@ -129,6 +130,13 @@ def address_of(array: Any) -> int:
     """
     array.wait_to_read()
     return _address(array)
+
+
+def in_rows(arrays: Iterable[Any]) -> None:
+    """Have arrays on the CPU in rows, which oneDNN may keep in a layout of its own."""
+    for array in arrays:
+        if gpu_of(array.ctx) is None:
+            address_of(array)
 
 
 def copy_from_gpu(array: Any, ordinal: int) -> np.ndarray[Any, Any]:

@@ -401,3 +401,27 @@ def test_threads_that_make_the_first_call_of_a_block_at_once_all_get_its_engine(
             assert net._backend == backend
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_engines_come_back_after_every_change_of_weights_that_onednn_reorders():
+    """MXNet answers once in between, and keeps the weights of convolutions in another layout."""
+    net = gluon.nn.HybridSequential()
+    net.add(gluon.nn.Conv2D(16, 3, in_channels=16), gluon.nn.Conv2D(16, 3, in_channels=16))
+    net.initialize()
+    net.hybridize(static_alloc=True, static_shape=True)
+    x = mx.nd.random.uniform(-1, 1, (1, 16, 8, 8))
+    with mxtrt.options(prefer="engine"):
+        for _ in range(4):
+            net(x).wait_to_read()
+            for parameter in net.collect_params().values():
+                parameter.set_data(parameter.data() * 1.1)
+            for _ in range(20):
+                net(x).wait_to_read()
+            before = mxtrt.stats()
+            seen = net(x)
+            after = mxtrt.stats()
+            runs = after.engine_runs - before.engine_runs
+            assert (runs, after.rebuilds - before.rebuilds) == (1, 0)
+    net.hybridize()
+    with mxtrt.options(enabled=False):
+        assert_close(seen, net(x))
