@@ -81,6 +81,25 @@ def test_operators_agree_in_int8(name: str) -> None:
     lane()
 
 
+@pytest.mark.parametrize("bind", ["bind", "gluon", "optimize_for"])
+def test_a_case_is_calibrated_for_what_a_bind_takes_for_weights(bind: str) -> None:
+    """A layer that reads weights only is in an engine where one of them is taken for data."""
+    nodes = (
+        Variable("data0", Tensor((2, 3))),
+        Operation("round", "op0", (), (Entry(0),), (Tensor((2, 3)),)),
+        Variable("weight0", Tensor((2, 3)), "weight"),
+        Variable("weight1", Tensor((4, 3)), "weight"),
+        Operation(
+            "FullyConnected",
+            "op1",
+            (("no_bias", "True"), ("num_hidden", "4")),
+            (Entry(2), Entry(3)),
+            (Tensor((2, 4)),),
+        ),
+    )
+    assert not judged(Case(nodes, (Entry(1), Entry(4)), bind, precision="int8"))
+
+
 def test_ranges_that_are_too_small_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values clipped at two thirds of what they reach lie outside the limits."""
     find = Ranges.find
