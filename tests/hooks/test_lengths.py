@@ -159,3 +159,25 @@ def test_adaptive_pooling_has_an_engine_for_all_sizes(monkeypatch):
             assert_close(net(picture), answer)
     seen = mxtrt.stats()
     assert (seen.builds - before.builds, seen.fallbacks - before.fallbacks) == (2, 0)
+
+
+def test_a_resize_to_the_size_of_other_data_takes_any_size():
+    """Which its segment has to be told of, though it reads nothing else of them."""
+    like = mx.sym.contrib.BilinearResize2D(mx.sym.var("data"), mx.sym.var("like"), mode="like")
+    shapes = {"data": (1, 2, 4, 4), "like": (1, 1, 7, 6)}
+    zeros = {name: mx.nd.zeros(shape) for name, shape in shapes.items()}
+    with mxtrt.options(allow_ops="*", prefer="engine"):
+        symbol = like.optimize_for("TensorRT", dict(zeros), {}, mx.cpu())
+    executor = symbol.bind(mx.cpu(), dict(zeros), grad_req="null")
+    for size in (7, 9, 5, 12):
+        given = {
+            "data": mx.nd.random.uniform(-1, 1, (1, 2, size - 1, 4)),
+            "like": mx.nd.zeros((1, 1, size, size + 2)),
+        }
+        sizes = {name: array.shape for name, array in given.items()}
+        other = executor.reshape(allow_up_sizing=True, **sizes)
+        with mxtrt.options(enabled=False):
+            plain = like.bind(mx.cpu(), given, grad_req="null").forward()[0]
+        runs = mxtrt.stats().engine_runs
+        assert_close(other.forward(**given)[0], plain)
+        assert mxtrt.stats().engine_runs == runs + 1

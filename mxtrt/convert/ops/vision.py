@@ -60,7 +60,7 @@ def _bilinear_up_sampling(call: Call, scale: int) -> None:
     )
 
 
-@converter("_contrib_BilinearResize2D", outputs=1)
+@converter("_contrib_BilinearResize2D", outputs=1, shape_only=(1,))
 def bilinear_resize(call: Call) -> None:
     """``Resize`` with mode=linear to the height and width that MXNet inferred in every mode.
 
