@@ -49,8 +49,11 @@ class Reshaped:
         self._graph = graph
         self._owned = owned
         self._inputs = model.inputs
-        # A weight that is read for its shape only is none of the model's.
-        self._known = {name: _shape(types[name]) for name in types.keys() & {*model.inputs, *owned}}
+        read = {*model.inputs, *(weight.name for weight in model.weights)}
+        self._known = {name: _shape(types[name]) for name in types.keys() & read}
+        # No model reads them: for some operators their shapes tell, and others, such as a label,
+        # follow the sizes of the data.
+        self._unread = {name: _shape(types[name]) for name in types.keys() & owned - read}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
         self.general: General | None = None
         self._own = model.digest
@@ -103,7 +106,13 @@ class Reshaped:
 
     def _with(self, shapes: Shapes) -> Graph:
         given = dict(zip(self._inputs, shapes, strict=True))
-        return with_shapes(self._graph, {**self._known, **given})
+        known = {**self._known, **given}
+        try:
+            return with_shapes(self._graph, known)
+        except EngineError:
+            if not self._unread:
+                raise
+            return with_shapes(self._graph, {**self._unread, **known})
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,10 @@ def test_shapes_agree() -> None:
 
 def test_of_some_inputs_only_the_shape_is_read() -> None:
     """What a converter declares is what it emits: no other ONNX operator reads such an input."""
-    shapes = {"Crop": [(1, 2, 6, 6), (1, 2, 3, 3)], "broadcast_like": [(1, 3), (4, 3)]}
-    attrs = {"Crop": {"num_args": 2}, "_npi_full_like": {"fill_value": 1}}
+    pictures = [(1, 2, 6, 6), (1, 2, 3, 3)]
+    resize = "_contrib_BilinearResize2D"
+    shapes = {"Crop": pictures, resize: pictures, "broadcast_like": [(1, 3), (4, 3)]}
+    attrs = {"Crop": {"num_args": 2}, "_npi_full_like": {"fill_value": 1}, resize: {"mode": "like"}}
     for name, entry in mxtrt.convert.ops.registry().items():
         if not entry.shape_only:
             continue
