@@ -73,7 +73,13 @@ def retyped(case: Case) -> Case | None:
                 return None
             node = dataclasses.replace(node, outputs=outputs)
         nodes.append(node)
-    return case.replace(nodes=tuple(nodes))
+    made = case.replace(nodes=tuple(nodes))
+    try:  # an operator may have fewer outputs now
+        for head in made.heads:
+            made.tensor(head)
+    except IndexError:
+        return None
+    return made
 
 
 def _fewer_heads(case: Case) -> Iterator[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.corpus import read, reproducers, write
 from mxtrt_fuzz.execute import Setup
 from mxtrt_fuzz.generate import cases
-from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
 from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.mutants import MUTANTS
 from mxtrt_fuzz.reduce import reduce_case, retyped
@@ -35,6 +36,22 @@ def test_a_chain_is_reduced_to_the_operator_that_matters(make_chain: Callable[..
     assert [node.op for node in smallest.operations] == ["exp"]
     assert smallest.operations[0].outputs[0].shape == (1, 1)
     assert (smallest.bind, smallest.denied, smallest.seed) == ("bind", (), 0)
+
+
+def test_a_head_that_is_an_output_no_more_is_no_case() -> None:
+    """Fewer parts of a split: the reference has no values for the others."""
+    data = Variable("data0", Tensor((2, 6), "float32"), "data", -1.0, 1.0)
+    split = Operation(
+        "SliceChannel",
+        "op0",
+        (("axis", "1"), ("num_outputs", "3")),
+        (Entry(0, 0),),
+        (Tensor((2, 2), "float32"),) * 3,
+    )
+    case = Case((data, split), (Entry(1, 2),))
+    assert retyped(case) == case
+    fewer = dataclasses.replace(split, attrs=(("axis", "1"), ("num_outputs", "2")))
+    assert retyped(case.replace(nodes=(data, fewer))) is None
 
 
 def test_every_candidate_is_a_case_whose_shapes_fit(make_chain: Callable[..., Case]) -> None:
