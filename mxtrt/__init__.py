@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         NodeError,
         OptionError,
     )
+    from mxtrt.hooks.ready import ready
     from mxtrt.observe.counters import Stats, stats
     from mxtrt.observe.report import Report, last_report
     from mxtrt.offline.calibration import calibrate
@@ -41,6 +42,7 @@ __all__ = [
     # seeing what it did
     "inspect",
     "last_report",
+    "ready",
     "Report",
     "memory",
     "Ledger",
@@ -72,6 +74,7 @@ _HOME = {
     "mxtrt.config": ("OPTIONS", "Options", "disable", "enable", "options"),
     "mxtrt.offline.calibration": ("calibrate",),
     "mxtrt.observe.report": ("Report", "last_report"),
+    "mxtrt.hooks.ready": ("ready",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 from mxtrt.errors import OptionError
 
 __all__ = [
+    "BUILDS",
     "ENGINES",
     "OPTIONS",
     "PRECISIONS",
@@ -40,6 +41,9 @@ PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 
 #: What decides between an engine and MXNet where both can run a segment.
 PREFERENCES = ("auto", "engine", "fastest")
+
+#: Which builds a bind or a forward waits for: the first one, none, or all of them.
+BUILDS = ("wait", "background", "foreground")
 
 _T = TypeVar("_T")
 
@@ -325,13 +329,26 @@ class Options:
         ),
         parse=_count,
     )
+    build: str = _option(
+        "wait",
+        "MXTRT_BUILD",
+        expected="one of " + ", ".join(BUILDS),
+        meaning=(
+            "Which builds are waited for: with wait those of the first bind, and what follows "
+            "(other input shapes, changed weights) is built in the background while MXNet's "
+            "operators answer; with background no build is; with foreground all are, so that what "
+            "runs where depends on no time."
+        ),
+        parse=_one_of(BUILDS),
+    )
     max_engines: int = _option(
         4,
         "MXTRT_MAX_ENGINES",
         expected="a number of engines",
         meaning=(
             "Engines kept per segment for input shapes that need one of their own, beside those "
-            "that live executors are bound to; the oldest goes first."
+            "that live executors are bound to and, where engines are built in the background, the "
+            "one used last; the one used least lately goes first."
         ),
         parse=_count,
     )

@@ -15,10 +15,13 @@ from mxtrt.errors import MxtrtError
 from mxtrt.observe.counters import Stats, stats
 
 if TYPE_CHECKING:
-    from prometheus_client.core import CounterMetricFamily
+    from prometheus_client.core import Metric
     from prometheus_client.registry import CollectorRegistry
 
 __all__ = ["register"]
+
+# Numbers that grow and fall.
+_GAUGES = ("building",)
 
 
 def register(registry: CollectorRegistry | None = None) -> Any:
@@ -39,7 +42,7 @@ def register(registry: CollectorRegistry | None = None) -> Any:
     """
     try:
         from prometheus_client import REGISTRY
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise
@@ -50,10 +53,11 @@ def register(registry: CollectorRegistry | None = None) -> Any:
     meanings = _meanings()
 
     class StatsCollector:
-        def collect(self) -> Iterator[CounterMetricFamily]:
+        def collect(self) -> Iterator[Metric]:
             now = stats()
             for name, meaning in meanings.items():
-                yield CounterMetricFamily(f"mxtrt_{name}", meaning, value=getattr(now, name))
+                family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+                yield family(f"mxtrt_{name}", meaning, value=getattr(now, name))
 
         describe = collect  # lets a registry see that it has one of these already
 

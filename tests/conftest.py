@@ -15,6 +15,7 @@ for variable in [name for name in os.environ if name.startswith("MXTRT_")]:
     del os.environ[variable]
 # What a test sees does not depend on how fast this machine is.
 os.environ["MXTRT_PREFER"] = "engine"
+os.environ["MXTRT_BUILD"] = "foreground"
 os.environ.pop("USE_TENSORRT", None)
 os.environ.pop("MXNET_USE_TENSORRT", None)
 

@@ -73,7 +73,8 @@ class General:
         self._form = samples[0].form
         self._recipes = recipes
         self._outputs = outputs
-        self._proved = {sample.sizes for sample in samples}
+        # Replaced and never changed: requests read it while a background job proves.
+        self._proved = frozenset(sample.sizes for sample in samples)
         self.model = _Emitter(self._form, symbols).model(recipes)
         self.varying = symbols.described(self.model.inputs)
 
@@ -83,9 +84,10 @@ class General:
         if sizes is None:
             return None
         if sizes not in self._proved:
-            if len(self._proved) < PROOFS:
+            proved = self._proved
+            if len(proved) < PROOFS:
                 return None
-            for size, known in zip(sizes, zip(*self._proved, strict=True), strict=True):
+            for size, known in zip(sizes, zip(*proved, strict=True), strict=True):
                 # What is of size 1 is broadcast, and may be converted otherwise.
                 if size == 1 or not min(known) <= size <= max(known):
                     return None
@@ -113,7 +115,7 @@ class General:
             for place, value in form.constants.items()
         )
         if proved and len(self._proved) < 2 * PROOFS:
-            self._proved.add(sizes)
+            self._proved |= {sizes}
         return proved
 
     def _output_shapes(self, sizes: Sizes) -> Shapes:

@@ -15,6 +15,7 @@ from mxtrt.convert.onnx_builder import OnnxBuilder, tensor_type
 from mxtrt.errors import Unsupported
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import SegmentReport
+from mxtrt.system.background import breathe
 
 __all__ = ["OnnxSegment", "WeightType", "describe_segment", "to_onnx"]
 
@@ -122,6 +123,7 @@ class _Conversion:
         """Convert every operator node."""
         nodes = self.builder.nodes
         for name, node in zip(self._names, self._graph.nodes, strict=True):
+            breathe()
             if not node.is_variable:
                 convert_node(self._graph, node, self.builder)
                 self.sources += [name] * (len(nodes) - len(self.sources))

@@ -15,6 +15,7 @@ from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.kinds import ONNXRUNTIME
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.node import library
+from mxtrt.system.background import at_low_priority
 from mxtrt.system.threads import once
 
 __all__ = ["OnnxRuntime", "session_config", "shared_library"]
@@ -94,13 +95,12 @@ class OnnxRuntime:
     def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""
         segment = request.segment
+        weights = [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in request.weights]
+        config = *_CONFIG, *session_config(onnx.load_model_from_string(segment.model))
+        create = library().create_session
         try:
-            handle = library().create_session(
-                segment.model,
-                segment.inputs,
-                segment.outputs,
-                [(w.type.name, w.address, w.type.shape, w.type.dtype) for w in request.weights],
-                (*_CONFIG, *session_config(onnx.load_model_from_string(segment.model))),
+            handle = at_low_priority(
+                lambda: create(segment.model, segment.inputs, segment.outputs, weights, config)
             )
         except NodeError as error:
             raise EngineError(str(error)) from error

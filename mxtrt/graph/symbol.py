@@ -30,6 +30,7 @@ __all__ = [
     "TensorType",
     "check_json",
     "decoding",
+    "inferred",
     "read_json",
     "text_of",
     "untaken",
@@ -409,28 +410,57 @@ def _lists(text: str) -> list[Any]:
     return json.loads(text.replace("None", "null").replace(",]", "]")) if text else []
 
 
+def inferred(symbol: Any, known: Mapping[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes that MXNet infers for the outputs of a symbol.
+
+    Args:
+        symbol: MXNet's symbol.
+        known: Shapes of variables by name, of whatever name: a keyword of ``infer_shape`` cannot
+            have every one.
+
+    Raises:
+        EngineError: MXNet does not accept the shapes.
+    """
+    return _inferred(_shaped(Graph.from_mxnet(text_of(symbol)), known))
+
+
+def _shaped(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
+    """A graph whose variables say what their shapes are."""
+    nodes = [
+        replace(node, attrs={**node.attrs, "__shape__": str(known[node.name])})
+        if node.is_variable and node.name in known
+        else node
+        for node in graph.nodes
+    ]
+    return Graph(nodes, graph.heads, graph.attrs)
+
+
+def _inferred(graph: Graph) -> list[tuple[int, ...]]:
+    """The shapes that MXNet infers for the heads of a graph.
+
+    Raises:
+        EngineError: MXNet does not accept the shapes of the variables.
+    """
+    import mxnet as mx
+
+    symbol = mx.sym.load_json(graph.to_json())
+    _, shapes, _ = symbol._infer_shape_impl(False)  # `infer_shape` prints to standard output
+    if shapes is None:
+        told = {node.name: node.attrs.get("__shape__") for node in graph.nodes if node.is_variable}
+        raise EngineError(f"MXNet does not accept the shapes {told}")
+    return list(shapes)
+
+
 def with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:
     """A graph with shapes inferred anew from the shapes of its variables.
 
     Raises:
         EngineError: MXNet does not accept the shapes.
     """
-    import mxnet as mx
-
     # Every output of every node as a head, so that one inference answers for all.
     entries = [Entry(i, k) for i, node in enumerate(graph.nodes) for k in range(len(node.types))]
-    # As attributes: a keyword of `infer_shape` cannot have every name that a variable may have.
-    shaped = [
-        replace(node, attrs={**node.attrs, "__shape__": str(known[node.name])})
-        if node.is_variable and node.name in known
-        else node
-        for node in graph.nodes
-    ]
-    symbol = mx.sym.load_json(Graph(shaped, entries, graph.attrs).to_json())
-    _, inferred, _ = symbol._infer_shape_impl(False)  # `infer_shape` prints to standard output
-    if inferred is None:
-        raise EngineError(f"MXNet does not accept the shapes {known}")
-    shape_of = dict(zip(entries, inferred, strict=True))
+    heads = _inferred(_shaped(Graph(graph.nodes, entries, graph.attrs), known))
+    shape_of = dict(zip(entries, heads, strict=True))
     nodes = [
         replace(
             node,

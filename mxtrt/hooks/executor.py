@@ -11,8 +11,9 @@ import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from mxnet.base import MXNetError
 from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
@@ -26,9 +27,12 @@ from mxtrt.hooks.partitioned import (
 )
 from mxtrt.observe.counters import count
 from mxtrt.plain.forward import bound
+from mxtrt.plan import later
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import InlineRun, OtherArraysError
+from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
+from mxtrt.system.background import Job
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -44,55 +48,163 @@ class _Source:
     options: Options
     weights: frozenset[str]
 
-    def give_engines(
+    def engines(
         self, executor: Executor, *, build: bool, refused: Mapping[str, str] | None = None
-    ) -> None:
-        """Partition the symbol and attach its engines to an executor, if it gets any.
+    ) -> _Engines | None:
+        """Partition the symbol for an executor; None where it gets no engines.
+
+        Args:
+            executor: The executor.
+            build: Build the engines now.
+            refused: Reasons why nodes stay in MXNet, by name.
 
         Raises:
             EngineError: The engine refused the symbol.
         """
-        until_accepted(lambda known: self._try(executor, build, known), refused)
+        return self.engines_of(_Arrays.of(executor), build, refused)
 
-    def _try(self, executor: Executor, build: bool, refused: Mapping[str, str]) -> None:
-        arguments, states = dict(executor.arg_dict), dict(executor.aux_dict)
-        arrays = {**arguments, **states}
-        weights = self.weights & arrays.keys()
+    def engines_of(
+        self, arrays: _Arrays, build: bool, refused: Mapping[str, str] | None
+    ) -> _Engines | None:
+        """The same of an executor's arrays."""
+        return until_accepted(lambda known: self._try(arrays, build, known), refused)
+
+    def _try(self, given: _Arrays, build: bool, refused: Mapping[str, str]) -> _Engines | None:
+        arrays = {**given.arguments, **given.states}
         partitioned = partition_symbol(
-            self.symbol, arguments, states, executor._ctx, self.options, weights, refused
+            self.symbol,
+            dict(given.arguments),
+            dict(given.states),
+            given.context,
+            self.options,
+            self.weights & arrays.keys(),
+            refused,
         )
         if not partitioned.plan.nodes:
-            return
+            return None
         if build:
             partitioned.plan.build(arrays, shares=True)
-        freshness = Freshness(partitioned.plan, arrays)
-        _attach(executor, _Binding(executor, partitioned, freshness, self, refused))
+        return _Engines(partitioned, Freshness(partitioned.plan, arrays, self), self, refused)
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What an executor works on, without the executor."""
+
+    arguments: Mapping[str, Any]
+    states: Mapping[str, Any]
+    context: Any
+
+    @classmethod
+    def of(cls, executor: Executor) -> _Arrays:
+        """An executor's."""
+        return cls(dict(executor.arg_dict), dict(executor.aux_dict), executor._ctx)
+
+
+@dataclass(frozen=True)
+class _Engines:
+    """The engines of a symbol, for executors of it.
+
+    Attributes:
+        symbol: The partitioned symbol.
+        freshness: Keeps the engines in step with the weights.
+        source: What the executors were bound from.
+        refused: Reasons why nodes stay in MXNet, by name.
+    """
+
+    symbol: EngineSymbol
+    freshness: Freshness
+    source: _Source
+    refused: Mapping[str, str]
 
 
 class _Binding:
     """What an executor knows of its engines."""
 
-    def __init__(
-        self,
-        executor: Executor,
-        symbol: EngineSymbol,
-        freshness: Freshness,
-        source: _Source,
-        refused: Mapping[str, str],
-    ) -> None:
-        self.refused = dict(refused)
+    def __init__(self, executor: Executor, engines: _Engines) -> None:
+        symbol = engines.symbol
+        self.engines = engines
         self.symbol = symbol
-        self.source = source
-        self.freshness = freshness
+        self.source = engines.source
+        self.freshness = engines.freshness
         self.inline = InlineRun.of(symbol.plan, executor._ctx)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
         self.executor: Executor | None = bound(
             symbol, {**executor.arg_dict, **executor.aux_dict}, executor._ctx
         )
 
-    def on(self, executor: Executor) -> _Binding:
-        """The same engines on another executor of the symbol."""
-        return _Binding(executor, self.symbol, self.freshness, self.source, self.refused)
+
+class _Awaited(Protocol):
+    """Engines that are being built in the background for an executor."""
+
+    source: _Source
+
+    def take(self, executor: InferenceExecutor) -> bool:
+        """Give an executor its engines if they are there; whether it has nothing to wait for."""
+
+    def on(self, executor: Executor) -> _Awaited:
+        """The same for another executor of the symbol."""
+
+
+class _NewEngines:
+    """The engines of a symbol; they are begun when they are first asked for."""
+
+    def __init__(self, source: _Source, refused: Mapping[str, str] | None = None) -> None:
+        self.source = source
+        self._refused = refused
+        self._tried = Tried()
+
+    def take(self, executor: InferenceExecutor) -> bool:
+        """See :class:`_Awaited`."""
+        if self._tried.awaited:
+            return False
+        made = self._tried.result()
+        if made is None:
+            self.begin(executor)
+            return False
+        (engines,) = made
+        executor._mxtrt = None if engines is None else _Binding(executor, engines)
+        return True
+
+    def begin(self, executor: Executor) -> None:
+        """Have them built from the present values of an executor's weights."""
+        source, refused, arrays = self.source, self._refused, _Arrays.of(executor)
+        self._tried.begin(lambda: (source.engines_of(arrays, True, refused),), source)
+
+    def on(self, executor: Executor) -> _Awaited:
+        """See :class:`_Awaited`."""
+        return _NewEngines(self.source, self._refused)
+
+
+class _OtherShapes:
+    """Those of a symbol's engines that serve an executor's input shapes."""
+
+    def __init__(self, engines: _Engines, executor: Executor) -> None:
+        self.source = engines.source
+        self._engines = engines
+        self._job = self._begun(executor)
+
+    def take(self, executor: InferenceExecutor) -> bool:
+        """See :class:`_Awaited`."""
+        if not self._job.done:
+            return False
+        try:
+            executor._mxtrt = _Binding(executor, self._engines)
+        except MXNetError:
+            if not later.was_postponed():
+                raise
+            self._job = self._begun(executor)
+            return False
+        return True
+
+    def on(self, executor: Executor) -> _Awaited:
+        """See :class:`_Awaited`."""
+        return _OtherShapes(self._engines, executor)
+
+    def _begun(self, executor: Executor) -> Job:
+        shapes = {name: array.shape for name, array in executor.arg_dict.items()}
+        data = tuple(shapes[name] for name in shapes if name not in self.source.weights)
+        return later.build_for(self._engines.symbol, shapes, data, self.source)
 
 
 class InferenceExecutor(Executor):  # type: ignore[misc]
@@ -101,6 +213,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     handle: Any
     outputs: list[Any]
     _mxtrt: _Binding | None
+    _awaited: _Awaited | None
     _state: State  # ``LEFT`` where a rebuild failed, or a reshape to shapes without an engine
     _retired: list[Any]
     _relatives: weakref.WeakSet[Executor] | None = (
@@ -113,6 +226,8 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         The output arrays are the same Python objects at every forward, so that one kept from
         an earlier forward shows the latest result, as it does with MXNet's executor.
         """
+        if self._awaited is not None and not is_train and self._monitor_callback is None:
+            self._look(self._awaited)
         heads, binding = self.outputs, self._mxtrt
         computed_in_place = False
         if (
@@ -188,16 +303,18 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         While both live each computes into the memory of the other's outputs, as with MXNet's, and
         the new one has the monitor of the old one.
         """
-        binding = self._mxtrt
+        binding, awaited = self._mxtrt, self._awaited
         executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
         executor._monitor_callback = self._monitor_callback
         executor._monitor_all = self._monitor_all
         if binding is not None:
             done = decision.attempt(
-                lambda: _attach(executor, binding.on(executor)), binding.source.options
+                lambda: _share(executor, binding.engines), binding.source.options
             )
             if done is None:
                 _attach(executor, None)._state.to(Stage.LEFT)
+        elif awaited is not None:
+            _attach(executor, None, awaited.on(executor))
         self._return_outputs()
         if self._relatives is None:
             self._relatives = weakref.WeakSet([self])
@@ -225,20 +342,45 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         if ready is None:  # the build failed: from now on this executor is MXNet's
             self._state.to(Stage.LEFT)
             self._mxtrt = None
+        if self._awaited is not None or binding.freshness.awaits:
+            count("postponed")
         return self._mxtrt if ready else None
+
+    def _look(self, awaited: _Awaited) -> None:
+        """Take the engines that were built in the background, if they are there."""
+        done = decision.attempt(lambda: awaited.take(self), awaited.source.options)
+        if done is None:  # as above
+            self._state.to(Stage.LEFT)
+        if done is not False:
+            self._awaited = None
+        else:
+            count("postponed")
 
     def _settle(self, binding: _Binding) -> bool:
         try:
             return binding.freshness.settle()
         except RefusedNodesError as refusal:
             self._mxtrt = None
-            refused = {**binding.refused, **refusal.reasons}
-            binding.source.give_engines(self, build=True, refused=refused)
-            return self._mxtrt is not None
+            source = binding.source
+            refused = {**binding.engines.refused, **refusal.reasons}
+            if not later.waits(source.options):
+                self._awaited = awaited = _NewEngines(source, refused)
+                awaited.begin(self)
+                return False
+            engines = source.engines(self, build=True, refused=refused)
+            if engines is not None:
+                self._mxtrt = _Binding(self, engines)
+            return engines is not None
 
 
 def adopt(
-    executor: Executor, symbol: Symbol, options: Options, weights: frozenset[str], *, build: bool
+    executor: Executor,
+    symbol: Symbol,
+    options: Options,
+    weights: frozenset[str],
+    *,
+    build: bool,
+    first: bool = True,
 ) -> None:
     """Give an executor engines, or leave it as it is with a warning.
 
@@ -248,13 +390,36 @@ def adopt(
         options: Options of the bind.
         weights: Names of the arguments and auxiliary states that are weights.
         build: Build the engines now, from the present values; otherwise at the first forward.
+        first: Whether this is the first executor of a family that shares its memory.
     """
     source = _Source(symbol, options, weights)
-    decision.attempt(lambda: source.give_engines(executor, build=build), options, executor._ctx)
+
+    def give() -> None:
+        if not later.waits(options, first=first):
+            awaited = _NewEngines(source)
+            if build:
+                awaited.begin(executor)
+            _attach(executor, None, awaited)
+        elif (engines := source.engines(executor, build=build)) is not None:
+            _attach(executor, _Binding(executor, engines))
+
+    decision.attempt(give, options, executor._ctx)
 
 
-def _attach(executor: Executor, binding: _Binding | None) -> InferenceExecutor:
+def _share(executor: Executor, engines: _Engines) -> InferenceExecutor:
+    """Give an executor the engines of another one, once there are some for its shapes."""
+    try:
+        return _attach(executor, _Binding(executor, engines))
+    except MXNetError:
+        if not later.was_postponed():
+            raise
+    return _attach(executor, None, _OtherShapes(engines, executor))
+
+
+def _attach(
+    executor: Executor, binding: _Binding | None, awaited: _Awaited | None = None
+) -> InferenceExecutor:
     executor.__class__ = InferenceExecutor
-    executor._mxtrt, executor._state = binding, State()
+    executor._mxtrt, executor._awaited, executor._state = binding, awaited, State()
     attached: InferenceExecutor = executor
     return attached

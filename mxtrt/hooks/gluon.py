@@ -27,10 +27,13 @@ from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, unt
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.observe.counters import count
 from mxtrt.plain.loading import mxnet_reason
+from mxtrt.plan import later
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
+from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
-from mxtrt.system.threads import rlock
+from mxtrt.system.background import Job
+from mxtrt.system.threads import lock, rlock
 
 __all__ = ["install"]
 
@@ -39,6 +42,9 @@ _BINDING = "_mxtrt"
 
 # So many input shapes are remembered that the engines did not take.
 _MOST_LEFT = 1000
+
+# For so many input shapes engines are being built at once; others have to come again.
+_MOST_AWAITED = 32
 
 # A block has engines for so many kinds of inputs; the engines of each hold the weights anew.
 _MOST_KINDS = 8
@@ -52,6 +58,10 @@ class _RetiredError(Exception):
 
 class _LeftError(Exception):
     """The engines did not take these input shapes before."""
+
+
+class _PostponedError(Exception):
+    """The engine for these input shapes is yet to be built."""
 
 
 class _NoEngineError(Exception):
@@ -86,6 +96,23 @@ class _FirstAlone:
             return outputs
 
 
+class _Op:
+    """A ``CachedOp`` of a partitioned graph.
+
+    Attributes:
+        postponements: Of the graph's engine nodes when it was made.
+    """
+
+    def __init__(self, op: CachedOp, postponements: int) -> None:
+        self.postponements = postponements
+        self._op = op
+        self._first = _FirstAlone()
+
+    def __call__(self, inputs: Sequence[NDArray]) -> Any:
+        """The outputs."""
+        return self._first(lambda: self._op(*inputs))
+
+
 class _Bound:
     """A block's graph with engines, as it was bound to some arrays.
 
@@ -96,6 +123,7 @@ class _Bound:
         arrays: Arrays of the parameters, by name.
         inputs: Arrays of the call.
         flags: Of ``hybridize``.
+        about: What stands for the block, see :func:`mxtrt.ready`.
     """
 
     def __init__(
@@ -106,6 +134,7 @@ class _Bound:
         arrays: Mapping[str, Any],
         inputs: Sequence[NDArray],
         flags: Iterable[tuple[str, Any]],
+        about: object,
     ) -> None:
         names = symbol.list_inputs()
         self._inputs: list[tuple[bool, Any]] = [
@@ -115,17 +144,20 @@ class _Bound:
             is_data: [i for i, one in enumerate(self._inputs) if one[0] == is_data]
             for is_data in (True, False)
         }
-        self._op = CachedOp(
-            symbol, [("data_indices", places[True]), ("param_indices", places[False]), *flags]
-        )
-        self._op_first = _FirstAlone()
+        self._flags = [("data_indices", places[True]), ("param_indices", places[False]), *flags]
         self._context = inputs[0].ctx
         self._inline = InlineRun.of(symbol.plan, self._context)
         self._alike = Alike([array.dtype for array in inputs], self._context)
+        self._symbol = symbol
+        self._data = data
         self._plan = symbol.plan
+        self._renewing = lock()
+        self._renew()
         self._left: dict[Shapes, str] = {}
+        self._awaited: dict[Shapes, Job] = {}  # what builds engines for shapes
+        self._about = about
         self.arrays = arrays
-        self.freshness = Freshness(symbol.plan, arrays)
+        self.freshness = Freshness(symbol.plan, arrays, about)
 
     def __call__(self, flat: Sequence[NDArray]) -> list[NDArray]:
         """The outputs.
@@ -137,6 +169,7 @@ class _Bound:
             OtherArraysError: They are of another kind than those of the bind.
             MXNetError: The engines do not accept their shapes.
             _LeftError: They did not before.
+            _PostponedError: An engine for them is yet to be built.
             _RetiredError: The engine failed.
         """
         context = self._context
@@ -151,10 +184,54 @@ class _Bound:
                 raise _RetiredError
             if self._left and _shapes(flat) in self._left:
                 raise _LeftError
-            outputs = self._op_first(lambda: self._op(*inputs))
+            if self._awaited and not self._has_come(_shapes(flat)):
+                raise _PostponedError
+            outputs = self._run(inputs)
             if isinstance(outputs, NDArray):
                 outputs = [outputs]
         return list(outputs)
+
+    def _run(self, inputs: Sequence[NDArray]) -> Any:
+        """Run the graph through MXNet.
+
+        A ``CachedOp`` whose shape inference failed takes it for done when the shapes come again
+        (``CheckAndInferShape`` in ``src/imperative/imperative_utils.h``).
+        """
+        while True:
+            op = self._op
+            try:
+                return op(inputs)
+            except MXNetError:
+                postponed = later.was_postponed()
+                with self._renewing:
+                    if op is self._op and op.postponements != self._postponements():
+                        self._renew()
+                if postponed:
+                    raise _PostponedError from None
+                if op is self._op:
+                    raise
+
+    def _renew(self) -> None:
+        self._op = _Op(CachedOp(self._symbol, self._flags), self._postponements())
+
+    def _postponements(self) -> int:
+        return sum(node.postponements for node in self._plan.nodes)
+
+    def _has_come(self, shapes: Shapes) -> bool:
+        """Whether what was awaited for input shapes is there, or failed, or nothing was."""
+        job = self._awaited.get(shapes)
+        if job is not None and job.done:
+            self._awaited.pop(shapes, None)
+        return job is None or job.done
+
+    def await_engine(self, flat: Sequence[NDArray]) -> None:
+        """Have the engine for arrays of these shapes built in the background."""
+        shapes = _shapes(flat)
+        if shapes in self._awaited or len(self._awaited) >= _MOST_AWAITED:
+            return
+        known = {name: array.shape for name, array in self.arrays.items()}
+        known.update((name, shapes[place]) for name, place in self._data.items())
+        self._awaited[shapes] = later.build_for(self._symbol, known, shapes, self._about)
 
     def leave(self, flat: Sequence[NDArray], error: MXNetError) -> None:
         """Leave calls with arrays of these shapes to MXNet: the engines did not take them."""
@@ -173,11 +250,16 @@ class _BlockBinding:
     Args:
         block: The block, its own graph and ``CachedOp`` built.
         options: Options of the bind.
+        about: What stands for the block, see :func:`mxtrt.ready`.
         kind: Dtype, storage type and context of every input.
+
+    Attributes:
+        kind: The same.
     """
 
-    def __init__(self, block: Any, options: Options, kind: Signature) -> None:
+    def __init__(self, block: Any, options: Options, about: object, kind: Signature) -> None:
         self.kind = kind
+        self._about = about
         self._options = options
         self._context = kind[0][-1]
         self._data, self._graph = block._cached_graph
@@ -192,6 +274,8 @@ class _BlockBinding:
         self._bound: _Bound | None = None
         self._epoch: object = None
         self._refused: dict[str, str] = {}
+        self._was_bound = False
+        self._rebound = Tried()  # binding to other arrays, or around other nodes
         self._state = State()
         self._lock = rlock()
 
@@ -219,10 +303,22 @@ class _BlockBinding:
                 raise _NoEngineError
             return self._bound if outcome else None
 
+    @property
+    def awaits(self) -> bool:
+        """Whether engines are being built, without which it does not answer."""
+        bound = self._bound
+        return self._rebound.awaited or (bound is not None and bound.freshness.awaits)
+
     def _settle(self, flat: Sequence[NDArray], refused: Mapping[str, str]) -> bool | None:
         """Whether the engines may answer now; None when no segment is worth an engine."""
         from mxtrt.node import library
 
+        if self._rebound.awaited:
+            return False
+        if (made := self._rebound.result()) is not None:
+            self._bound, self._refused, self._epoch = made
+            self._was_bound = True
+            refused = self._refused
         data: dict[str, Any] = {}
         epoch = _Epoch.now
         if self._epoch is not epoch or self._refused != refused:
@@ -237,18 +333,44 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                self._refused = dict(refused)
-                data = {variable.name: flat[i] for i, variable in enumerate(self._data)}
-                self._bound = self._bind(flat, data, arrays)
+                if not later.waits(self._options, first=not self._was_bound):
+                    copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
+                    self._rebound.begin(
+                        lambda: self._made(copies, arrays, refused, epoch), self._about
+                    )
+                    return False
+                data = self._named(flat)
+                self._bound, self._refused = self._bind(flat, arrays, refused), dict(refused)
+                self._was_bound = True
             self._epoch = epoch
         return None if self._bound is None else self._bound.freshness.settle(data)
 
+    def _made(
+        self,
+        flat: Sequence[NDArray],
+        arrays: Mapping[str, Any],
+        refused: Mapping[str, str],
+        epoch: object,
+    ) -> tuple[_Bound | None, dict[str, str], object]:
+        """What is bound in the background, engines and all; the nodes refused, and the epoch."""
+
+        def bind(known: Mapping[str, str]) -> tuple[_Bound | None, dict[str, str], object]:
+            bound = self._bind(flat, arrays, known)
+            if bound is not None:
+                bound.freshness.settle(self._named(flat))
+            return bound, dict(known), epoch
+
+        return until_accepted(bind, refused)
+
+    def _named(self, flat: Sequence[NDArray]) -> dict[str, NDArray]:
+        return {variable.name: flat[i] for i, variable in enumerate(self._data)}
+
     def _bind(
-        self, flat: Sequence[NDArray], data: Mapping[str, Any], arrays: Mapping[str, Any]
+        self, flat: Sequence[NDArray], arrays: Mapping[str, Any], refused: Mapping[str, str]
     ) -> _Bound | None:
         """Bind to these arrays; None when no segment is worth an engine."""
         places = {variable.name: i for i, variable in enumerate(self._data)}
-        given = {**arrays, **data}
+        given = {**arrays, **self._named(flat)}
         symbol = partition_symbol(
             self._graph,
             {name: given[name] for name in self._graph.list_arguments()},
@@ -256,11 +378,11 @@ class _BlockBinding:
             self._context,
             self._options,
             frozenset(arrays),
-            self._refused,
+            refused,
         )
         if not symbol.plan.nodes:
             return None
-        return _Bound(symbol, places, self._parameters, arrays, flat, self._flags)
+        return _Bound(symbol, places, self._parameters, arrays, flat, self._flags, self._about)
 
 
 class _Bindings:
@@ -269,10 +391,14 @@ class _Bindings:
     Args:
         block: The block, its own graph and ``CachedOp`` built.
         options: Options of the binds.
+
+    Attributes:
+        about: What stands for the block, see :func:`mxtrt.ready`.
     """
 
     def __init__(self, block: Any, options: Options) -> None:
-        self._new = functools.partial(_BlockBinding, block, options)
+        self.about = object()
+        self._new = functools.partial(_BlockBinding, block, options, self.about)
         self._parameters = [place for is_data, place in block._cached_op_args if not is_data]
         self._in_format, self._out_format = block._in_format, block._out_format
         self._is_numpy = isinstance(block._cached_graph[1], NumpySymbol)
@@ -312,13 +438,17 @@ class _Bindings:
                 continue
             bound = self._ready(binding, flat)
             if bound is None:
-                return self.in_mxnet(in_mxnet)
+                return (self._meanwhile if binding.awaits else self.in_mxnet)(in_mxnet)
             try:
                 outputs = bound(flat)
             except OtherArraysError:
                 continue
             except (_LeftError, _RetiredError):
                 return self._instead(in_mxnet)
+            except _PostponedError:
+                answer = self._meanwhile(in_mxnet)
+                bound.await_engine(flat)
+                return answer
             except MXNetError as error:
                 # MXNet's own operators say whether the inputs or the engines are at fault.
                 answer = self._instead(in_mxnet)
@@ -332,6 +462,12 @@ class _Bindings:
     def in_mxnet(self, call: Callable[[], Any]) -> Any:
         """Have MXNet's operators answer a call."""
         return self._mxnet_first(call)
+
+    def _meanwhile(self, call: Callable[[], Any]) -> Any:
+        """Have MXNet's operators answer a call while an engine is being built."""
+        answer = self._mxnet_first(call)
+        count("postponed")
+        return answer
 
     def _instead(self, call: Callable[[], Any]) -> Any:
         """Have MXNet's operators answer a call for inference in place of an engine."""

@@ -18,7 +18,7 @@ from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
-from mxtrt.hooks.executor import adopt
+from mxtrt.hooks.executor import InferenceExecutor, adopt
 from mxtrt.hooks.filling import fill
 from mxtrt.hooks.partitioned import (
     BACKEND,
@@ -279,7 +279,9 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
             # The user gives the shapes of data; Module says which arguments are parameters.
             names = shared_arg_names or set(self.list_arguments()) - set(kwargs)
             weights = set(names) - set(options.data_names) | set(self.list_auxiliary_states())
-            adopt(executor, self, options, frozenset(weights), build=False)
+            # BucketingModule binds every bucket to the memory of the first one.
+            first = not isinstance(shared_exec, InferenceExecutor)
+            adopt(executor, self, options, frozenset(weights), build=False, first=first)
         return executor
 
     return simple_bind

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 
+from mxtrt.system.background import waiting
 from mxtrt.system.threads import lock
 
 __all__ = ["Stats", "count", "stats"]
@@ -17,7 +18,7 @@ __all__ = ["Stats", "count", "stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What mxtrt did since this process began; every number only ever grows.
+    """What mxtrt did since this process began; every number but `building` only ever grows.
 
     Attributes:
         binds: Graphs bound with engines (a graph that is partitioned again counts again).
@@ -29,6 +30,8 @@ class Stats:
         engine_runs: Runs of engines that succeeded (on a GPU: that were started).
         engine_failures: Engines retired because they failed at run time.
         fallbacks: Calls that plain MXNet answered because an engine could not.
+        postponed: Calls that plain MXNet answered while an engine was being built for them.
+        building: Builds under way or waiting for their turn now, in the background.
         cache_hits: Engines found in the cache on disk.
         cache_misses: Engines looked for there and not found.
     """
@@ -42,6 +45,8 @@ class Stats:
     engine_runs: int = 0
     engine_failures: int = 0
     fallbacks: int = 0
+    postponed: int = 0
+    building: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
 
@@ -75,7 +80,7 @@ def stats() -> Stats:
     """
     with _lock:
         counted = dict(_counts)
-    return Stats(**counted, engine_runs=_engine_runs())
+    return Stats(**counted, building=waiting(), engine_runs=_engine_runs())
 
 
 def _engine_runs() -> int:

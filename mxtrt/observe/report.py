@@ -64,6 +64,7 @@ class Report:
         partition_seconds: Time to partition and convert.
         released_bytes: Bytes of weights that left MXNet's memory: paged out, or moved off the GPU.
         notes: Whatever else a person should know.
+        building: What is being built in the background now; MXNet answers meanwhile.
     """
 
     engine: str
@@ -73,6 +74,7 @@ class Report:
     partition_seconds: float = 0.0
     released_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    building: list[str] = field(default_factory=list)
 
     @property
     def nodes_in_engine(self) -> int:
@@ -110,7 +112,8 @@ class Report:
         reasons = Counter((node.op, node.reason) for node in self.left)
         lines += [f"  {n} x {op}: {reason}" for (op, reason), n in sorted(reasons.items())]
         lines += [f"  note: {s.name}: {note}" for s in self.segments for note in s.notes]
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines + [f"  being built: {what}" for what in self.building])
 
 
 _last: Report | None = None

@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,15 +14,17 @@ from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.errors import EngineError, NodeError, Unsupported
+from mxtrt.errors import EngineError, NodeError
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.abi import Tensor
 from mxtrt.observe.counters import count
+from mxtrt.plan import later
 from mxtrt.plan.fallback import Fallback
 from mxtrt.plan.sessions import Sessions
 from mxtrt.plan.state import Stage, State
 from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes, profile_of
+from mxtrt.system.background import in_job
 from mxtrt.system.threads import rlock
 from mxtrt.weights.paging import copy_from_gpu
 
@@ -68,9 +70,11 @@ class EngineNode:
         report: What a person is told of it.
         state: Where it stands; its plan's.
         written: Reference to its plan's answer whether weights were written since the build.
+        holds: Its plan's answer whether weights hold what they held at the build.
         variants: Its input shapes.
         sessions: Its sessions.
         fallback: What answers where a session cannot.
+        postponements: How often it had MXNet answer, until an engine is built.
         stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
@@ -93,12 +97,13 @@ class EngineNode:
         self.weights = tuple(weight.name for weight in model.weights)
         self.state = State()
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
+        self.holds: Callable[[], bool] = lambda: True
         self.stands_alone = False
+        self.postponements = 0
         self._owned = weights
-        self._lock = rlock()
-        self._unbuilt: dict[
-            Shapes, str
-        ] = {}  # why no engine could be built, by input shapes; not tried again
+        self._building = rlock()  # held while something is converted or built, and taken first
+        self._lock = rlock()  # held for moments
+        self._unbuilt: dict[Shapes, _Failure] = {}
         static = engine.static_shapes
         self._segment = Reshaped(graph, weights, model, not static and options.precision in _WIDE)
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
@@ -128,10 +133,11 @@ class EngineNode:
         Raises:
             EngineError: The engine refused the segment.
         """
-        with self._lock:
+        with self._building:
             own = {name: arrays[name] for name in self.weights}
-            old = self.sessions.renew(own, shares)  # kept alive until the new ones serve
-            self._unbuilt.clear()
+            with self._lock:
+                old = self.sessions.renew(own, shares)  # kept alive until the new ones serve
+                self._unbuilt.clear()
             for shapes, variant in self.variants:
                 if variant.digest in old or not old or self.variants.is_bound(shapes):
                     self._build(shapes)
@@ -224,46 +230,84 @@ class EngineNode:
     def infer(self, shapes: Shapes) -> None:
         """Serve input shapes that have no engine: new ones, or pushed out by ``max_engines``.
 
-        A build that fails is not tried again before the weights change; MXNet answers in place
-        of a node that stands alone, also at shapes for which there is no model.
+        A build that failed is not tried again before the weights change, in the background after
+        :data:`mxtrt.plan.later.MOST_TRIES` of them.  MXNet answers in place of a node that stands
+        alone, also at shapes for which there is no model.
 
         Raises:
-            EngineError: The segment does not accept the shapes, or the engine refused it.
+            EngineError: The segment does not accept the shapes, or the engine refused it, or is yet
+                to be built in the background.
         """
+        if self._serves(shapes):
+            return
+        background = not (self.stands_alone or later.waits(self.options))
+        if background and self.sessions.arrays is not None:
+            if (failure := self._unbuilt.get(shapes)) and failure.final:
+                raise EngineError(failure.reason)
+            self.postponements += 1  # first: the error leaves a CachedOp in need of being renewed
+            later.postpone("an engine for these input shapes is yet to be built")
+        with self._building:
+            if not self._serves(shapes):
+                self._serve(shapes)
+
+    def _serves(self, shapes: Shapes) -> bool:
+        """Whether input shapes have an engine, which serves them from now on; builds nothing."""
         with self._lock:
-            answers = self.stands_alone and self.options.take_over
             if shapes not in self.variants:
                 if self._profile is not None:
                     self._profile.check(shapes)
-                try:
-                    if self.variants.models >= _MOST_MODELS:
-                        raise EngineError(
-                            f"more than {_MOST_MODELS} input shapes need an engine of their own"
-                        )
-                    self._add(shapes)
-                except (EngineError, Unsupported) as error:
-                    if not answers:
-                        raise
-                    self.variants.leave(shapes, self._segment.outputs(shapes))
-                    self._leave(shapes, error)
-            if self.sessions.arrays is None:
-                return
-            if shapes not in self._unbuilt:
-                try:
-                    self._build(shapes)
-                    return
-                except Exception as error:
-                    self._leave(shapes, error)
-            if not answers:
-                raise EngineError(self._unbuilt[shapes])
+                made = self._segment.trusted(shapes)
+                if made is None:
+                    return False
+                self._add(shapes, made)
+            if not self.is_built(shapes):
+                return False
+            digest = self.variants[shapes].digest
+            self.variants.serve(shapes, self.sessions.by_digest[digest].handle)
+            return True
 
-    def _leave(self, shapes: Shapes, error: Exception) -> None:
-        """Note that there is no engine for input shapes before the weights change."""
-        self._unbuilt[shapes] = str(error)
-        if self.stands_alone and self.options.take_over:
-            told = " and ".join(map(str, shapes))
-            name = self.report.name
-            _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
+    def _serve(self, shapes: Shapes) -> None:
+        """Convert the segment at input shapes, and build its engine, if it is time for that."""
+        answers = self.stands_alone and self.options.take_over
+        failure = self._unbuilt.get(shapes)
+        if failure is None or not failure.final:
+            try:
+                if in_job() and not self.holds():
+                    raise _OutdatedError(_OUTDATED)
+                self._convert(shapes)
+                if self.sessions.arrays is not None:
+                    self._build(shapes, checked=in_job())
+                return
+            except _OutdatedError:
+                raise
+            except Exception as error:
+                known = shapes in self.variants
+                if answers and not known:
+                    with self._lock:
+                        self.variants.leave(shapes, self._segment.outputs(shapes))
+                    known = True
+                tries = (failure.tries if failure else 0) + 1
+                final = tries == later.MOST_TRIES or not known or not in_job()
+                failure = _Failure(str(error), tries, final)
+                if not known and not in_job():
+                    raise
+                self._unbuilt[shapes] = failure
+                if answers:
+                    told = " and ".join(map(str, shapes))
+                    name = self.report.name
+                    _log.warning("MXNet runs %s at input shapes %s: %s", name, told, error)
+        if not answers:
+            raise EngineError(failure.reason)
+
+    def _convert(self, shapes: Shapes) -> None:
+        """Describe input shapes, if they are new."""
+        if shapes in self.variants:
+            return
+        if self.variants.models >= _MOST_MODELS:
+            raise EngineError(f"more than {_MOST_MODELS} input shapes need an engine of their own")
+        made = self._segment.at(shapes)
+        with self._lock:
+            self._add(shapes, made)
 
     def bring_back(self, shapes: Shapes) -> None:
         """Describe input shapes that were forgotten, for a forward that is under way.
@@ -273,53 +317,92 @@ class EngineNode:
         Raises:
             EngineError: The segment does not accept the shapes, or an engine is being built.
         """
-        if not self._lock.acquire(timeout=_PATIENCE):
+        if self._serves(shapes):
+            return
+        if not self._building.acquire(timeout=_PATIENCE):
             raise EngineError("an engine is being built")
         try:
-            if shapes not in self.variants:
-                if self._profile is not None:
-                    self._profile.check(shapes)
-                self._add(shapes)
-            if self.is_built(shapes):
-                self._build(shapes)
+            self._convert(shapes)
+            self._serves(shapes)
         finally:
-            self._lock.release()
+            self._building.release()
 
-    def _add(self, shapes: Shapes) -> None:
-        self.variants.add(shapes, self.sessions.by_digest.keys(), self._segment.at(shapes))
+    def _add(self, shapes: Shapes, made: tuple[Shapes, OnnxSegment]) -> None:
+        self.variants.add(shapes, self.sessions.by_digest.keys(), made)
         if self._segment.general is not None:
             note = f"one engine for all sizes of {self._segment.general.varying}"
             self.report.notes += [note] * (note not in self.report.notes)
         for forgotten in [known for known in self._unbuilt if known not in self.variants]:
             del self._unbuilt[forgotten]
 
-    def _build(self, shapes: Shapes) -> None:
-        """Have a session serve input shapes."""
-        outputs, digest = self.variants[shapes]
-        if not digest:
+    def _build(self, shapes: Shapes, *, checked: bool = False) -> None:
+        """Have a session serve known input shapes.
+
+        Args:
+            shapes: The input shapes.
+            checked: Whether to keep it only if the weights are those of the other sessions.
+        """
+        if not self.variants[shapes].digest:
             return  # MXNet's operators answer
         if not self.is_built(shapes):
-            begin = time.perf_counter()
-            model = self.variants.model_at(shapes)
+            self._build_session(shapes, checked)
+        with self._lock:
+            variant = self.variants.get(shapes)
+            if variant is not None:  # it has not been forgotten meanwhile
+                self.variants.serve(shapes, self.sessions.by_digest[variant.digest].handle)
+
+    def _build_session(self, shapes: Shapes, checked: bool) -> None:
+        """Build a session for known input shapes, without keeping others from serving theirs."""
+        variant = self.variants.get(shapes)
+        if variant is None:
+            return
+        begin = time.perf_counter()
+        model = self.variants.model_at(shapes)
+        with self._lock:
             self._make_room()
-            with library().range(f"build {self.report.name}"):
-                notes = self.sessions.build(
-                    digest,
-                    model,
-                    _tensors(shapes, self._input_types),
-                    _tensors(outputs, self._output_types),
-                )
-            self.report.notes += [note for note in notes if note not in self.report.notes]
-            self.report.build_seconds += time.perf_counter() - begin
-            self.report.built = True
-            _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
-        self.variants.serve(shapes, self.sessions.by_digest[digest].handle)
+        with library().range(f"build {self.report.name}"):
+            made = self.sessions.made(
+                model,
+                _tensors(shapes, self._input_types),
+                _tensors(variant.outputs, self._output_types),
+            )
+        if checked and not self.holds():
+            raise _OutdatedError(_OUTDATED)
+        with self._lock:
+            self.sessions.put(variant.digest, made)
+        self.report.notes += [note for note in made.notes if note not in self.report.notes]
+        self.report.build_seconds += time.perf_counter() - begin
+        self.report.built = True
+        _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
 
     def _make_room(self) -> None:
-        """Give up the oldest sessions beyond ``max_engines`` that no executor is bound to."""
-        for digest in self.sessions.beyond_limit(self.variants.bound()):
+        """Give up the sessions beyond ``max_engines`` that were used least lately.
+
+        No executor is bound to them.  While others answer the one in use stays: Gluon does not ask
+        for shapes again that were those of its last call.
+        """
+        excess = self.sessions.excess()
+        if not excess:
+            return
+        idle = [one for one in self.variants.idle() if one in self.sessions.by_digest]
+        for digest in idle[: min(excess, len(idle) - in_job())]:
             self.variants.withdraw(digest)
             self.sessions.drop(digest)
+
+
+_OUTDATED = "the weights changed while an engine was being built"
+
+
+class _OutdatedError(EngineError):
+    """The weights changed while an engine was being built."""
+
+
+class _Failure(NamedTuple):
+    """Why no engine could be built for some input shapes."""
+
+    reason: str
+    tries: int
+    final: bool
 
 
 def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:

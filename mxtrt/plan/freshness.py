@@ -5,7 +5,7 @@ array; before each forward the counts are compared, and where one has moved the 
 binding and freeing an executor count as writes too.  After a change MXNet's own operators answer,
 and the engines are built again once the weights hold still: at once after the first change, then
 after 1, 2, 4, ... further forwards, so that alternating training and inference steps do not build
-an engine each.
+an engine each.  They are built in the background, unless the option ``build`` says otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mxtrt.errors import RefusedNodesError
 from mxtrt.node.forks import in_forked_child
 from mxtrt.observe.counters import count
+from mxtrt.plan import later
+from mxtrt.plan.later import Tried
 from mxtrt.system.threads import lock
 
 if TYPE_CHECKING:
@@ -33,9 +35,10 @@ class Freshness:
     Args:
         plan: The plan; its engines may still be unbuilt.
         arrays: The weight arrays by name, and possibly more.
+        about: What stands for what was bound, see :func:`mxtrt.ready`.
     """
 
-    def __init__(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, arrays: Mapping[str, Any], about: object = None) -> None:
         from mxnet.base import MXNetError
 
         self._error = MXNetError
@@ -45,6 +48,9 @@ class Freshness:
         self._waiting = 0
         self._served = 0
         self._pending = False
+        self._about = about
+        self._was_built = plan.state.built
+        self._built = Tried()  # building the engines
         self._lock = lock()
 
     def current(self) -> bool:
@@ -63,6 +69,11 @@ class Freshness:
             self._patience = 0
         return True
 
+    @property
+    def awaits(self) -> bool:
+        """Whether engines are being built in the background."""
+        return self._built.awaited
+
     def settle(self, data: Mapping[str, Any] | None = None) -> bool:
         """Whether the engines may answer, after building them when it is time to.
 
@@ -71,7 +82,7 @@ class Freshness:
 
         Raises:
             RefusedNodesError: An engine failed at run time, or refused nodes.
-            EngineError: A build failed.
+            EngineError: A build failed, in the background several times.
         """
         if in_forked_child():
             return False
@@ -83,27 +94,46 @@ class Freshness:
             return self._settle(data or {})
 
     def _settle(self, data: Mapping[str, Any]) -> bool:
-        state, baseline = self._plan.state, self._plan.baseline
-        if state.retired:
-            raise RefusedNodesError(state.reasons)
-        if not state.built:
-            self._plan.build({**data, **self._arrays}, shares=True)
-        elif not baseline.still_holds():
+        plan = self._plan
+        if plan.state.retired:
+            raise RefusedNodesError(plan.state.reasons)
+        if self._built.awaited:
+            return False
+        if self._built.result():
+            count("rebuilds", self._was_built)
+            self._pending, self._was_built = False, True
+        if plan.state.built and not plan.baseline.still_holds():
             self._pending = True
             # Engines that have not answered since the last build are built at once.
             self._waiting = self._patience if self._served else 0
             if self._served:
                 self._patience = min(max(2 * self._patience, 1), _MOST_PATIENT)
             self._served = 0
-            baseline.remember()
-        if self._pending:
-            if self._waiting:
-                self._waiting -= 1
+            plan.baseline.remember()
+        if self._pending and self._waiting:
+            self._waiting -= 1
+            return False
+        if self._pending or not plan.state.built:
+            if not later.waits(plan.options, first=not self._was_built):
+                self._begin()
                 return False
-            self._plan.build(self._arrays, shares=True)
-            count("rebuilds")
-            self._pending = False
-        if not self._plan.baseline.still_holds():
+            plan.build(self._arrays if self._pending else {**data, **self._arrays}, shares=True)
+            count("rebuilds", self._pending)
+            self._pending, self._was_built = False, True
+        if not plan.baseline.still_holds():
             return False  # another thread wrote meanwhile
         self._served += 1
         return True
+
+    def _begin(self) -> None:
+        """Have the engines built in the background."""
+        plan = self._plan
+        names = ", ".join(node.report.name for node in plan.nodes)
+        arrays = self._arrays
+
+        def build() -> bool:
+            plan.build(arrays, shares=True)
+            return True
+
+        told = f"{names} with the present weights"
+        self._built.begin(build, self._about, plan.report, told)

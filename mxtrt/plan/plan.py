@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
@@ -108,6 +109,7 @@ class Plan:
         for node in self.nodes:
             node.state = self.state
             node.written = weakref.WeakMethod(self._written)
+            node.holds = functools.partial(_holds, weakref.ref(self))
             node.sessions.borrowed = self._borrowed
         self._lib = library()
         _plans.add(self)
@@ -210,6 +212,12 @@ class Plan:
 
     def _written(self) -> bool:
         return self.baseline.written()
+
+
+def _holds(reference: weakref.ref[Plan]) -> bool:
+    """Whether the weights of a plan hold what they held when it was built."""
+    plan = reference()
+    return plan is not None and plan.baseline.still_holds()
 
 
 @once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment
@@ -15,9 +15,23 @@ from mxtrt.graph.symbol import TensorType
 from mxtrt.observe.counters import count
 from mxtrt.precision import retyped
 
-__all__ = ["Sessions"]
+__all__ = ["Made", "Sessions"]
 
 _log = logging.getLogger("mxtrt")
+
+
+class Made(NamedTuple):
+    """A session that was found or built.
+
+    Attributes:
+        session: The session.
+        notes: What a person should know of it.
+        borrows: Whether it reads other arrays than the node's weights, of the same contents.
+    """
+
+    session: Session
+    notes: list[str]
+    borrows: bool
 
 
 class Sessions:
@@ -79,14 +93,9 @@ class Sessions:
                 shared_sessions().forget(session)
         return old
 
-    def beyond_limit(self, bound: set[str]) -> list[str]:
-        """The oldest sessions that have to go before another one comes.
-
-        Args:
-            bound: Digests of those that executors are bound to; they stay.
-        """
-        idle = [digest for digest in self.by_digest if digest not in bound]
-        return idle[: max(len(self.by_digest) - self._limit + 1, 0)]
+    def excess(self) -> int:
+        """How many sessions have to go before another one comes."""
+        return max(len(self.by_digest) - self._limit + 1, 0)
 
     def drop(self, digest: str) -> None:
         """Give up a session."""
@@ -94,23 +103,29 @@ class Sessions:
         if session in self.borrowed:
             self.borrowed.remove(session)
 
-    def build(
-        self,
-        digest: str,
-        model: OnnxSegment,
-        inputs: Sequence[TensorType],
-        outputs: Sequence[TensorType],
-    ) -> list[str]:
-        """Find or build a session for a model and the weights at hand.
+    def put(self, digest: str, made: Made) -> None:
+        """Keep a session.
 
         Args:
             digest: What it serves.
+            made: The session, as :meth:`made` returned it.
+        """
+        self.by_digest[digest] = made.session
+        if made.borrows:
+            self.borrowed.append(made.session)
+
+    def made(
+        self,
+        model: OnnxSegment,
+        inputs: Sequence[TensorType],
+        outputs: Sequence[TensorType],
+    ) -> Made:
+        """Find or build a session for a model and the weights at hand.
+
+        Args:
             model: The model in float32.
             inputs: Types of its inputs.
             outputs: Types of its outputs.
-
-        Returns:
-            Notes for the report.
 
         Raises:
             RefusedNodesError: The engine refused nodes.
@@ -129,7 +144,7 @@ class Sessions:
                 made.segment, made.weights, inputs, outputs, self._options, self._gpu, self._batches
             )
             try:
-                session = self._found_or_built(request)
+                session, borrows = self._found_or_built(request)
             except EngineError as error:
                 if made.quantized is None:
                     raise
@@ -138,10 +153,11 @@ class Sessions:
                 _log.info("the engine refused layers in int8: %s", error)
                 refused |= _leaving_int8(made.quantized, error)
             else:
-                self.by_digest[digest] = session
-                return [*made.notes, *session.notes]
+                return Made(session, [*made.notes, *session.notes], borrows)
 
-    def _found_or_built(self, request: BuildRequest) -> Session:
+    def _found_or_built(self, request: BuildRequest) -> tuple[Session, bool]:
+        """A session, and whether it reads other arrays than this node's weights."""
+
         def build() -> Session:
             session = self._engine.build(request)
             count("builds")
@@ -149,14 +165,13 @@ class Sessions:
             return session
 
         if not self._shares:
-            return build()
+            return build(), False
         session, found = shared_sessions().find_or_build(request, build)
-        if found:
-            count("shared")
-            own = {weight.address for weight in request.weights}
-            if any(weight.address not in own for weight in session.weights):
-                self.borrowed.append(session)
-        return session
+        if not found:
+            return session, False
+        count("shared")
+        own = {weight.address for weight in request.weights}
+        return session, any(weight.address not in own for weight in session.weights)
 
 
 def _leaving_int8(quantized: frozenset[str], error: EngineError) -> dict[str, str]:

@@ -61,6 +61,12 @@ class Reshaped:
         self._tries = _MOST_TRIES if generalizes else 0
         self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
 
+    def trusted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
+        """Output shapes and model at input shapes for which nothing has to be converted, if so."""
+        general = self.general
+        outputs = None if general is None else general.trusted(shapes)
+        return None if general is None or outputs is None else (outputs, general.model)
+
     def at(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         """Output shapes and model at some input shapes: a model that others share if it can be.
 
@@ -68,8 +74,8 @@ class Reshaped:
             EngineError: The segment does not accept them.
             Unsupported: A node cannot be converted at them.
         """
-        if self.general is not None and (outputs := self.general.trusted(shapes)) is not None:
-            return outputs, self.general.model
+        if (trusted := self.trusted(shapes)) is not None:
+            return trusted
         outputs, direct = self._converted(shapes)
         if direct.digest == self._own:
             return outputs, direct
@@ -255,19 +261,25 @@ class Variants:
         self._models.pop(digest, None)
 
     def model_at(self, shapes: Shapes) -> OnnxSegment:
-        """The model of known input shapes."""
-        digest = self._known[shapes].digest
-        if digest not in self._models:  # the model was dropped with its session
-            _, self._models[digest] = self._segment.at(shapes)
-        return self._models[digest]
+        """The model of known input shapes; converts where it was dropped with its session."""
+        model = self._models.get(self._known[shapes].digest)
+        return model or self._segment.at(shapes)[1]
 
     def is_bound(self, shapes: Shapes) -> bool:
         """Whether an executor of MXNet's is bound to the node at input shapes."""
         return library().users(self._key, shapes) > 0
 
-    def bound(self) -> set[str]:
-        """Digests of the shapes that executors are bound to."""
-        return {variant.digest for shapes, variant in self if self.is_bound(shapes)}
+    def idle(self) -> list[str]:
+        """Digests of the shapes that no executor is bound to, those used least lately first."""
+        lib = library()
+        uses: dict[str, int] = {}
+        bound = set()
+        for shapes, variant in self:
+            use = lib.last_use(self._key, shapes)
+            uses[variant.digest] = max(uses.get(variant.digest, use), use)
+            if use < 0:
+                bound.add(variant.digest)
+        return sorted(uses.keys() - bound, key=uses.__getitem__)
 
     def _drop_idle(self, sessions: Collection[str]) -> None:
         """Forget input shapes that were not used for long and that no executor is bound to."""

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.system.background import elsewhere
 from mxtrt.system.threads import lock
 
 __all__ = ["Arrays", "Child", "Header", "serve"]
@@ -96,9 +97,11 @@ class Child:
             RefusedNodesError: Its own, too.
         """
         question = {**header, "level": _log.getEffectiveLevel()}
-        with self._lock, _Watchdog(patience, self._process.kill) as watchdog:
+        kill = self._process.kill
+        with self._lock, _Watchdog(patience, kill) as watchdog:
             try:
-                told, answers = self._exchange(question, arrays, watchdog)
+                with elsewhere(kill):
+                    told, answers = self._exchange(question, arrays, watchdog)
             except (OSError, EOFError, ValueError) as error:
                 ending = f"ended with {self._ending()}"
                 if watchdog.bit:

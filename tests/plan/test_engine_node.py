@@ -110,13 +110,13 @@ def test_a_forward_at_shapes_that_were_forgotten_runs_in_the_engine():
 
 @pytest.fixture
 def building(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Takes a node's lock, as a thread does that builds an engine, until the test ends."""
+    """Takes a node's turn to build, as a thread does that builds an engine, until the test ends."""
     monkeypatch.setattr(engine_node, "_PATIENCE", 0.01)
     end, begun, threads = threading.Event(), threading.Event(), []
 
     def hold(node: EngineNode) -> None:
         def work() -> None:
-            with node._lock:
+            with node._building:
                 begun.set()
                 end.wait()
 

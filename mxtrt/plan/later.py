@@ -1,0 +1,149 @@
+"""Builds that no request waits for: MXNet's operators answer until the engine is there.
+
+The option ``build`` says which: with ``wait`` all but those of the first bind, with ``background``
+all, with ``foreground`` none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from mxtrt.config import Options
+from mxtrt.errors import EngineError, RefusedNodesError
+from mxtrt.graph.symbol import inferred
+from mxtrt.observe.report import Report
+from mxtrt.system import background
+from mxtrt.system.background import Job
+
+__all__ = ["MOST_TRIES", "Shapes", "Tried", "build_for", "postpone", "waits", "was_postponed"]
+
+_log = logging.getLogger("mxtrt")
+
+#: The shapes of all inputs.
+Shapes = tuple[tuple[int, ...], ...]
+
+#: A build that has failed so often is given up.
+MOST_TRIES = 3
+
+_thread = threading.local()
+
+
+def waits(options: Options, *, first: bool = False) -> bool:
+    """Whether a build is to be done here and now.
+
+    Args:
+        options: The options of the bind.
+        first: Whether it is the first one for what is bound.
+    """
+    return (
+        options.build == "foreground" or (first and options.build == "wait") or background.in_job()
+    )
+
+
+def postpone(reason: str) -> NoReturn:
+    """Leave a request to MXNet from within MXNet's shape inference.
+
+    Raises:
+        EngineError: Always; as MXNet's error it reaches who has asked, for :func:`was_postponed`.
+    """
+    _thread.postponed = True
+    raise EngineError(reason)
+
+
+def was_postponed() -> bool:
+    """Whether the error that this thread got from MXNet means that an engine is yet to be built."""
+    postponed = getattr(_thread, "postponed", False)
+    _thread.postponed = False
+    return postponed
+
+
+def submit(
+    work: Callable[[], Any], about: object, report: Report | None = None, told: str = ""
+) -> Job:
+    """Have something built in the background.
+
+    Args:
+        work: Builds it.
+        about: What stands for what it is built for, see :func:`mxtrt.ready`.
+        report: Says meanwhile that it is being built.
+        told: What that is.
+    """
+    from mxnet.util import is_np_array, is_np_shape, np_array, np_shape
+
+    numpy_shape, numpy_array = is_np_shape(), is_np_array()
+    building = [] if report is None else report.building
+    begun: list[bool] = []
+
+    def run() -> Any:
+        begun.append(True)
+        try:
+            with np_shape(numpy_shape), np_array(numpy_array):  # of each thread
+                return work()
+        except Exception as error:
+            _log.info("a build in the background failed: %s", error)
+            raise
+        finally:
+            building.remove(told)
+
+    building.append(told)
+    job = background.submit(run, about)
+    if job.done and not begun:
+        building.remove(told)
+    return job
+
+
+def build_for(symbol: Any, shapes: Mapping[str, Any], data: Shapes, about: object) -> Job:
+    """Have the engines of a partitioned symbol built for other input shapes, in the background.
+
+    MXNet's shape inference asks all engine nodes of the symbol for theirs.
+
+    Args:
+        symbol: The partitioned symbol; its plan has been built.
+        shapes: Shapes of its arguments by name, and possibly more.
+        data: Those of what the caller calls inputs, for people.
+        about: What stands for what it is bound as, see :func:`mxtrt.ready`.
+    """
+    names = ", ".join(node.report.name for node in symbol.plan.nodes)
+    told = f"{names} for inputs {' and '.join(map(str, data))}"
+    known = dict(shapes)
+    return submit(lambda: inferred(symbol, known), about, symbol.plan.report, told)
+
+
+class Tried:
+    """Something that is built in the background, and tried again where that fails."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+        self._failures = 0  # in a row
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is being built."""
+        job = self._job
+        return job is not None and not job.done
+
+    def begin(
+        self, build: Callable[[], Any], about: object, report: Report | None = None, told: str = ""
+    ) -> None:
+        """Have it built; the arguments are those of :func:`submit`."""
+        self._job = submit(build, about, report, told)
+
+    def result(self) -> Any:
+        """What has been built since this was asked last; None if nothing has, or it failed.
+
+        Raises:
+            Exception: Why it failed, once it is no use to try again.
+        """
+        job, self._job = self._job, None
+        if job is None:
+            return None
+        if job.error is None:
+            self._failures = 0
+            return job.result
+        self._failures += 1
+        if self._failures == MOST_TRIES or isinstance(job.error, RefusedNodesError):
+            raise job.error
+        return None

@@ -1,0 +1,272 @@
+"""Work that no request waits for: one job after another, on a thread of its own.
+
+One at a time: what builds takes a core, or a GPU, from the requests that are being answered.  The
+thread is there while there are jobs.  A fork waits for the job under way, for a moment; the child
+has no jobs.  The exit of Python drops the jobs that wait, ends the processes that the one under way
+waits for, and then waits for it, so that no thread is cut off in the middle of another library.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import contextvars
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from mxtrt.system.threads import lock, once
+
+__all__ = ["Job", "at_low_priority", "breathe", "elsewhere", "in_job", "ready", "submit", "waiting"]
+
+_T = TypeVar("_T")
+
+# Seconds that an exit and a fork wait for the job under way.
+_EXIT_PATIENCE, _FORK_PATIENCE = 20.0, 5.0
+
+# How much less of a busy core a build gets than a request: nice(2).
+_NICENESS = 10
+
+# After so many seconds a job lets other threads have the interpreter, for so many seconds: by
+# itself it would keep them waiting for 5 ms at each of their calls.
+_BREATH, _PAUSE = 0.0005, 0.0001
+
+
+class Job:
+    """Something that is done in the background.
+
+    Args:
+        work: What is done.
+        about: What it is done for; who waits for this waits for the job.
+
+    Attributes:
+        about: What it is done for.
+        done: Whether it has ended.
+        result: What the work returned.
+        error: What it raised, None if it did not.
+    """
+
+    def __init__(self, work: Callable[[], Any], about: object) -> None:
+        self.about = about
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._work: Callable[[], Any] | None = work
+        self._context = contextvars.copy_context()
+
+    def run(self) -> None:
+        """Do it."""
+        assert self._work is not None
+        try:
+            self.result = self._context.run(self._work)
+        except Exception as error:
+            self.error = error.with_traceback(None)  # which would keep alive all that it saw
+        except BaseException as error:
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+        self.end()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Take note that it has ended, or was not begun."""
+        self.error = self.error or error
+        self._work = None
+        self.about = None
+        self.done = True
+
+
+class _Jobs:
+    """The jobs of this process."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(lock())
+        self.waiting: deque[Job] = deque()
+        self.running: Job | None = None
+        self.thread: threading.Thread | None = None
+        self.stopping = False
+        #: Held while a job is at work in this process.
+        self.here = threading.Lock()
+        #: End what the job under way waits for.
+        self.ends: list[Callable[[], None]] = []
+
+    def submit(self, job: Job) -> None:
+        """Have a job done when those before it are."""
+        with self.changed:
+            if self.stopping:
+                job.end(RuntimeError("the process is about to exit"))
+                return
+            self.waiting.append(job)
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._work, name="mxtrt", daemon=True)
+                try:
+                    self.thread.start()
+                except RuntimeError as error:  # the system gives no thread
+                    self.thread = None
+                    self.waiting.pop()
+                    job.end(error)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            _here.job, _here.until = job, time.perf_counter() + _BREATH
+            with self.here:
+                job.run()
+            del _here.job, job
+
+    def _next(self) -> Job | None:
+        with self.changed:
+            self.running = self.waiting.popleft() if self.waiting else None
+            if self.running is None:
+                self.thread = None
+            self.changed.notify_all()
+            return self.running
+
+    def under_way(self, counts: Callable[[object], bool]) -> bool:
+        """Whether a job that counts is under way or waiting."""
+        jobs = [*self.waiting, *([self.running] if self.running else [])]
+        return any(counts(job.about) for job in jobs)
+
+    def stop(self) -> None:
+        """Do nothing more."""
+        with self.changed:
+            self.stopping = True
+            while self.waiting:
+                self.waiting.pop().end(RuntimeError("the process is about to exit"))
+            thread = self.thread
+            for end in self.ends:
+                end()
+        if thread is not None:
+            thread.join(_EXIT_PATIENCE)
+
+
+_here = threading.local()
+_jobs = _Jobs()
+
+
+@once
+def _stop_at_exit() -> None:
+    # Registered at the first job: what is registered later is called earlier.
+    atexit.register(lambda: _jobs.stop())
+
+
+def submit(work: Callable[[], Any], about: object = None) -> Job:
+    """Have something done in the background.
+
+    Args:
+        work: What is done.
+        about: What it is done for.
+    """
+    _stop_at_exit()
+    job = Job(work, about)
+    _jobs.submit(job)
+    return job
+
+
+def waiting() -> int:
+    """How many jobs are under way or wait for their turn."""
+    return len(_jobs.waiting) + (_jobs.running is not None)
+
+
+def ready(counts: Callable[[object], bool], timeout: float | None = None) -> bool:
+    """Wait until no job is under way or waiting.
+
+    Args:
+        counts: Whether a job counts, by what it is done for.
+        timeout: Most seconds to wait.
+
+    Returns:
+        Whether that is so.
+    """
+    with _jobs.changed:
+        return _jobs.changed.wait_for(lambda: not _jobs.under_way(counts), timeout)
+
+
+def in_job() -> bool:
+    """Whether this thread is doing a job."""
+    return getattr(_here, "job", None) is not None
+
+
+def breathe() -> None:
+    """In a job, let other threads have the interpreter; called every now and then."""
+    if in_job() and time.perf_counter() > _here.until:
+        time.sleep(_PAUSE)
+        _here.until = time.perf_counter() + _BREATH
+
+
+def at_low_priority(work: Callable[[], _T]) -> _T:
+    """Do a part of a job that leaves the interpreter to others on a thread of low priority.
+
+    A thread that has given its priority up does not get it back, nor do those that it starts.
+    Outside of jobs it is done here.
+
+    Args:
+        work: The part.
+    """
+    if not in_job():
+        return work()
+    outcome: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        try:
+            outcome.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="mxtrt build", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def elsewhere(end: Callable[[], None]) -> Iterator[None]:
+    """A block in which a job waits for another process: a fork need not wait, and an exit ends it.
+
+    Args:
+        end: Ends the other process; other threads call it.
+    """
+    if not in_job():
+        yield
+        return
+    with _jobs.changed:
+        if _jobs.stopping:
+            end()
+        _jobs.ends.append(end)
+    _jobs.here.release()
+    try:
+        yield
+    finally:
+        _jobs.here.acquire()
+        with _jobs.changed:
+            _jobs.ends.remove(end)
+
+
+class _Fork:
+    waited = False
+
+
+def _before_fork() -> None:
+    _Fork.waited = not in_job() and _jobs.here.acquire(timeout=_FORK_PATIENCE)
+
+
+def _after_in_parent() -> None:
+    if _Fork.waited:
+        _jobs.here.release()
+
+
+def _after_in_child() -> None:
+    global _jobs
+    for job in (*_jobs.waiting, _jobs.running):
+        if job is not None:
+            job.end(RuntimeError("the process was forked"))
+    _jobs = _Jobs()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+)
