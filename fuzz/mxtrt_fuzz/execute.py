@@ -352,6 +352,7 @@ class _Execution:
             "precision": precision,
             "threads": 1,
             "prefer": "engine",
+            "build": "foreground",
             "inline_below": 10**6 if self.case.inline else 0,
         }
 

@@ -45,7 +45,7 @@ def build_model(
         loaded = load_model(model, params, shape or ())
         inputs = random_inputs(loaded)
         begin = time.perf_counter()
-        with config.options(**{**asdict(options), "enabled": True}):
+        with config.options(**{**asdict(options), "enabled": True, "build": "foreground"}):
             symbol_block(loaded.symbol, loaded.params, inputs)(*inputs.values())
         report = served()
         seconds = time.perf_counter() - begin

@@ -162,7 +162,7 @@ def compare(
 
     def bind(enabled: bool) -> tuple[Callable[[], list[Any]], list[Any], int]:
         before = resident_bytes()
-        with config.options(**{**asdict(options), "enabled": enabled}):
+        with config.options(**{**asdict(options), "enabled": enabled, "build": "foreground"}):
             call = _caller(symbol_block(symbol, params, inputs), arrays)
             outputs = [output.asnumpy() for output in call()]
         return call, outputs, resident_bytes() - before

@@ -227,11 +227,15 @@ class _Bound:
     def await_engine(self, flat: Sequence[NDArray]) -> None:
         """Have the engine for arrays of these shapes built in the background."""
         shapes = _shapes(flat)
-        if shapes in self._awaited or len(self._awaited) >= _MOST_AWAITED:
-            return
         known = {name: array.shape for name, array in self.arrays.items()}
         known.update((name, shapes[place]) for name, place in self._data.items())
-        self._awaited[shapes] = later.build_for(self._symbol, known, shapes, self._about)
+        with self._renewing:
+            if len(self._awaited) >= _MOST_AWAITED:  # some may never have come again
+                for other in [one for one, job in self._awaited.items() if job.done]:
+                    del self._awaited[other]
+            if shapes not in self._awaited and len(self._awaited) < _MOST_AWAITED:
+                job = later.build_for(self._symbol, known, shapes, self._about)
+                self._awaited[shapes] = job
 
     def leave(self, flat: Sequence[NDArray], error: MXNetError) -> None:
         """Leave calls with arrays of these shapes to MXNet: the engines did not take them."""

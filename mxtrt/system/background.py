@@ -85,8 +85,9 @@ class _Jobs:
         self.running: Job | None = None
         self.thread: threading.Thread | None = None
         self.stopping = False
-        #: Held while a job is at work in this process.
-        self.here = threading.Lock()
+        #: Held while a job is at work in this process; who waits for it holds the other one, so
+        #: that a fork comes before the next job.
+        self.here, self.next = threading.Lock(), threading.Lock()
         #: End what the job under way waits for.
         self.ends: list[Callable[[], None]] = []
 
@@ -109,8 +110,12 @@ class _Jobs:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             _here.job, _here.until = job, time.perf_counter() + _BREATH
-            with self.here:
+            with self.next:
+                self.here.acquire()
+            try:
                 job.run()
+            finally:
+                self.here.release()
             del _here.job, job
 
     def _next(self) -> Job | None:
@@ -209,7 +214,9 @@ def at_low_priority(work: Callable[[], _T]) -> _T:
 
     def run() -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            thread = threading.get_native_id()
+            nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
         try:
             outcome.append(work())
         except BaseException as error:
@@ -251,12 +258,16 @@ class _Fork:
 
 
 def _before_fork() -> None:
-    _Fork.waited = not in_job() and _jobs.here.acquire(timeout=_FORK_PATIENCE)
+    if not in_job():
+        _jobs.next.acquire()
+        _Fork.waited = _jobs.here.acquire(timeout=_FORK_PATIENCE)
 
 
 def _after_in_parent() -> None:
-    if _Fork.waited:
-        _jobs.here.release()
+    if not in_job():
+        if _Fork.waited:
+            _jobs.here.release()
+        _jobs.next.release()
 
 
 def _after_in_child() -> None:

@@ -73,9 +73,14 @@ class Settings:
     def options(self) -> dict[str, Any]:
         """Options of every bind with engines."""
         if self.gpu:
-            return {"engine": "tensorrt", "prefer": self.prefer}
+            return {"engine": "tensorrt", "prefer": self.prefer, "build": "foreground"}
         # As many on either side; with one a ratio does not tell how busy the other cores were.
-        return {"engine": "onnxruntime", "threads": self.threads, "prefer": self.prefer}
+        return {
+            "engine": "onnxruntime",
+            "threads": self.threads,
+            "prefer": self.prefer,
+            "build": "foreground",
+        }
 
     @property
     def context(self) -> mx.Context:
