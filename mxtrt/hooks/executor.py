@@ -191,7 +191,7 @@ class _OtherShapes:
         try:
             executor._mxtrt = _Binding(executor, self._engines)
         except MXNetError:
-            if not later.was_postponed():
+            if later.was_postponed() is None:
                 raise
             self._job = self._begun(executor)
             return False
@@ -411,7 +411,7 @@ def _share(executor: Executor, engines: _Engines) -> InferenceExecutor:
     try:
         return _attach(executor, _Binding(executor, engines))
     except MXNetError:
-        if not later.was_postponed():
+        if later.was_postponed() is None:
             raise
     return _attach(executor, None, _OtherShapes(engines, executor))
 

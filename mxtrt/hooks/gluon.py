@@ -61,7 +61,15 @@ class _LeftError(Exception):
 
 
 class _PostponedError(Exception):
-    """The engine for these input shapes is yet to be built."""
+    """The engine for these input shapes is yet to be built.
+
+    Attributes:
+        pause: After so many more requests for them.
+    """
+
+    def __init__(self, pause: int = 0) -> None:
+        super().__init__(pause)
+        self.pause = pause
 
 
 class _NoEngineError(Exception):
@@ -154,7 +162,8 @@ class _Bound:
         self._renewing = lock()
         self._renew()
         self._left: dict[Shapes, str] = {}
-        self._awaited: dict[Shapes, Job] = {}  # what builds engines for shapes
+        # What builds engines for shapes, or after how many more requests that is to begin.
+        self._awaited: dict[Shapes, Job | int] = {}
         self._about = about
         self.arrays = arrays
         self.freshness = Freshness(symbol.plan, arrays, about)
@@ -202,12 +211,12 @@ class _Bound:
             try:
                 return op(inputs)
             except MXNetError:
-                postponed = later.was_postponed()
+                pause = later.was_postponed()
                 with self._renewing:
                     if op is self._op and op.postponements != self._postponements():
                         self._renew()
-                if postponed:
-                    raise _PostponedError from None
+                if pause is not None:
+                    raise _PostponedError(pause) from None
                 if op is self._op:
                     raise
 
@@ -219,21 +228,28 @@ class _Bound:
 
     def _has_come(self, shapes: Shapes) -> bool:
         """Whether what was awaited for input shapes is there, or failed, or nothing was."""
-        job = self._awaited.get(shapes)
-        if job is not None and job.done:
+        awaited = self._awaited.get(shapes)
+        if isinstance(awaited, int):
+            self._awaited[shapes] = max(awaited - 1, 0)
+            return False
+        if awaited is not None and awaited.done:
             self._awaited.pop(shapes, None)
-        return job is None or job.done
+        return awaited is None or awaited.done
 
-    def await_engine(self, flat: Sequence[NDArray]) -> None:
-        """Have the engine for arrays of these shapes built in the background."""
+    def await_engine(self, flat: Sequence[NDArray], pause: int) -> None:
+        """Have the engine for arrays of these shapes built in the background, after a pause."""
         shapes = _shapes(flat)
-        known = {name: array.shape for name, array in self.arrays.items()}
-        known.update((name, shapes[place]) for name, place in self._data.items())
         with self._renewing:
             if len(self._awaited) >= _MOST_AWAITED:  # some may never have come again
-                for other in [one for one, job in self._awaited.items() if job.done]:
-                    del self._awaited[other]
-            if shapes not in self._awaited and len(self._awaited) < _MOST_AWAITED:
+                for other, job in list(self._awaited.items()):
+                    if isinstance(job, int) or job.done:
+                        self._awaited.pop(other, None)
+            awaited = self._awaited.get(shapes)
+            if awaited is None and pause:
+                self._awaited[shapes] = pause
+            elif not awaited and len(self._awaited) < _MOST_AWAITED:
+                known = {name: array.shape for name, array in self.arrays.items()}
+                known.update((name, shapes[place]) for name, place in self._data.items())
                 job = later.build_for(self._symbol, known, shapes, self._about)
                 self._awaited[shapes] = job
 
@@ -449,9 +465,9 @@ class _Bindings:
                 continue
             except (_LeftError, _RetiredError):
                 return self._instead(in_mxnet)
-            except _PostponedError:
+            except _PostponedError as postponed:
                 answer = self._meanwhile(in_mxnet)
-                bound.await_engine(flat)
+                bound.await_engine(flat, postponed.pause)
                 return answer
             except MXNetError as error:
                 # MXNet's own operators say whether the inputs or the engines are at fault.

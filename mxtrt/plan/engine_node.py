@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ _log = logging.getLogger("mxtrt")
 
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
+
+# An engine that was given up for others is built again, in the background, after 1, 3, 7, ...
+# further requests, so that more shapes in turn than engines are kept do not cost a build each.
+_LONGEST_PAUSE = 255
 
 # Precisions at which a model for many shapes is looked for.  What float16 holds depends on the
 # sizes, and ranges for int8 are of one structure (tests/precision/test_general_models.py).
@@ -104,6 +109,7 @@ class EngineNode:
         self._building = rlock()  # held while something is converted or built, and taken first
         self._lock = rlock()  # held for moments
         self._unbuilt: dict[Shapes, _Failure] = {}
+        self._given_up: Counter[str] = Counter()  # how often for others, by digest
         static = engine.static_shapes
         self._segment = Reshaped(graph, weights, model, not static and options.precision in _WIDE)
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
@@ -245,7 +251,12 @@ class EngineNode:
             if (failure := self._unbuilt.get(shapes)) and failure.final:
                 raise EngineError(failure.reason)
             self.postponements += 1  # first: the error leaves a CachedOp in need of being renewed
-            later.postpone("an engine for these input shapes is yet to be built")
+            variant = self.variants.get(shapes)
+            returns = self._given_up.get(variant.digest, 0) if variant else 0
+            later.postpone(
+                "an engine for these input shapes is yet to be built",
+                min((1 << returns) - 1, _LONGEST_PAUSE),
+            )
         with self._building:
             if not self._serves(shapes):
                 self._serve(shapes)
@@ -386,6 +397,7 @@ class EngineNode:
             return
         idle = [one for one in self.variants.idle() if one in self.sessions.by_digest]
         for digest in idle[: min(excess, len(idle) - in_job())]:
+            self._given_up[digest] += 1
             self.variants.withdraw(digest)
             self.sessions.drop(digest)
 

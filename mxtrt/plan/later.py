@@ -43,21 +43,29 @@ def waits(options: Options, *, first: bool = False) -> bool:
     )
 
 
-def postpone(reason: str) -> NoReturn:
+def postpone(reason: str, pause: int = 0) -> NoReturn:
     """Leave a request to MXNet from within MXNet's shape inference.
+
+    Args:
+        reason: Why.
+        pause: So many more requests of the kind are MXNet's before the engine is built.
 
     Raises:
         EngineError: Always; as MXNet's error it reaches who has asked, for :func:`was_postponed`.
     """
-    _thread.postponed = True
+    _thread.pause = pause
     raise EngineError(reason)
 
 
-def was_postponed() -> bool:
-    """Whether the error that this thread got from MXNet means that an engine is yet to be built."""
-    postponed = getattr(_thread, "postponed", False)
-    _thread.postponed = False
-    return postponed
+def was_postponed() -> int | None:
+    """Whether the error that this thread got from MXNet means that an engine is yet to be built.
+
+    Returns:
+        None if not, otherwise the pause before it is to be.
+    """
+    pause: int | None = getattr(_thread, "pause", None)
+    _thread.pause = None
+    return pause
 
 
 def submit(

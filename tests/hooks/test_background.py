@@ -148,6 +148,25 @@ def test_no_length_is_left_to_mxnet(block, builds):
     assert again.by_mxnet == (0, len(lengths))
 
 
+def test_more_shapes_in_turn_than_engines_are_kept_cost_ever_fewer_builds(builds):
+    """Where each shape needs its own, and MXNet answers for those that were given up."""
+    data = mx.sym.var("data")
+    places = mx.sym.contrib.arange_like(data, axis=1)
+    net = mx.gluon.SymbolBlock(mx.sym.broadcast_add(mx.sym.sqrt(data), mx.sym.cos(places)), data)
+    net.hybridize()
+    built = []
+    with mxtrt.options(max_engines=2, precision="fp16", allow_ops="*"):
+        for _ in range(3):
+            with Counted() as counted:
+                for length in [*range(3, 8)] * 40:
+                    answer = np.ones((2, 1)) * (1 + np.cos(np.arange(length)))
+                    assert_close(net(mx.nd.ones((2, length))), answer, 1e-2)
+                    builds.release()
+            built.append(counted.builds)
+    assert built[2] <= 10 < built[0]
+    assert counted.fallbacks == 0
+
+
 def test_threads_that_ask_for_one_new_shape_have_one_engine_built(block, builds):
     """Eight of them, at once; none waits."""
     first, other = answers(block, [8, 12])
