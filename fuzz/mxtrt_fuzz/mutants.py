@@ -19,8 +19,8 @@ import mxtrt.convert.general
 import mxtrt.engines.shared
 import mxtrt.graph.partition
 import mxtrt.graph.rewrite
+import mxtrt.hooks.bound
 import mxtrt.hooks.executor
-import mxtrt.hooks.gluon
 import mxtrt.plain.forward
 import mxtrt.plan.analysis
 import mxtrt.plan.engine_node
@@ -376,13 +376,13 @@ def _inputs_exchanged() -> Iterator[None]:
 @contextlib.contextmanager
 def _unseen_kinds() -> Iterator[None]:
     """A block's engines take arrays of any storage type, dtype and context as if they fitted."""
-    original = mxtrt.hooks.gluon._Bound.__call__
+    original = mxtrt.hooks.bound.Bound.__call__
 
     def call(self: Any, flat: Any) -> Any:
         dense = [array.tostype("default").as_in_context(self._context) for array in flat]
         return original(self, [a.astype("float32") if a.dtype is np.float64 else a for a in dense])
 
-    with mock.patch.object(mxtrt.hooks.gluon._Bound, "__call__", call):
+    with mock.patch.object(mxtrt.hooks.bound.Bound, "__call__", call):
         yield
 
 

@@ -1,12 +1,13 @@
 """Where MXNet binds: the calls that mxtrt wraps.
 
-``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the
-two binds return; ``gluon`` wraps ``HybridBlock``; ``partitioned`` runs the graph pass and owns
-its engines; ``saving`` saves what was partitioned, and ``brought`` completes binds of what was
-loaded; ``decision`` says whether a bind gets engines, and ``tries`` when a block tries again;
-``waiting`` waits for arrays that a GPU is writing, ``seeding`` keeps engines on a GPU going when
-random numbers are seeded, and ``filling`` fills arrays there that MXNet cannot.  With the
-integration off every wrapper calls MXNet's own function.
+``symbol`` wraps ``Symbol.optimize_for``, ``bind`` and ``simple_bind``; ``executor`` is what the two
+binds return; ``gluon`` wraps ``HybridBlock``, whose calls ``bound`` runs; ``partitioned`` runs the
+graph pass and owns its engines; ``saving`` saves what was partitioned, and ``brought`` completes
+binds of what was loaded; ``decision`` says whether a bind gets engines, and ``tries`` when a block
+tries again; ``ready`` waits for what is built in the background; ``waiting`` for arrays that a GPU
+is writing, ``seeding`` keeps engines on a GPU going when random numbers are seeded, and ``filling``
+fills arrays there that MXNet cannot. With the integration off every wrapper calls MXNet's own
+function.
 """
 
 from __future__ import annotations

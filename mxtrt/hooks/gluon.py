@@ -11,65 +11,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mxnet import autograd
 from mxnet.base import MXNetError
 from mxnet.gluon import block as gluon_block
 from mxnet.gluon.parameter import Parameter
-from mxnet.ndarray import CachedOp, NDArray
+from mxnet.ndarray import NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
 from mxtrt.hooks import decision
-from mxtrt.hooks.partitioned import BACKEND, EngineSymbol, partition_symbol, until_accepted
+from mxtrt.hooks.bound import Bound, FirstAlone, LeftError, PostponedError, RetiredError
+from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.observe.counters import count
-from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan import later
-from mxtrt.plan.freshness import Freshness
-from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
+from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
-from mxtrt.system.background import Job
-from mxtrt.system.threads import lock, rlock
+from mxtrt.system.threads import rlock
 
 __all__ = ["install"]
 
 _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
 
-# So many input shapes are remembered that the engines did not take.
-_MOST_LEFT = 1000
-
-# For so many input shapes engines are being built at once; others have to come again.
-_MOST_AWAITED = 32
-
 # A block has engines for so many kinds of inputs; the engines of each hold the weights anew.
 _MOST_KINDS = 8
-
-Shapes = tuple[tuple[int, ...], ...]
-
-
-class _RetiredError(Exception):
-    """The engine failed in this call, which is MXNet's now."""
-
-
-class _LeftError(Exception):
-    """The engines did not take these input shapes before."""
-
-
-class _PostponedError(Exception):
-    """The engine for these input shapes is yet to be built.
-
-    Attributes:
-        pause: After so many more requests for them.
-    """
-
-    def __init__(self, pause: int = 0) -> None:
-        super().__init__(pause)
-        self.pause = pause
 
 
 class _NoEngineError(Exception):
@@ -80,188 +50,6 @@ class _Epoch:
     """Changes whenever any Parameter has got new arrays (not new values in its arrays)."""
 
     now = object()
-
-
-class _FirstAlone:
-    """Calls of a ``CachedOp``: the first one alone.
-
-    MXNet looks for dynamic shapes in it and takes no lock for that (``CheckDynamicShapeExists`` in
-    ``src/imperative/cached_op.cc``); later calls are safe in many threads.  The call that warms a
-    block up is the first one in plain MXNet; here an engine may have answered that one.
-    """
-
-    def __init__(self) -> None:
-        self._done = False
-        self._lock = rlock()
-
-    def __call__(self, call: Callable[[], Any]) -> Any:
-        """What the call returns."""
-        if self._done:
-            return call()
-        with self._lock:
-            outputs = call()
-            self._done = True
-            return outputs
-
-
-class _Op:
-    """A ``CachedOp`` of a partitioned graph.
-
-    Attributes:
-        postponements: Of the graph's engine nodes when it was made.
-    """
-
-    def __init__(self, op: CachedOp, postponements: int) -> None:
-        self.postponements = postponements
-        self._op = op
-        self._first = _FirstAlone()
-
-    def __call__(self, inputs: Sequence[NDArray]) -> Any:
-        """The outputs."""
-        return self._first(lambda: self._op(*inputs))
-
-
-class _Bound:
-    """A block's graph with engines, as it was bound to some arrays.
-
-    Args:
-        symbol: The partitioned graph.
-        data: Place among a call's arrays of every input that is data, by name.
-        parameters: The Parameter of every other input, by name.
-        arrays: Arrays of the parameters, by name.
-        inputs: Arrays of the call.
-        flags: Of ``hybridize``.
-        about: What stands for the block, see :func:`mxtrt.ready`.
-    """
-
-    def __init__(
-        self,
-        symbol: EngineSymbol,
-        data: Mapping[str, int],
-        parameters: Mapping[str, Parameter],
-        arrays: Mapping[str, Any],
-        inputs: Sequence[NDArray],
-        flags: Iterable[tuple[str, Any]],
-        about: object,
-    ) -> None:
-        names = symbol.list_inputs()
-        self._inputs: list[tuple[bool, Any]] = [
-            (True, data[name]) if name in data else (False, parameters[name]) for name in names
-        ]
-        places = {
-            is_data: [i for i, one in enumerate(self._inputs) if one[0] == is_data]
-            for is_data in (True, False)
-        }
-        self._flags = [("data_indices", places[True]), ("param_indices", places[False]), *flags]
-        self._context = inputs[0].ctx
-        self._inline = InlineRun.of(symbol.plan, self._context)
-        self._alike = Alike([array.dtype for array in inputs], self._context)
-        self._symbol = symbol
-        self._data = data
-        self._plan = symbol.plan
-        self._renewing = lock()
-        self._renew()
-        self._left: dict[Shapes, str] = {}
-        # What builds engines for shapes, or after how many more requests that is to begin.
-        self._awaited: dict[Shapes, Job | int] = {}
-        self._about = about
-        self.arrays = arrays
-        self.freshness = Freshness(symbol.plan, arrays, about)
-
-    def __call__(self, flat: Sequence[NDArray]) -> list[NDArray]:
-        """The outputs.
-
-        Args:
-            flat: The arrays among the arguments of a call.
-
-        Raises:
-            OtherArraysError: They are of another kind than those of the bind.
-            MXNetError: The engines do not accept their shapes.
-            _LeftError: They did not before.
-            _PostponedError: An engine for them is yet to be built.
-            _RetiredError: The engine failed.
-        """
-        context = self._context
-        inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
-        outputs = None
-        if self._inline is not None:
-            outputs = self._inline(inputs)
-        elif not self._alike(flat):
-            raise OtherArraysError
-        if outputs is None:
-            if self._plan.state.retired:
-                raise _RetiredError
-            if self._left and _shapes(flat) in self._left:
-                raise _LeftError
-            if self._awaited and not self._has_come(_shapes(flat)):
-                raise _PostponedError
-            outputs = self._run(inputs)
-            if isinstance(outputs, NDArray):
-                outputs = [outputs]
-        return list(outputs)
-
-    def _run(self, inputs: Sequence[NDArray]) -> Any:
-        """Run the graph through MXNet.
-
-        A ``CachedOp`` whose shape inference failed takes it for done when the shapes come again
-        (``CheckAndInferShape`` in ``src/imperative/imperative_utils.h``).
-        """
-        while True:
-            op = self._op
-            try:
-                return op(inputs)
-            except MXNetError:
-                pause = later.was_postponed()
-                with self._renewing:
-                    if op is self._op and op.postponements != self._postponements():
-                        self._renew()
-                if pause is not None:
-                    raise _PostponedError(pause) from None
-                if op is self._op:
-                    raise
-
-    def _renew(self) -> None:
-        self._op = _Op(CachedOp(self._symbol, self._flags), self._postponements())
-
-    def _postponements(self) -> int:
-        return sum(node.postponements for node in self._plan.nodes)
-
-    def _has_come(self, shapes: Shapes) -> bool:
-        """Whether what was awaited for input shapes is there, or failed, or nothing was."""
-        awaited = self._awaited.get(shapes)
-        if isinstance(awaited, int):
-            self._awaited[shapes] = max(awaited - 1, 0)
-            return False
-        if awaited is not None and awaited.done:
-            self._awaited.pop(shapes, None)
-        return awaited is None or awaited.done
-
-    def await_engine(self, flat: Sequence[NDArray], pause: int) -> None:
-        """Have the engine for arrays of these shapes built in the background, after a pause."""
-        shapes = _shapes(flat)
-        with self._renewing:
-            if len(self._awaited) >= _MOST_AWAITED:  # some may never have come again
-                for other, job in list(self._awaited.items()):
-                    if isinstance(job, int) or job.done:
-                        self._awaited.pop(other, None)
-            awaited = self._awaited.get(shapes)
-            if awaited is None and pause:
-                self._awaited[shapes] = pause
-            elif not awaited and len(self._awaited) < _MOST_AWAITED:
-                known = {name: array.shape for name, array in self.arrays.items()}
-                known.update((name, shapes[place]) for name, place in self._data.items())
-                job = later.build_for(self._symbol, known, shapes, self._about)
-                self._awaited[shapes] = job
-
-    def leave(self, flat: Sequence[NDArray], error: MXNetError) -> None:
-        """Leave calls with arrays of these shapes to MXNet: the engines did not take them."""
-        shapes, reason = _shapes(flat), mxnet_reason(error)
-        if reason not in self._left.values():
-            told = " and ".join(map(str, shapes))
-            _log.warning("calls with inputs %s run as plain MXNet: %s", told, reason)
-        if len(self._left) == _MOST_LEFT:
-            self._left.clear()
-        self._left[shapes] = reason
 
 
 class _BlockBinding:
@@ -291,7 +79,7 @@ class _BlockBinding:
             )
             if not is_data
         }
-        self._bound: _Bound | None = None
+        self._bound: Bound | None = None
         self._epoch: object = None
         self._refused: dict[str, str] = {}
         self._was_bound = False
@@ -299,7 +87,7 @@ class _BlockBinding:
         self._state = State()
         self._lock = rlock()
 
-    def ready(self, flat: Sequence[NDArray]) -> _Bound | None:
+    def ready(self, flat: Sequence[NDArray]) -> Bound | None:
         """What may answer a call with these arrays, built if need be; None for not now.
 
         Raises:
@@ -371,10 +159,10 @@ class _BlockBinding:
         arrays: Mapping[str, Any],
         refused: Mapping[str, str],
         epoch: object,
-    ) -> tuple[_Bound | None, dict[str, str], object]:
+    ) -> tuple[Bound | None, dict[str, str], object]:
         """What is bound in the background, engines and all; the nodes refused, and the epoch."""
 
-        def bind(known: Mapping[str, str]) -> tuple[_Bound | None, dict[str, str], object]:
+        def bind(known: Mapping[str, str]) -> tuple[Bound | None, dict[str, str], object]:
             bound = self._bind(flat, arrays, known)
             if bound is not None:
                 bound.freshness.settle(self._named(flat))
@@ -387,7 +175,7 @@ class _BlockBinding:
 
     def _bind(
         self, flat: Sequence[NDArray], arrays: Mapping[str, Any], refused: Mapping[str, str]
-    ) -> _Bound | None:
+    ) -> Bound | None:
         """Bind to these arrays; None when no segment is worth an engine."""
         places = {variable.name: i for i, variable in enumerate(self._data)}
         given = {**arrays, **self._named(flat)}
@@ -402,7 +190,7 @@ class _BlockBinding:
         )
         if not symbol.plan.nodes:
             return None
-        return _Bound(symbol, places, self._parameters, arrays, flat, self._flags, self._about)
+        return Bound(symbol, places, self._parameters, arrays, flat, self._flags, self._about)
 
 
 class _Bindings:
@@ -422,7 +210,7 @@ class _Bindings:
         self._parameters = [place for is_data, place in block._cached_op_args if not is_data]
         self._in_format, self._out_format = block._in_format, block._out_format
         self._is_numpy = isinstance(block._cached_graph[1], NumpySymbol)
-        self._mxnet_first = _FirstAlone()
+        self._mxnet_first = FirstAlone()
         self._kinds: dict[Signature, _BlockBinding] = {}
         self._latest: dict[Any, _BlockBinding] = {}  # by context, if there are several
         self._tries = Tries()
@@ -463,9 +251,9 @@ class _Bindings:
                 outputs = bound(flat)
             except OtherArraysError:
                 continue
-            except (_LeftError, _RetiredError):
+            except (LeftError, RetiredError):
                 return self._instead(in_mxnet)
-            except _PostponedError as postponed:
+            except PostponedError as postponed:
                 answer = self._meanwhile(in_mxnet)
                 bound.await_engine(flat, postponed.pause)
                 return answer
@@ -530,7 +318,7 @@ class _Bindings:
             return f"inputs are of more than {_MOST_KINDS} combinations of dtypes and contexts"
         return None
 
-    def _ready(self, binding: _BlockBinding, flat: Sequence[NDArray]) -> _Bound | None:
+    def _ready(self, binding: _BlockBinding, flat: Sequence[NDArray]) -> Bound | None:
         """What a binding may answer with now."""
         place = self._place(flat)
         try:
@@ -575,10 +363,6 @@ def _differ_in_none(one: Any, other: Any) -> bool:
     """Whether MXNet takes two forms of arguments for one: they differ in None at their end."""
     short, long = sorted((one, other), key=len)
     return bool(long[: len(short)] == short and set(map(str, long[len(short) :])) <= {"-1"})
-
-
-def _shapes(flat: Sequence[NDArray]) -> Shapes:
-    return tuple(array.shape for array in flat)
 
 
 # While MXNet traces a block it sets name scopes on the block, so two threads must not trace one.
