@@ -33,6 +33,7 @@ from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system.background import Job
+from mxtrt.weights.paging import gpu_of
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -363,7 +364,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             self._mxtrt = None
             source = binding.source
             refused = {**binding.engines.refused, **refusal.reasons}
-            if not later.waits(source.options):
+            if not later.waits(source.options, gpu_of(self._ctx)):
                 self._awaited = awaited = _NewEngines(source, refused)
                 awaited.begin(self)
                 return False
@@ -395,7 +396,7 @@ def adopt(
     source = _Source(symbol, options, weights)
 
     def give() -> None:
-        if not later.waits(options, first=first):
+        if not later.waits(options, gpu_of(executor._ctx), first=first):
             awaited = _NewEngines(source)
             if build:
                 awaited.begin(executor)

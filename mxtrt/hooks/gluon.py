@@ -32,6 +32,7 @@ from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system.threads import rlock
+from mxtrt.weights.paging import gpu_of
 
 __all__ = ["install"]
 
@@ -70,6 +71,7 @@ class _BlockBinding:
         self._about = about
         self._options = options
         self._context = kind[0][-1]
+        self._gpu = gpu_of(self._context)
         self._data, self._graph = block._cached_graph
         self._flags = block._flags
         self._parameters = {
@@ -141,7 +143,7 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                if not later.waits(self._options, first=not self._was_bound):
+                if not later.waits(self._options, self._gpu, first=not self._was_bound):
                     copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
                     self._rebound.begin(
                         lambda: self._made(copies, arrays, refused, epoch), self._about

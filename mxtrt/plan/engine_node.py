@@ -246,7 +246,7 @@ class EngineNode:
         """
         if self._serves(shapes):
             return
-        background = not (self.stands_alone or later.waits(self.options))
+        background = not (self.stands_alone or later.waits(self.options, self.gpu))
         if background and self.sessions.arrays is not None:
             if (failure := self._unbuilt.get(shapes)) and failure.final:
                 raise EngineError(failure.reason)

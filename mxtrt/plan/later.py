@@ -1,7 +1,8 @@
 """Builds that no request waits for: MXNet's operators answer until the engine is there.
 
 The option ``build`` says which: with ``wait`` all but those of the first bind, with ``background``
-all, with ``foreground`` none.
+all, with ``foreground`` none.  Graphs on ``mx.gpu()`` wait for all of them: MXNet's wheels have no
+code for the newer GPUs, where nothing else could answer.
 """
 
 from __future__ import annotations
@@ -31,15 +32,19 @@ MOST_TRIES = 3
 _thread = threading.local()
 
 
-def waits(options: Options, *, first: bool = False) -> bool:
+def waits(options: Options, gpu: int | None, *, first: bool = False) -> bool:
     """Whether a build is to be done here and now.
 
     Args:
         options: The options of the bind.
+        gpu: The GPU that the graph's arrays are on, None for host memory.
         first: Whether it is the first one for what is bound.
     """
     return (
-        options.build == "foreground" or (first and options.build == "wait") or background.in_job()
+        gpu is not None
+        or options.build == "foreground"
+        or (first and options.build == "wait")
+        or background.in_job()
     )
 
 

@@ -74,6 +74,7 @@ class Plan:
         weights: Names of the weights that the engines hold.
         is_one_node: The partitioned graph is one engine node, its heads are that node's
             outputs in order.
+        gpu: The GPU that its arrays are on, None for host memory.
         report: What the bind did.
         options: The options of the bind.
         origin: The graph that was partitioned.
@@ -96,6 +97,7 @@ class Plan:
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
+        self.gpu = nodes[0].gpu if nodes else None
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
