@@ -31,6 +31,7 @@ from mxtrt.convert.recipes import (
     recipe_of,
 )
 from mxtrt.convert.segment import OnnxSegment
+from mxtrt.system.background import breathe
 
 __all__ = ["PROOFS", "General", "Shapes", "generalize"]
 
@@ -247,6 +248,7 @@ class _Form:
     """
 
     def __init__(self, segment: OnnxSegment) -> None:
+        breathe()
         self.segment = segment
         self.proto: ModelProto = load(segment.model)
         graph = self.proto.graph
@@ -270,6 +272,7 @@ class _Form:
             )
             for node in graph.node
         )
+        breathe()
         self.skeleton = nodes, segment.inputs, segment.outputs, segment.weights, segment.sources
 
     def operator(self, place: _Place) -> str:

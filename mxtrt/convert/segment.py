@@ -77,6 +77,7 @@ def to_onnx(graph: Graph, weights: Collection[str], *, varying: bool = False) ->
     conversion = _Conversion(graph, weights, varying)
     conversion.operators()
     inputs, owned = conversion.variables()
+    breathe()
     outputs = conversion.heads()
     conversion.cast_variables()
     return OnnxSegment(

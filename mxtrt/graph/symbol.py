@@ -22,6 +22,7 @@ import numpy as np
 
 from mxtrt.errors import EngineError, GraphError
 from mxtrt.plain.dtypes import DTYPES
+from mxtrt.system.background import breathe
 
 __all__ = [
     "Entry",
@@ -443,8 +444,11 @@ def _inferred(graph: Graph) -> list[tuple[int, ...]]:
     """
     import mxnet as mx
 
-    symbol = mx.sym.load_json(graph.to_json())
+    text = graph.to_json()
+    breathe()
+    symbol = mx.sym.load_json(text)
     _, shapes, _ = symbol._infer_shape_impl(False)  # `infer_shape` prints to standard output
+    breathe()
     if shapes is None:
         told = {node.name: node.attrs.get("__shape__") for node in graph.nodes if node.is_variable}
         raise EngineError(f"MXNet does not accept the shapes {told}")

@@ -30,9 +30,10 @@ _EXIT_PATIENCE, _FORK_PATIENCE = 20.0, 5.0
 # How much less of a busy core a build gets than a request: nice(2).
 _NICENESS = 10
 
-# After so many seconds a job lets other threads have the interpreter, for so many seconds: by
-# itself it would keep them waiting for 5 ms at each of their calls.
-_BREATH, _PAUSE = 0.0005, 0.0001
+# After so many seconds of work a job lets other threads have the interpreter, which would keep them
+# waiting for 5 ms at each of their calls.  Where all cores are busy it also takes time from those
+# who compute: it pauses so many times as long as it worked, less where somebody waits for it.
+_BREATH, _PAUSE, _SHORT_PAUSE = 0.0005, 3.0, 0.2
 
 
 class Job:
@@ -85,6 +86,7 @@ class _Jobs:
         self.running: Job | None = None
         self.thread: threading.Thread | None = None
         self.stopping = False
+        self.waiters = 0  # threads that wait for jobs
         #: Held while a job is at work in this process; who waits for it holds the other one, so
         #: that a fork comes before the next job.
         self.here, self.next = threading.Lock(), threading.Lock()
@@ -109,7 +111,7 @@ class _Jobs:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            _here.job, _here.until = job, time.perf_counter() + _BREATH
+            _here.job, _here.worked = job, time.thread_time()
             with self.next:
                 self.here.acquire()
             try:
@@ -135,6 +137,7 @@ class _Jobs:
         """Do nothing more."""
         with self.changed:
             self.stopping = True
+            self.waiters += 1
             while self.waiting:
                 self.waiting.pop().end(RuntimeError("the process is about to exit"))
             thread = self.thread
@@ -183,7 +186,11 @@ def ready(counts: Callable[[object], bool], timeout: float | None = None) -> boo
         Whether that is so.
     """
     with _jobs.changed:
-        return _jobs.changed.wait_for(lambda: not _jobs.under_way(counts), timeout)
+        _jobs.waiters += 1
+        try:
+            return _jobs.changed.wait_for(lambda: not _jobs.under_way(counts), timeout)
+        finally:
+            _jobs.waiters -= 1
 
 
 def in_job() -> bool:
@@ -193,9 +200,9 @@ def in_job() -> bool:
 
 def breathe() -> None:
     """In a job, let other threads have the interpreter; called every now and then."""
-    if in_job() and time.perf_counter() > _here.until:
-        time.sleep(_PAUSE)
-        _here.until = time.perf_counter() + _BREATH
+    if in_job() and (worked := time.thread_time() - _here.worked) > _BREATH:
+        time.sleep(worked * (_SHORT_PAUSE if _jobs.waiters else _PAUSE))
+        _here.worked = time.thread_time()
 
 
 def at_low_priority(work: Callable[[], _T]) -> _T:
