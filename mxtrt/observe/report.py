@@ -9,6 +9,9 @@ from typing import Any
 
 __all__ = ["LeftNode", "Report", "SegmentReport", "last_report", "publish"]
 
+# So many builds are told of one by one.
+_MOST_TOLD = 3
+
 
 @dataclass(slots=True)
 class SegmentReport:
@@ -113,7 +116,11 @@ class Report:
         lines += [f"  {n} x {op}: {reason}" for (op, reason), n in sorted(reasons.items())]
         lines += [f"  note: {s.name}: {note}" for s in self.segments for note in s.notes]
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines + [f"  being built: {what}" for what in self.building])
+        building = list(self.building)
+        lines += [f"  being built: {what}" for what in building[:_MOST_TOLD]]
+        if more := building[_MOST_TOLD:]:
+            lines.append(f"  being built: {len(more)} more")
+        return "\n".join(lines)
 
 
 _last: Report | None = None
