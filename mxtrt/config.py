@@ -337,7 +337,8 @@ class Options:
             "Which builds are waited for: with wait those of the first bind, and what follows "
             "(other input shapes, changed weights) is built in the background while MXNet's "
             "operators answer; with background no build is; with foreground all are, so that what "
-            "runs where depends on no time.  Graphs on mx.gpu() wait for all of them."
+            "runs where depends on no time.  Graphs with convolutions and TensorRT wait for all of "
+            "them."
         ),
         parse=_one_of(BUILDS),
     )

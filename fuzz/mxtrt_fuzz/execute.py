@@ -246,6 +246,8 @@ class _Execution:
         masks = [mask for mask in self.setup.masks if mask != "all"]
         options = self._options(masks[self.case.seed // 2 % len(masks)])
         options["take_over"] = True  # an engine may not take all sizes
+        if self.case.seed // 3 % 2:
+            options["build"] = "wait"
         plain = "bind" if self._way in NO_WRITES else self._way
         with contextlib.ExitStack() as stack:
             stack.enter_context(Complaints())

@@ -33,7 +33,6 @@ from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system.background import Job
-from mxtrt.weights.paging import gpu_of
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -48,6 +47,10 @@ class _Source:
     symbol: Symbol
     options: Options
     weights: frozenset[str]
+
+    def is_exclusive(self) -> bool:
+        """Whether MXNet does not answer for the symbol while its engines run."""
+        return later.is_exclusive(self.symbol, self.options)
 
     def engines(
         self, executor: Executor, *, build: bool, refused: Mapping[str, str] | None = None
@@ -364,7 +367,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             self._mxtrt = None
             source = binding.source
             refused = {**binding.engines.refused, **refusal.reasons}
-            if not later.waits(source.options, gpu_of(self._ctx)):
+            if not later.waits(source.options, source.is_exclusive):
                 self._awaited = awaited = _NewEngines(source, refused)
                 awaited.begin(self)
                 return False
@@ -396,7 +399,7 @@ def adopt(
     source = _Source(symbol, options, weights)
 
     def give() -> None:
-        if not later.waits(options, gpu_of(executor._ctx), first=first):
+        if not later.waits(options, source.is_exclusive, first=first):
             awaited = _NewEngines(source)
             if build:
                 awaited.begin(executor)

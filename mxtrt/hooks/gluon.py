@@ -32,7 +32,6 @@ from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system.threads import rlock
-from mxtrt.weights.paging import gpu_of
 
 __all__ = ["install"]
 
@@ -71,7 +70,6 @@ class _BlockBinding:
         self._about = about
         self._options = options
         self._context = kind[0][-1]
-        self._gpu = gpu_of(self._context)
         self._data, self._graph = block._cached_graph
         self._flags = block._flags
         self._parameters = {
@@ -113,6 +111,9 @@ class _BlockBinding:
                 raise _NoEngineError
             return self._bound if outcome else None
 
+    def _is_exclusive(self) -> bool:
+        return later.is_exclusive(self._graph, self._options)
+
     @property
     def awaits(self) -> bool:
         """Whether engines are being built, without which it does not answer."""
@@ -143,7 +144,7 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                if not later.waits(self._options, self._gpu, first=not self._was_bound):
+                if not later.waits(self._options, self._is_exclusive, first=not self._was_bound):
                     copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
                     self._rebound.begin(
                         lambda: self._made(copies, arrays, refused, epoch), self._about

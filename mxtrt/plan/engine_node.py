@@ -27,6 +27,7 @@ from mxtrt.plan.state import Stage, State
 from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes, profile_of
 from mxtrt.system.background import in_job
 from mxtrt.system.threads import rlock
+from mxtrt.weights.layouts import moved_by_mxnet
 from mxtrt.weights.paging import copy_from_gpu
 
 __all__ = ["EngineNode", "engine_failed", "infer_shapes"]
@@ -80,6 +81,7 @@ class EngineNode:
         sessions: Its sessions.
         fallback: What answers where a session cannot.
         postponements: How often it had MXNet answer, until an engine is built.
+        exclusive: Whether MXNet does not answer while its engines run; its plan's.
         stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
@@ -104,6 +106,7 @@ class EngineNode:
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
         self.holds: Callable[[], bool] = lambda: True
         self.stands_alone = False
+        self.exclusive = not engine.on_cpu or moved_by_mxnet(graph, weights)
         self.postponements = 0
         self._owned = weights
         self._building = rlock()  # held while something is converted or built, and taken first
@@ -246,7 +249,7 @@ class EngineNode:
         """
         if self._serves(shapes):
             return
-        background = not (self.stands_alone or later.waits(self.options, self.gpu))
+        background = not (self.stands_alone or later.waits(self.options, lambda: self.exclusive))
         if background and self.sessions.arrays is not None:
             if (failure := self._unbuilt.get(shapes)) and failure.final:
                 raise EngineError(failure.reason)

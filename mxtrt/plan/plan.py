@@ -18,6 +18,7 @@ from mxtrt.node.watch import Watch
 from mxtrt.observe.report import Report
 from mxtrt.plan.engine_node import EngineNode
 from mxtrt.plan.state import Stage, State
+from mxtrt.system.background import in_job
 from mxtrt.system.threads import Living, once
 from mxtrt.weights import paging
 from mxtrt.weights.baseline import Baseline, Together
@@ -74,7 +75,7 @@ class Plan:
         weights: Names of the weights that the engines hold.
         is_one_node: The partitioned graph is one engine node, its heads are that node's
             outputs in order.
-        gpu: The GPU that its arrays are on, None for host memory.
+        exclusive: Whether MXNet does not answer while its engines run.
         report: What the bind did.
         options: The options of the bind.
         origin: The graph that was partitioned.
@@ -97,7 +98,7 @@ class Plan:
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
-        self.gpu = nodes[0].gpu if nodes else None
+        self.exclusive = any(node.exclusive for node in nodes)
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
@@ -110,6 +111,7 @@ class Plan:
         self._borrowed: list[Session] = []  # sessions of other plans that read these plans' arrays
         for node in self.nodes:
             node.state = self.state
+            node.exclusive = self.exclusive
             node.written = weakref.WeakMethod(self._written)
             node.holds = functools.partial(_holds, weakref.ref(self))
             node.sessions.borrowed = self._borrowed
@@ -157,6 +159,7 @@ class Plan:
         owned = [arrays[name] for name in sorted(self.weights)]
         paging.in_rows(owned)  # or MXNet would count that as writes
         watch = self._lib.watch(owned)  # before they are read: another thread may write
+        before = self._contents(owned) if in_job() else None
         builds = sum(node.sessions.built for node in self.nodes)
         for node in self.nodes:
             node.build(arrays, shares=shares)
@@ -165,23 +168,29 @@ class Plan:
         if check is not None:
             check.all_built(self, arrays)
             self._check = None
+        if in_job():  # MXNet answers beside it, and may have changed the layout of some meanwhile
+            Baseline(watch, before).still_holds()
         if self.options.release_weights:
             self._release(owned, watch)
         if sum(node.sessions.built for node in self.nodes) > builds:
             self._lib.trim()
-        contents = None
         again = self._lib.watch(owned)  # for other plans that share these sessions
-        try:
-            contents = Contents(owned)
-        except OSError as error:
-            _log.debug("the weights cannot be compared: %s", error)
-        if contents is not None and not watch.changed():
+        contents = self._contents(owned)
+        if watch.changed():
+            contents = before if Baseline(watch, before).same() else None
+        if contents is not None:
             for session in self.sessions():
                 if session not in self._borrowed:
                     session.baseline = Baseline(again, contents)
-        else:
-            contents = None
         return Together(Baseline(watch, contents), self._borrowed)
+
+    def _contents(self, arrays: Sequence[Any]) -> Contents | None:
+        """What arrays hold now; None where that cannot be told."""
+        try:
+            return Contents(arrays)
+        except OSError as error:
+            _log.debug("the weights cannot be compared: %s", error)
+            return None
 
     def _release(self, arrays: Sequence[Any], watch: Watch) -> None:
         on_host, on_gpu = paging.by_place(arrays)
