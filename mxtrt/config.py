@@ -42,8 +42,8 @@ PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 #: What decides between an engine and MXNet where both can run a segment.
 PREFERENCES = ("auto", "engine", "fastest")
 
-#: Which builds a bind or a forward waits for: the first one, none, or all of them.
-BUILDS = ("wait", "background", "foreground")
+#: Which builds a bind or a forward waits for: all of them, the first one, or none.
+BUILDS = ("foreground", "wait", "background")
 
 _T = TypeVar("_T")
 
@@ -330,15 +330,15 @@ class Options:
         parse=_count,
     )
     build: str = _option(
-        "wait",
+        "foreground",
         "MXTRT_BUILD",
         expected="one of " + ", ".join(BUILDS),
         meaning=(
-            "Which builds are waited for: with wait those of the first bind, and what follows "
-            "(other input shapes, changed weights) is built in the background while MXNet's "
-            "operators answer; with background no build is; with foreground all are, so that what "
-            "runs where depends on no time.  Graphs with convolutions and TensorRT wait for all of "
-            "them."
+            "Which builds are waited for: with foreground all are, so that what runs where depends "
+            "on no time; with wait those of the first bind, and what follows (other input shapes, "
+            "changed weights) is built in the background while MXNet's operators answer; with "
+            "background no build is.  Graphs with convolutions or large dense layers, and "
+            "TensorRT, wait for all of them."
         ),
         parse=_one_of(BUILDS),
     )

@@ -1,7 +1,7 @@
 """Builds that no request waits for: MXNet's operators answer until the engine is there.
 
-The option ``build`` says which: with ``wait`` all but those of the first bind, with ``background``
-all, with ``foreground`` none.  Some graphs wait for all of them: TensorRT's, of which those on
+The option ``build`` says which: with ``foreground`` none, with ``wait`` all but those of the first
+bind, with ``background`` all.  Some graphs wait for all of them: TensorRT's, of which those on
 ``mx.gpu()`` may have nothing else to answer, as MXNet's wheels have no code for the newer GPUs; and
 those whose weights MXNet's answers would move under an engine (:mod:`mxtrt.weights.layouts`).
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from mxtrt.config import Options
-from mxtrt.engines import runs_on_cpu
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph.symbol import Graph, inferred
 from mxtrt.observe.report import Report
@@ -67,6 +66,8 @@ def is_exclusive(symbol: Any, options: Options) -> bool:
         symbol: The symbol.
         options: The options of the bind.
     """
+    from mxtrt.engines import runs_on_cpu  # with all converters: not before the first bind
+
     return not runs_on_cpu(options) or moved_by_mxnet(Graph.of(symbol))
 
 

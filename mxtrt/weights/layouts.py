@@ -1,39 +1,43 @@
 """Layouts that MXNet's operators give to weights which an engine reads where they are.
 
-At inference oneDNN's convolutions and dense layers put their weights into a layout of their own, in
-place and some time after the call has returned (``MKLDNNDataReorderAsync`` in
-``src/operator/nn/mkldnn``).  ONNX Runtime packs the matrices of dense layers when it is built and
-reads these weights no more; filters of convolutions it may read at every run.  Such an engine must
-not run while MXNet answers for it.
+At inference oneDNN's convolutions put their filters, and its largest dense layers their matrices,
+into a layout of their own: in place, and some time after the call has returned
+(``MKLDNNDataReorderAsync`` and ``ChooseBRGEMMImpl`` in ``src/operator/nn/mkldnn``).  ONNX Runtime
+may read them there at every run, so that it must not run while MXNet answers.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Graph, Node
 
 __all__ = ["moved_by_mxnet"]
 
 _CONVOLUTIONS = frozenset({"Convolution", "Deconvolution"})
 
+# Matrices are moved whose two sizes are at least, and multiples of.
+_LEAST, _MULTIPLE = 1024, 64
+
 
 def moved_by_mxnet(graph: Graph, weights: Collection[str] | None = None) -> bool:
-    """Whether MXNet moves weights of a graph that an engine on the CPU may read where they are.
+    """Whether MXNet moves weights of a graph; of shapes that are not known, whether it may.
 
     Args:
         graph: The graph.
         weights: Names of the weights; None for all variables.
     """
-    moved: set[int] = set()
-    read: Counter[int] = Counter()
     for node in graph.nodes:
-        places = {entry.node for entry in node.inputs if graph.nodes[entry.node].is_variable}
-        places = {i for i in places if weights is None or graph.nodes[i].name in weights}
-        if node.op in _CONVOLUTIONS and places:
+        if node.op not in _CONVOLUTIONS and node.op != "FullyConnected":
+            continue
+        read = [graph.nodes[entry.node] for entry in node.inputs[1:2]]
+        read = [one for one in read if one.is_variable and (weights is None or one.name in weights)]
+        if read and (node.op in _CONVOLUTIONS or _is_large(node, read[0])):
             return True
-        read.update(places)
-        if node.op == "FullyConnected" and len(node.inputs) > 1:
-            moved |= places & {node.inputs[1].node}
-    return any(read[place] > 1 for place in moved)
+    return False
+
+
+def _is_large(dense: Node, matrix: Node) -> bool:
+    shape = matrix.types[0].shape if matrix.types else None
+    sizes = shape or (int(dense.attrs.get("num_hidden", _LEAST)),)
+    return all(size >= _LEAST and size % _MULTIPLE == 0 for size in sizes)
