@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -163,7 +164,7 @@ def run_shard(
             shrink=profile.shrink,
         )
         report = hunt.run()
-        end = None if campaign.seconds is None else time.monotonic() + campaign.seconds
+        end = time.monotonic() + (math.inf if campaign.seconds is None else campaign.seconds)
         for signature, found in report.found.items():
             found.open = known.get(signature, "")
             if not found.open and not stop():

@@ -48,7 +48,7 @@ def reduced(
     signature: str,
     executor: Executor,
     budget: int = 400,
-    end: float | None = None,
+    end: float = math.inf,
 ) -> tuple[Case, Failure]:
     """A case made smaller while it fails with a signature.
 
@@ -57,13 +57,12 @@ def reduced(
         signature: Text of the signature.
         executor: Runs cases.
         budget: Number of candidates to try.
-        end: Time of ``time.monotonic()`` after which none is tried, or None.
+        end: Time of ``time.monotonic()`` after which none is tried.
 
     Raises:
         ValueError: The case does not fail in this way.
     """
     last: dict[Case, Failure] = {}
-    end = math.inf if end is None else end
 
     def fails(candidate: Case) -> bool:
         for failure in failures_of(candidate, executor):

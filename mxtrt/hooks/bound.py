@@ -15,6 +15,7 @@ from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan import later
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
+from mxtrt.plan.later import Shapes
 from mxtrt.system.background import Job
 from mxtrt.system.threads import lock, rlock
 
@@ -27,8 +28,6 @@ _MOST_LEFT = 1000
 
 # For so many input shapes engines are being built at once; others have to come again.
 _MOST_AWAITED = 32
-
-Shapes = tuple[tuple[int, ...], ...]
 
 
 class RetiredError(Exception):

@@ -291,7 +291,6 @@ class Chain:
         self._reads = [(node.inputs, ran[str(node.key)].inputs) for node in plan.nodes]
         read = dict.fromkeys(entry for _, entries in self._reads for entry in entries)
         self._entries = [e for e in read if not self._graph.nodes[e.node].is_variable]
-        self._built = False
 
     def feeds(self, batch: Batch) -> Iterator[dict[str, Array]]:
         """What every segment is fed for a batch."""
@@ -307,9 +306,8 @@ class Chain:
     def _computed(self, batch: Batch) -> dict[Entry, Any]:
         import mxnet as mx
 
-        if not self._built:
+        if not self._symbol.plan.state.built:
             self._symbol.plan.build(self._arrays)
-            self._built = True
         part = mx.sym.load_json(
             Graph(self._graph.nodes, self._entries, self._graph.attrs).to_json()
         )

@@ -11,8 +11,8 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
-from hooks.test_lengths import UNITS, answers, encoder, inputs
 from support.conditions import full_disk
+from support.encoder import UNITS, answers, encoder, inputs
 from support.networks import assert_close
 
 import mxtrt
@@ -64,16 +64,6 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Builds]:
     made = Builds(monkeypatch)
     yield made
     made.release()
-
-
-@pytest.fixture
-def block() -> mx.gluon.SymbolBlock:
-    """An encoder as a hybridized block."""
-    net = mx.gluon.SymbolBlock(encoder(), [mx.sym.var("data"), mx.sym.var("valid")])
-    net.initialize(mx.init.Uniform(0.3))
-    net(*inputs(5))
-    net.hybridize()
-    return net
 
 
 class Counted:

@@ -12,7 +12,7 @@ sys.path.insert(0, {tests!r})
 import mxtrt, mxnet as mx, numpy as np
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.system import background
-from hooks.test_lengths import encoder, inputs
+from support.encoder import encoder, inputs
 
 net = mx.gluon.SymbolBlock(encoder(), [mx.sym.var("data"), mx.sym.var("valid")])
 net.initialize(mx.init.Uniform(0.3))
