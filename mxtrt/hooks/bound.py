@@ -19,7 +19,15 @@ from mxtrt.plan.later import Shapes
 from mxtrt.system.background import Job
 from mxtrt.system.threads import lock, rlock
 
-__all__ = ["Bound", "FirstAlone", "LeftError", "PostponedError", "RetiredError"]
+__all__ = [
+    "Bound",
+    "FirstAlone",
+    "LeftError",
+    "Op",
+    "PostponedError",
+    "RetiredError",
+    "flags_of",
+]
 
 _log = logging.getLogger("mxtrt")
 
@@ -72,21 +80,45 @@ class FirstAlone:
             return outputs
 
 
-class _Op:
-    """A ``CachedOp`` of a partitioned graph.
+class Op:
+    """A ``CachedOp`` for calls in any thread.
+
+    Args:
+        symbol: The graph.
+        flags: Of ``hybridize``, and which inputs are data.
+        postponements: Of the graph's engine nodes by now.
 
     Attributes:
-        postponements: Of the graph's engine nodes when it was made.
+        postponements: The same.
     """
 
-    def __init__(self, op: CachedOp, postponements: int) -> None:
+    def __init__(
+        self, symbol: Any, flags: Sequence[tuple[str, Any]], postponements: int = 0
+    ) -> None:
         self.postponements = postponements
-        self._op = op
+        self._op = CachedOp(symbol, flags)
         self._first = FirstAlone()
 
-    def __call__(self, inputs: Sequence[NDArray]) -> Any:
+    def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray]:
         """The outputs."""
-        return self._first(lambda: self._op(*inputs))
+        outputs = self._first(lambda: self._op(*inputs))
+        return [outputs] if isinstance(outputs, NDArray) else list(outputs)
+
+
+def flags_of(
+    names: Sequence[str], data: Mapping[str, int], flags: Iterable[tuple[str, Any]]
+) -> list[tuple[str, Any]]:
+    """What a ``CachedOp`` is told.
+
+    Args:
+        names: Its inputs, in order.
+        data: What has the names of those that are data.
+        flags: Of ``hybridize``.
+    """
+    places: tuple[list[int], list[int]] = [], []
+    for place, name in enumerate(names):
+        places[name in data].append(place)
+    return [("data_indices", places[True]), ("param_indices", places[False]), *flags]
 
 
 class Bound:
@@ -116,11 +148,7 @@ class Bound:
         self._inputs: list[tuple[bool, Any]] = [
             (True, data[name]) if name in data else (False, parameters[name]) for name in names
         ]
-        places = {
-            is_data: [i for i, one in enumerate(self._inputs) if one[0] == is_data]
-            for is_data in (True, False)
-        }
-        self._flags = [("data_indices", places[True]), ("param_indices", places[False]), *flags]
+        self._flags = flags_of(names, data, flags)
         self._context = inputs[0].ctx
         self._inline = InlineRun.of(symbol.plan, self._context)
         self._alike = Alike([array.dtype for array in inputs], self._context)
@@ -164,11 +192,9 @@ class Bound:
             if self._awaited and not self._has_come(_shapes(flat)):
                 raise PostponedError
             outputs = self._run(inputs)
-            if isinstance(outputs, NDArray):
-                outputs = [outputs]
         return list(outputs)
 
-    def _run(self, inputs: Sequence[NDArray]) -> Any:
+    def _run(self, inputs: Sequence[NDArray]) -> list[NDArray]:
         """Run the graph through MXNet.
 
         A ``CachedOp`` whose shape inference failed takes it for done when the shapes come again
@@ -189,7 +215,7 @@ class Bound:
                     raise
 
     def _renew(self) -> None:
-        self._op = _Op(CachedOp(self._symbol, self._flags), self._postponements())
+        self._op = Op(self._symbol, self._flags, self._postponements())
 
     def _postponements(self) -> int:
         return sum(node.postponements for node in self._plan.nodes)

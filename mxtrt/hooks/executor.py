@@ -7,6 +7,7 @@ monitor, and weights that changed a moment ago run MXNet's.
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
 from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.symbol import Graph
 from mxtrt.hooks import decision
+from mxtrt.hooks.beside import Beside
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
     partition_symbol,
@@ -33,6 +36,7 @@ from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system.background import Job
+from mxtrt.weights.layouts import moved_by_mxnet
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -48,9 +52,10 @@ class _Source:
     options: Options
     weights: frozenset[str]
 
-    def is_exclusive(self) -> bool:
-        """Whether MXNet does not answer for the symbol while its engines run."""
-        return later.is_exclusive(self.symbol, self.options)
+    @functools.cached_property
+    def moves(self) -> bool:
+        """Whether MXNet's operators move weights that engines may be reading."""
+        return moved_by_mxnet(Graph.of(self.symbol), self.weights)
 
     def engines(
         self, executor: Executor, *, build: bool, refused: Mapping[str, str] | None = None
@@ -133,7 +138,7 @@ class _Binding:
         self.freshness = engines.freshness
         self.inline = InlineRun.of(symbol.plan, executor._ctx)
         self.inputs = {name: executor.arg_dict[name] for name in symbol.list_arguments()}
-        self.executor: Executor | None = bound(
+        self.executor: Executor = bound(
             symbol, {**executor.arg_dict, **executor.aux_dict}, executor._ctx
         )
 
@@ -220,6 +225,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     _awaited: _Awaited | None
     _state: State  # ``LEFT`` where a rebuild failed, or a reshape to shapes without an engine
     _retired: list[Any]
+    _beside: Beside[Executor] | None = None  # answers from copies of the weights
     _relatives: weakref.WeakSet[Executor] | None = (
         None  # the executors that share the memory of its outputs, itself among them
     )
@@ -241,15 +247,18 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             or not binding.symbol.plan.weights.isdisjoint(kwargs)
             or (binding := self._ready(binding)) is None
         ):
-            outputs: list[Any] = self._run_plain(is_train, kwargs)
-            computed_in_place = True
+            outputs = [] if is_train else self._run_beside(kwargs)
+            if not outputs:
+                outputs = self._run_plain(is_train, kwargs)
+                computed_in_place = True
         else:
+            self._beside = None
             outputs = self._run_inline(binding, kwargs) or []
             if not outputs and binding.symbol.plan.state.retired:
                 outputs = Executor.forward(self, is_train, **kwargs)
                 computed_in_place = True
                 count("fallbacks")
-            outputs = outputs or self._run(binding, kwargs)
+            outputs = outputs or self._run(binding.executor, kwargs)
         if self._relatives is not None and len(self._relatives) > 1 and not computed_in_place:
             for head, new in zip(heads, outputs, strict=True):
                 new.copyto(head)  # into the memory that the related executors read
@@ -268,11 +277,36 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         made: list[Any] = Executor.forward(self, is_train, **kwargs)
         return made
 
-    def _run(self, binding: _Binding, kwargs: dict[str, Any]) -> list[Any]:
-        """Run the partitioned graph through MXNet."""
-        assert binding.executor is not None
+    def _run_beside(self, kwargs: dict[str, Any]) -> list[Any]:
+        """Run MXNet's operators from copies of the weights; no outputs where it moves none."""
+        source = self._awaits
+        if (
+            source is None
+            or not source.moves
+            or self._monitor_callback is not None
+            or not source.weights.isdisjoint(kwargs)
+        ):
+            return []
+        if self._beside is None:
+            context, arrays = self._ctx, {**self.arg_dict, **self.aux_dict}
+            self._beside = Beside(
+                {name: arrays[name] for name in source.weights & arrays.keys()},
+                lambda copies: bound(source.symbol, {**arrays, **copies}, context),
+            )
+        return self._run(self._beside(), kwargs)
+
+    @property
+    def _awaits(self) -> _Source | None:
+        """What engines are being built of in the background; None where none are."""
+        if self._awaited is not None:
+            return self._awaited.source
+        binding = self._mxtrt
+        return binding.source if binding is not None and binding.freshness.awaits else None
+
+    def _run(self, executor: Executor, kwargs: dict[str, Any]) -> list[Any]:
+        """Run another executor of the same arguments."""
         own = self.handle
-        self.handle = binding.executor.handle
+        self.handle = executor.handle
         try:
             outputs: list[Any] = Executor.forward(self, False, **kwargs)
         finally:
@@ -346,7 +380,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         if ready is None:  # the build failed: from now on this executor is MXNet's
             self._state.to(Stage.LEFT)
             self._mxtrt = None
-        if self._awaited is not None or binding.freshness.awaits:
+        if self._awaits is not None:
             count("postponed")
         return self._mxtrt if ready else None
 
@@ -367,7 +401,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             self._mxtrt = None
             source = binding.source
             refused = {**binding.engines.refused, **refusal.reasons}
-            if not later.waits(source.options, source.is_exclusive):
+            if not later.waits(source.options):
                 self._awaited = awaited = _NewEngines(source, refused)
                 awaited.begin(self)
                 return False
@@ -399,7 +433,7 @@ def adopt(
     source = _Source(symbol, options, weights)
 
     def give() -> None:
-        if not later.waits(options, source.is_exclusive, first=first):
+        if not later.waits(options, first=first):
             awaited = _NewEngines(source)
             if build:
                 awaited.begin(executor)

@@ -22,8 +22,18 @@ from mxnet.ndarray import NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
+from mxtrt.graph.symbol import Graph
 from mxtrt.hooks import decision
-from mxtrt.hooks.bound import Bound, FirstAlone, LeftError, PostponedError, RetiredError
+from mxtrt.hooks.beside import Beside
+from mxtrt.hooks.bound import (
+    Bound,
+    FirstAlone,
+    LeftError,
+    Op,
+    PostponedError,
+    RetiredError,
+    flags_of,
+)
 from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.observe.counters import count
@@ -31,7 +41,9 @@ from mxtrt.plan import later
 from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
+from mxtrt.system import background
 from mxtrt.system.threads import rlock
+from mxtrt.weights.layouts import moved_by_mxnet
 
 __all__ = ["install"]
 
@@ -86,6 +98,8 @@ class _BlockBinding:
         self._rebound = Tried()  # binding to other arrays, or around other nodes
         self._state = State()
         self._lock = rlock()
+        # The epoch of its arrays, and what answers from copies of them.
+        self._beside: tuple[object, Beside[Callable[..., list[NDArray]]]] | None = None
 
     def ready(self, flat: Sequence[NDArray]) -> Bound | None:
         """What may answer a call with these arrays, built if need be; None for not now.
@@ -111,14 +125,46 @@ class _BlockBinding:
                 raise _NoEngineError
             return self._bound if outcome else None
 
-    def _is_exclusive(self) -> bool:
-        return later.is_exclusive(self._graph, self._options)
-
     @property
     def awaits(self) -> bool:
         """Whether engines are being built, without which it does not answer."""
         bound = self._bound
         return self._rebound.awaited or (bound is not None and bound.freshness.awaits)
+
+    @functools.cached_property
+    def _moves(self) -> bool:
+        """Whether MXNet's operators move weights that engines may be reading."""
+        return moved_by_mxnet(Graph.of(self._graph))
+
+    def in_mxnet(self, flat: Sequence[NDArray]) -> list[NDArray] | None:
+        """MXNet's outputs, from copies of the weights; None where it moves none of them.
+
+        Raises:
+            MXNetError: MXNet's.
+        """
+        if not self._moves:
+            return None
+        epoch, kept = _Epoch.now, self._beside
+        if kept is None or kept[0] is not epoch:
+            arrays = {name: p.data(self._context) for name, p in self._parameters.items()}
+            kept = self._beside = epoch, Beside(arrays, self._plain)
+        return kept[1]()(flat)
+
+    def _plain(self, weights: Mapping[str, NDArray]) -> Callable[..., list[NDArray]]:
+        """The block's own graph with these weights."""
+        places = {variable.name: i for i, variable in enumerate(self._data)}
+        names = self._graph.list_inputs()
+        op = Op(self._graph, flags_of(names, places, self._flags))
+
+        def answer(flat: Sequence[NDArray]) -> list[NDArray]:
+            return op([flat[places[n]] if n in places else weights[n] for n in names])
+
+        return answer
+
+    def calm(self) -> None:
+        """Let go of the copies once nothing is being built."""
+        if self._beside is not None and not background.waiting():
+            self._beside = None
 
     def _settle(self, flat: Sequence[NDArray], refused: Mapping[str, str]) -> bool | None:
         """Whether the engines may answer now; None when no segment is worth an engine."""
@@ -144,7 +190,7 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                if not later.waits(self._options, self._is_exclusive, first=not self._was_bound):
+                if not later.waits(self._options, first=not self._was_bound):
                     copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
                     self._rebound.begin(
                         lambda: self._made(copies, arrays, refused, epoch), self._about
@@ -249,7 +295,9 @@ class _Bindings:
                 continue
             bound = self._ready(binding, flat)
             if bound is None:
-                return (self._meanwhile if binding.awaits else self.in_mxnet)(in_mxnet)
+                if binding.awaits:
+                    return self._meanwhile(binding, flat, in_mxnet)
+                return self.in_mxnet(in_mxnet)
             try:
                 outputs = bound(flat)
             except OtherArraysError:
@@ -257,7 +305,7 @@ class _Bindings:
             except (LeftError, RetiredError):
                 return self._instead(in_mxnet)
             except PostponedError as postponed:
-                answer = self._meanwhile(in_mxnet)
+                answer = self._meanwhile(binding, flat, in_mxnet)
                 bound.await_engine(flat, postponed.pause)
                 return answer
             except MXNetError as error:
@@ -265,18 +313,26 @@ class _Bindings:
                 answer = self._instead(in_mxnet)
                 bound.leave(flat, error)
                 return answer
-            if self._is_numpy:
-                outputs = [output.as_np_ndarray() for output in outputs]
-            return gluon_block._regroup(outputs, self._out_format)
+            binding.calm()
+            return self._regrouped(outputs)
         return self._instead(in_mxnet) if self._latest else self.in_mxnet(in_mxnet)
 
     def in_mxnet(self, call: Callable[[], Any]) -> Any:
         """Have MXNet's operators answer a call."""
         return self._mxnet_first(call)
 
-    def _meanwhile(self, call: Callable[[], Any]) -> Any:
+    def _regrouped(self, outputs: list[NDArray]) -> Any:
+        """What the block returns for some outputs of its graph."""
+        if self._is_numpy:
+            outputs = [output.as_np_ndarray() for output in outputs]
+        return gluon_block._regroup(outputs, self._out_format)
+
+    def _meanwhile(
+        self, binding: _BlockBinding, flat: Sequence[NDArray], call: Callable[[], Any]
+    ) -> Any:
         """Have MXNet's operators answer a call while an engine is being built."""
-        answer = self._mxnet_first(call)
+        outputs = binding.in_mxnet(flat)
+        answer = self._mxnet_first(call) if outputs is None else self._regrouped(outputs)
         count("postponed")
         return answer
 

@@ -172,6 +172,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "node_put": (_INT, (_INT64, _POINTER, _POINTER, _INT64)),
     "node_users": (_INT, (_INT64, _POINTER, _POINTER)),
     "node_last_use": (_INT64, (_INT64, _POINTER, _POINTER)),
+    "node_last_run": (_INT64, (_INT64,)),
     "node_drop": (_INT, (_INT64, _POINTER, _POINTER)),
     "retire": (None, (_INT64,)),
     "release": (None, (_INT64,)),

@@ -239,6 +239,11 @@ class Library(Functions):
         last: int = self.lib.mxtrt_node_last_use(key, *_shapes(inputs))
         return last
 
+    def last_run(self, key: int) -> float:
+        """Seconds that the last run of a node took; 0 where it has not run."""
+        nanoseconds: int = self.lib.mxtrt_node_last_run(key)
+        return max(nanoseconds, 0) * 1e-9
+
     def drop_variant(self, key: int, inputs: Sequence[Sequence[int]]) -> None:
         """Forget what :meth:`put_variant` said of these input shapes."""
         self.checked(self.lib.mxtrt_node_drop(key, *_shapes(inputs)))

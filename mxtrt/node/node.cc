@@ -58,6 +58,18 @@ void Node::drop(const std::vector<Shape>& inputs) {
   generation_.fetch_add(1, std::memory_order_release);
 }
 
+int64_t Node::last_run() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  int64_t use = -1;
+  int64_t last = -1;
+  for (const auto& [inputs, variant] : variants_) {
+    if (variant->nanoseconds < 0 || variant->last_use < use) continue;
+    use = variant->last_use;
+    last = variant->nanoseconds;
+  }
+  return last;
+}
+
 int64_t Node::last_use(const std::vector<Shape>& inputs) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = variants_.find(inputs);

@@ -59,6 +59,8 @@ class Node {
   // When the variant for these input shapes was used last, by a count of uses; -1 for one that
   // operator states were made for, or that does not exist.
   int64_t last_use(const std::vector<Shape>& inputs) const;
+  // Nanoseconds that the last run took of the variant that was used last; -1 where none has run.
+  int64_t last_run() const;
   // Gives up spares of the variants that were used least lately, where those of this variant are
   // to take so many bytes more.
   void make_room(const std::shared_ptr<const Variant>& variant, size_t bytes);

@@ -119,6 +119,15 @@ MXTRT_EXPORT int64_t mxtrt_node_last_use(int64_t key, const int64_t* dims, const
   return last;
 }
 
+// See Node::last_run.
+MXTRT_EXPORT int64_t mxtrt_node_last_run(int64_t key) {
+  int64_t last = -1;
+  guarded([&] {
+    if (auto node = find_node(key)) last = node->last_run();
+  });
+  return last;
+}
+
 // Forgets the variant of a node for these input shapes.
 MXTRT_EXPORT int mxtrt_node_drop(int64_t key, const int64_t* dims, const int* ndims) {
   return guarded([&] {

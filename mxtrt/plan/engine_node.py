@@ -15,7 +15,7 @@ from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.errors import EngineError, NodeError
+from mxtrt.errors import EngineError, NodeError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.abi import Tensor
@@ -27,7 +27,6 @@ from mxtrt.plan.state import Stage, State
 from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes, profile_of
 from mxtrt.system.background import in_job
 from mxtrt.system.threads import rlock
-from mxtrt.weights.layouts import moved_by_mxnet
 from mxtrt.weights.paging import copy_from_gpu
 
 __all__ = ["EngineNode", "engine_failed", "infer_shapes"]
@@ -44,6 +43,10 @@ _LONGEST_PAUSE = 255
 # Precisions at which a model for many shapes is looked for.  What float16 holds depends on the
 # sizes, and ranges for int8 are of one structure (tests/precision/test_general_models.py).
 _WIDE = ("fp32", "tf32")
+
+# Seconds that a request waits for a conversion that may show that an engine serves its shapes, and
+# what part of the time of a run more.
+_BRIEF, _BRIEFLY = 0.005, 0.15
 
 # Seconds that a thread of MXNet's waits for another thread's build, which may itself wait for it.
 _PATIENCE = 1.0
@@ -81,7 +84,6 @@ class EngineNode:
         sessions: Its sessions.
         fallback: What answers where a session cannot.
         postponements: How often it had MXNet answer, until an engine is built.
-        exclusive: Whether MXNet does not answer while its engines run; its plan's.
         stands_alone: Whether nobody but itself can have MXNet answer in its place.
     """
 
@@ -106,7 +108,6 @@ class EngineNode:
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
         self.holds: Callable[[], bool] = lambda: True
         self.stands_alone = False
-        self.exclusive = not engine.on_cpu or moved_by_mxnet(graph, weights)
         self.postponements = 0
         self._owned = weights
         self._building = rlock()  # held while something is converted or built, and taken first
@@ -249,10 +250,12 @@ class EngineNode:
         """
         if self._serves(shapes):
             return
-        background = not (self.stands_alone or later.waits(self.options, lambda: self.exclusive))
+        background = not (self.stands_alone or later.waits(self.options))
         if background and self.sessions.arrays is not None:
             if (failure := self._unbuilt.get(shapes)) and failure.final:
                 raise EngineError(failure.reason)
+            if self._finds(shapes):
+                return
             self.postponements += 1  # first: the error leaves a CachedOp in need of being renewed
             variant = self.variants.get(shapes)
             returns = self._given_up.get(variant.digest, 0) if variant else 0
@@ -263,6 +266,23 @@ class EngineNode:
         with self._building:
             if not self._serves(shapes):
                 self._serve(shapes)
+
+    def _finds(self, shapes: Shapes) -> bool:
+        """Whether an engine serves new input shapes, if a request can wait for finding that out."""
+        patience = _BRIEF + _BRIEFLY * library().last_run(self.key)
+        if self._segment.seconds > patience or not self._building.acquire(blocking=False):
+            return False
+        try:
+            made = self._segment.known(shapes)
+            if made is None:
+                return False
+            with self._lock:
+                self._add(shapes, made)
+        except (EngineError, Unsupported):  # the build says it
+            return False
+        finally:
+            self._building.release()
+        return self._serves(shapes)
 
     def _serves(self, shapes: Shapes) -> bool:
         """Whether input shapes have an engine, which serves them from now on; builds nothing."""

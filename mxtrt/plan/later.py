@@ -1,9 +1,8 @@
 """Builds that no request waits for: MXNet's operators answer until the engine is there.
 
 The option ``build`` says which: with ``foreground`` none, with ``wait`` all but those of the first
-bind, with ``background`` all.  Some graphs wait for all of them: TensorRT's, of which those on
-``mx.gpu()`` may have nothing else to answer, as MXNet's wheels have no code for the newer GPUs; and
-those whose weights MXNet's answers would move under an engine (:mod:`mxtrt.weights.layouts`).
+bind, with ``background`` all.  TensorRT's are waited for all the same: on ``mx.gpu()`` there may be
+nothing else to answer, as MXNet's wheels have no code for the newer GPUs.
 """
 
 from __future__ import annotations
@@ -15,18 +14,16 @@ from typing import Any, NoReturn
 
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, RefusedNodesError
-from mxtrt.graph.symbol import Graph, inferred
+from mxtrt.graph.symbol import inferred
 from mxtrt.observe.report import Report
 from mxtrt.system import background
 from mxtrt.system.background import Job
-from mxtrt.weights.layouts import moved_by_mxnet
 
 __all__ = [
     "MOST_TRIES",
     "Shapes",
     "Tried",
     "build_for",
-    "is_exclusive",
     "postpone",
     "waits",
     "was_postponed",
@@ -43,32 +40,21 @@ MOST_TRIES = 3
 _thread = threading.local()
 
 
-def waits(options: Options, exclusive: Callable[[], bool], *, first: bool = False) -> bool:
+def waits(options: Options, *, first: bool = False) -> bool:
     """Whether a build is to be done here and now.
 
     Args:
         options: The options of the bind.
-        exclusive: Tells whether MXNet does not answer while the engines run.
         first: Whether it is the first one for what is bound.
     """
+    from mxtrt.engines import runs_on_cpu  # with all converters: not before the first bind
+
     return (
         options.build == "foreground"
         or (first and options.build == "wait")
         or background.in_job()
-        or exclusive()
+        or not runs_on_cpu(options)
     )
-
-
-def is_exclusive(symbol: Any, options: Options) -> bool:
-    """Whether MXNet does not answer for a symbol while its engines run.
-
-    Args:
-        symbol: The symbol.
-        options: The options of the bind.
-    """
-    from mxtrt.engines import runs_on_cpu  # with all converters: not before the first bind
-
-    return not runs_on_cpu(options) or moved_by_mxnet(Graph.of(symbol))
 
 
 def postpone(reason: str, pause: int = 0) -> NoReturn:

@@ -75,7 +75,6 @@ class Plan:
         weights: Names of the weights that the engines hold.
         is_one_node: The partitioned graph is one engine node, its heads are that node's
             outputs in order.
-        exclusive: Whether MXNet does not answer while its engines run.
         report: What the bind did.
         options: The options of the bind.
         origin: The graph that was partitioned.
@@ -98,7 +97,6 @@ class Plan:
     ) -> None:
         self.nodes = tuple(nodes)
         self.is_one_node = _is_one_node(graph)
-        self.exclusive = any(node.exclusive for node in nodes)
         self.weights = frozenset(name for node in nodes for name in node.weights)
         self.report = report
         self.options = options
@@ -111,7 +109,6 @@ class Plan:
         self._borrowed: list[Session] = []  # sessions of other plans that read these plans' arrays
         for node in self.nodes:
             node.state = self.state
-            node.exclusive = self.exclusive
             node.written = weakref.WeakMethod(self._written)
             node.holds = functools.partial(_holds, weakref.ref(self))
             node.sessions.borrowed = self._borrowed

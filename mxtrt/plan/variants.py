@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +38,7 @@ class Reshaped:
     Attributes:
         shapes: The input shapes of ``graph``.
         general: The model for other shapes that was found last, None while there is none.
+        seconds: What the last conversion took; infinite before there was one.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Reshaped:
         self._unread = {name: _shape(types[name]) for name in types.keys() & owned - read}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
         self.general: General | None = None
+        self.seconds = math.inf
         self._own = model.digest
         self._seen = [self.shapes]  # what no model found so far covers
         self._tries = _MOST_TRIES if generalizes else 0
@@ -77,21 +81,40 @@ class Reshaped:
         if (trusted := self.trusted(shapes)) is not None:
             return trusted
         outputs, direct = self._converted(shapes)
-        if direct.digest == self._own:
-            return outputs, direct
-        if self.general is None and not self._tries:
-            return outputs, direct
-        form = self._general_form(shapes)[1] if self._two_forms else direct
-        if self.general is not None and self.general.covers(shapes, outputs, form):
-            return outputs, self.general.model
+        if (model := self._model(shapes, outputs, direct)) is not None:
+            return outputs, model
         if self._tries:
             self._tries -= 1
             self._seen.append(shapes)
             found = generalize(self._general_form, self._seen)
-            if found is not None and found.covers(shapes, outputs, form):
+            if found is not None and found.covers(shapes, outputs, self._form(shapes, direct)):
                 self.general = found
                 return outputs, found.model
         return outputs, direct
+
+    def known(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
+        """The same where a model that is there serves them; otherwise None, sooner than that.
+
+        Raises:
+            EngineError: The segment does not accept them.
+            Unsupported: A node cannot be converted at them.
+        """
+        outputs, direct = self._converted(shapes)
+        model = self._model(shapes, outputs, direct)
+        return None if model is None else (outputs, model)
+
+    def _model(self, shapes: Shapes, outputs: Shapes, direct: OnnxSegment) -> OnnxSegment | None:
+        """The model that serves input shapes; None if it is yet to be found."""
+        if direct.digest == self._own:
+            return direct
+        general = self.general
+        if general is not None and general.covers(shapes, outputs, self._form(shapes, direct)):
+            return general.model
+        return None
+
+    def _form(self, shapes: Shapes, direct: OnnxSegment) -> OnnxSegment:
+        """What a general model is proved against at input shapes, converted directly at them."""
+        return self._general_form(shapes)[1] if self._two_forms else direct
 
     def outputs(self, shapes: Shapes) -> Shapes:
         """Output shapes at some input shapes, which a model need not serve.
@@ -102,8 +125,11 @@ class Reshaped:
         return head_shapes(self._with(shapes))
 
     def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
+        begin = time.thread_time()  # it pauses in the background
         graph = self._with(shapes)
-        return head_shapes(graph), to_onnx(graph, self._owned)
+        converted = head_shapes(graph), to_onnx(graph, self._owned)
+        self.seconds = time.thread_time() - begin
+        return converted
 
     def _general_form(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         """What a model for other sizes is made of, and proved against."""

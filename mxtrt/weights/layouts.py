@@ -3,7 +3,7 @@
 At inference oneDNN's convolutions put their filters, and its largest dense layers their matrices,
 into a layout of their own: in place, and some time after the call has returned
 (``MKLDNNDataReorderAsync`` and ``ChooseBRGEMMImpl`` in ``src/operator/nn/mkldnn``).  ONNX Runtime
-may read them there at every run, so that it must not run while MXNet answers.
+may read them there at every run, so that MXNet answers from copies while an engine is built.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import warnings
@@ -18,8 +19,9 @@ from support.networks import assert_close
 import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime
 from mxtrt.errors import EngineError
-from mxtrt.plan import later
+from mxtrt.plan import engine_node, later
 from mxtrt.system import background
+from mxtrt.weights.paging import in_host_memory, size_of
 
 PATIENCE = 60
 
@@ -270,28 +272,66 @@ def test_the_buckets_of_a_bucketing_module(block, builds):
         assert asks(lambda: ask(8), expected[8], 2).by_mxnet == (0, 2)
 
 
-@pytest.mark.parametrize("kind", ["convolution", "large"])
-def test_graphs_whose_weights_mxnet_moves_wait(builds, kind):
-    """OneDNN puts them into another layout in place, where ONNX Runtime may be reading them."""
-    if kind == "convolution":
-        symbol = mx.sym.Convolution(DATA, kernel=(3, 3), num_filter=3, name="conv")
-        shape = (1, 2, 8, 8)
-    else:
-        symbol = mx.sym.FullyConnected(DATA, num_hidden=1088, name="dense")
-        shape = (2, 1024)
-    net = mx.gluon.SymbolBlock(mx.sym.relu(symbol), DATA)
-    net.initialize(mx.init.Uniform())
-    net(mx.nd.ones(shape))
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_request_finds_the_engine_for_its_size_where_that_is_brief(builds, monkeypatch, brief):
+    """It converts the graph, and nothing is built; otherwise a job does while MXNet answers."""
+    monkeypatch.setattr(engine_node, "_BRIEF", 60.0 if brief else 0.0)
+    monkeypatch.setattr(engine_node, "_BRIEFLY", 0.0)
+    symbol = mx.sym.relu(mx.sym.Convolution(DATA, kernel=(3, 3), num_filter=4))
+    net = mx.gluon.SymbolBlock(symbol, DATA)
+    net.initialize()
+    pictures = [mx.nd.random.uniform(shape=(1, 3, size, 9)) for size in (8, 9, 10)]
+    expected = [net(x).asnumpy() for x in pictures]
     net.hybridize()
+    seen = []
     with mxtrt.options():
-        net(mx.nd.ones(shape)).wait_to_read()
-        for parameter in net.collect_params().values():
-            parameter.set_data(parameter.data() * 2)
-        with Counted() as counted:
-            seen = net(mx.nd.ones(shape)).asnumpy()
-    assert (counted.postponed, counted.rebuilds, counted.engine_runs) == (0, 1, 1)
-    net.hybridize()
-    assert_close(net(mx.nd.ones(shape)), seen)
+        for x, answer in zip(pictures, expected, strict=True):
+            seen.append(asks(lambda x=x: net(x), answer))
+            builds.release()
+    assert [one.by_mxnet for one in seen] == [(0, 1), (1, 0), (0, 1) if brief else (1, 0)]
+    assert [one.builds for one in seen] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("way", ["block", "executor", "module"])
+def test_weights_that_mxnet_moves_stay_where_engines_read_them(builds, way):
+    """OneDNN puts its own into another layout in place: it has copies while an engine is built."""
+    symbol = mx.sym.tanh(mx.sym.Convolution(DATA, kernel=(3, 3), num_filter=16))
+    x = mx.nd.random.uniform(-1, 1, shape=(1, 16, 9, 9))
+    with mxtrt.options():
+        if way == "block":
+            net = mx.gluon.SymbolBlock(symbol, DATA)
+            net.initialize(mx.init.Uniform(0.1))
+            net.hybridize()
+            ask = lambda: net(x)  # noqa: E731
+            ask()
+            weight, bias = (parameter.data() for parameter in net.collect_params().values())
+        else:
+            module = mx.mod.Module(symbol, ["data"], None, context=mx.cpu())
+            module.bind([("data", x.shape)], for_training=False)
+            module.init_params(mx.init.Uniform(0.1))
+            (executor,) = module._exec_group.execs
+            ask = lambda: executor.forward(data=x)[0]  # noqa: E731
+            if way == "module":
+                ask = lambda: (module.forward(mx.io.DataBatch([x])), module.get_outputs()[0])[1]  # noqa: E731
+            ask()
+            _, weight, bias = executor.arg_arrays
+        builds.hold()
+        for _ in range(2):
+            weight[:] *= 2
+            bias[:] += 1
+            copies = [x, weight.copy(), bias.copy()]
+            with mxtrt.options(enabled=False):
+                expected = symbol.bind(mx.cpu(), copies, grad_req="null").forward()[0].asnumpy()
+            place = in_host_memory(weight)[0]
+            before = ctypes.string_at(place, size_of(weight))
+            assert asks(ask, expected, 3).by_mxnet == (3, 0)
+            mx.nd.waitall()
+            assert ctypes.string_at(place, size_of(weight)) == before
+        builds.release()
+        for _ in range(3):  # once the weights hold still
+            asks(ask, expected)
+            builds.release()
+        assert asks(ask, expected, 3).by_mxnet == (0, 3)
 
 
 def test_a_symbol_of_optimize_for_waits(block, builds):

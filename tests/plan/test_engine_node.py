@@ -74,6 +74,17 @@ def test_variants_do_not_follow_the_number_of_shapes(inline):
     assert after.engine_runs == before.engine_runs + 100
 
 
+def test_a_node_knows_how_long_its_last_run_took():
+    """Of the shapes that it ran last; a node that is gone knows nothing."""
+    block = Convolutions(build="foreground")
+    key = block.node.key
+    assert library().last_run(-1) == 0
+    small = library().last_run(key)
+    large = mx.nd.ones((16, 3, 400, 400))
+    block(large).wait_to_read()
+    assert 0 < small < library().last_run(key) < 60
+
+
 def test_shapes_of_live_executors_are_kept():
     """Whatever else is asked for."""
     weights = {"a_weight": mx.nd.random.uniform(shape=(4, 8))}
