@@ -330,15 +330,14 @@ class Options:
         parse=_count,
     )
     build: str = _option(
-        "foreground",
+        "wait",
         "MXTRT_BUILD",
         expected="one of " + ", ".join(BUILDS),
         meaning=(
             "Which builds are waited for: with foreground all are, so that what runs where depends "
             "on no time; with wait those of the first bind, and what follows (other input shapes, "
             "changed weights) is built in the background while MXNet's operators answer; with "
-            "background no build is.  Graphs with convolutions or large dense layers, and "
-            "TensorRT, wait for all of them."
+            "background no build is.  TensorRT waits for all of them."
         ),
         parse=_one_of(BUILDS),
     )
