@@ -35,6 +35,7 @@ from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import InlineRun, OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
+from mxtrt.system import background
 from mxtrt.system.background import Job
 from mxtrt.weights.layouts import moved_by_mxnet
 
@@ -168,10 +169,10 @@ class _NewEngines:
         if self._tried.awaited:
             return False
         made = self._tried.result()
-        if made is None:
+        if made is None and not self._tried.waits(self.source.options):
             self.begin(executor)
             return False
-        (engines,) = made
+        (engines,) = made or (self.source.engines(executor, build=True, refused=self._refused),)
         executor._mxtrt = None if engines is None else _Binding(executor, engines)
         return True
 
@@ -280,6 +281,8 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def _run_beside(self, kwargs: dict[str, Any]) -> list[Any]:
         """Run MXNet's operators from copies of the weights; no outputs where it moves none."""
         source = self._awaits
+        if source is None and self._mxtrt is not None and background.waiting():
+            source = self._mxtrt.source
         if (
             source is None
             or not source.moves

@@ -37,7 +37,6 @@ from mxtrt.hooks.bound import (
 from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
 from mxtrt.observe.counters import count
-from mxtrt.plan import later
 from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
@@ -136,7 +135,7 @@ class _BlockBinding:
         """Whether MXNet's operators move weights that engines may be reading."""
         return moved_by_mxnet(Graph.of(self._graph))
 
-    def in_mxnet(self, flat: Sequence[NDArray]) -> list[NDArray] | None:
+    def beside(self, flat: Sequence[NDArray]) -> list[NDArray] | None:
         """MXNet's outputs, from copies of the weights; None where it moves none of them.
 
         Raises:
@@ -190,7 +189,7 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                if not later.waits(self._options, first=not self._was_bound):
+                if not self._rebound.waits(self._options, first=not self._was_bound):
                     copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
                     self._rebound.begin(
                         lambda: self._made(copies, arrays, refused, epoch), self._about
@@ -295,9 +294,7 @@ class _Bindings:
                 continue
             bound = self._ready(binding, flat)
             if bound is None:
-                if binding.awaits:
-                    return self._meanwhile(binding, flat, in_mxnet)
-                return self.in_mxnet(in_mxnet)
+                return self._meanwhile(binding, flat, in_mxnet, postponed=binding.awaits)
             try:
                 outputs = bound(flat)
             except OtherArraysError:
@@ -328,12 +325,17 @@ class _Bindings:
         return gluon_block._regroup(outputs, self._out_format)
 
     def _meanwhile(
-        self, binding: _BlockBinding, flat: Sequence[NDArray], call: Callable[[], Any]
+        self,
+        binding: _BlockBinding,
+        flat: Sequence[NDArray],
+        call: Callable[[], Any],
+        *,
+        postponed: bool = True,
     ) -> Any:
-        """Have MXNet's operators answer a call while an engine is being built."""
-        outputs = binding.in_mxnet(flat)
+        """Have MXNet's operators answer a call while engines may be being built."""
+        outputs = binding.beside(flat) if postponed or background.waiting() else None
         answer = self._mxnet_first(call) if outputs is None else self._regrouped(outputs)
-        count("postponed")
+        count("postponed", postponed)
         return answer
 
     def _instead(self, call: Callable[[], Any]) -> Any:

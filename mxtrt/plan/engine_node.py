@@ -114,6 +114,7 @@ class EngineNode:
         self._lock = rlock()  # held for moments
         self._unbuilt: dict[Shapes, _Failure] = {}
         self._given_up: Counter[str] = Counter()  # how often for others, by digest
+        self._outdated = 0  # builds in a row whose weights were written to meanwhile
         static = engine.static_shapes
         self._segment = Reshaped(graph, weights, model, not static and options.precision in _WIDE)
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
@@ -250,7 +251,9 @@ class EngineNode:
         """
         if self._serves(shapes):
             return
-        background = not (self.stands_alone or later.waits(self.options))
+        background = not (
+            self.stands_alone or self._outdated >= later.MOST_OUTDATED or later.waits(self.options)
+        )
         if background and self.sessions.arrays is not None:
             if (failure := self._unbuilt.get(shapes)) and failure.final:
                 raise EngineError(failure.reason)
@@ -307,12 +310,14 @@ class EngineNode:
         if failure is None or not failure.final:
             try:
                 if in_job() and not self.holds():
-                    raise _OutdatedError(_OUTDATED)
+                    raise later.OutdatedError
                 self._convert(shapes)
                 if self.sessions.arrays is not None:
                     self._build(shapes, checked=in_job())
+                self._outdated = 0
                 return
-            except _OutdatedError:
+            except later.OutdatedError:
+                self._outdated += 1
                 raise
             except Exception as error:
                 known = shapes in self.variants
@@ -391,6 +396,7 @@ class EngineNode:
         if variant is None:
             return
         begin = time.perf_counter()
+        watch = library().watch(self.weight_arrays()) if checked else None
         model = self.variants.model_at(shapes)
         with self._lock:
             self._make_room()
@@ -400,8 +406,8 @@ class EngineNode:
                 _tensors(shapes, self._input_types),
                 _tensors(variant.outputs, self._output_types),
             )
-        if checked and not self.holds():
-            raise _OutdatedError(_OUTDATED)
+        if watch is not None and (watch.changed() or not self.holds()):
+            raise later.OutdatedError
         with self._lock:
             self.sessions.put(variant.digest, made)
         self.report.notes += [note for note in made.notes if note not in self.report.notes]
@@ -423,13 +429,6 @@ class EngineNode:
             self._given_up[digest] += 1
             self.variants.withdraw(digest)
             self.sessions.drop(digest)
-
-
-_OUTDATED = "the weights changed while an engine was being built"
-
-
-class _OutdatedError(EngineError):
-    """The weights changed while an engine was being built."""
 
 
 class _Failure(NamedTuple):

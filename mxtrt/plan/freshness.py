@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mxtrt.errors import RefusedNodesError
 from mxtrt.node.forks import in_forked_child
 from mxtrt.observe.counters import count
-from mxtrt.plan import later
 from mxtrt.plan.later import Tried
 from mxtrt.system.threads import lock
 
@@ -114,7 +113,7 @@ class Freshness:
             self._waiting -= 1
             return False
         if self._pending or not plan.state.built:
-            if not later.waits(plan.options, first=not self._was_built):
+            if not self._built.waits(plan.options, first=not self._was_built):
                 self._begin()
                 return False
             plan.build(self._arrays if self._pending else {**data, **self._arrays}, shares=True)

@@ -20,7 +20,9 @@ from mxtrt.system import background
 from mxtrt.system.background import Job
 
 __all__ = [
+    "MOST_OUTDATED",
     "MOST_TRIES",
+    "OutdatedError",
     "Shapes",
     "Tried",
     "build_for",
@@ -37,7 +39,17 @@ Shapes = tuple[tuple[int, ...], ...]
 #: A build that has failed so often is given up.
 MOST_TRIES = 3
 
+#: A request waits for the build after so many in a row whose weights were written to meanwhile.
+MOST_OUTDATED = 3
+
 _thread = threading.local()
+
+
+class OutdatedError(EngineError):
+    """Weights were written to, or moved, while an engine was built from them."""
+
+    def __init__(self) -> None:
+        super().__init__("the weights changed while an engine was being built")
 
 
 def waits(options: Options, *, first: bool = False) -> bool:
@@ -139,7 +151,11 @@ class Tried:
 
     def __init__(self) -> None:
         self._job: Job | None = None
-        self._failures = 0  # in a row
+        self._failures = self._outdated = 0  # in a row
+
+    def waits(self, options: Options, *, first: bool = False) -> bool:
+        """Whether it is to be built here and now; see :func:`waits`."""
+        return waits(options, first=first) or self._outdated >= MOST_OUTDATED
 
     @property
     def awaited(self) -> bool:
@@ -163,8 +179,11 @@ class Tried:
         if job is None:
             return None
         if job.error is None:
-            self._failures = 0
+            self._failures = self._outdated = 0
             return job.result
+        if isinstance(job.error, OutdatedError):
+            self._outdated += 1
+            return None
         self._failures += 1
         if self._failures == MOST_TRIES or isinstance(job.error, RefusedNodesError):
             raise job.error

@@ -36,6 +36,7 @@ class Builds:
         self.free.set()
         self.begun = threading.Event()
         self.errors: list[Exception] = []
+        self.after: Callable[[], None] = lambda: None  # called when one is done
         original = OnnxRuntime.build
 
         def build(engine: OnnxRuntime, request: Any) -> Any:
@@ -44,7 +45,10 @@ class Builds:
                 self.free.wait(PATIENCE)
                 if self.errors:
                     raise self.errors.pop()
-            return original(engine, request)
+            made = original(engine, request)
+            if background.in_job():
+                self.after()
+            return made
 
         patch.setattr(OnnxRuntime, "build", build)
 
@@ -436,6 +440,58 @@ def test_weights_that_change_during_the_build_for_a_new_shape(block, builds):
             builds.release()
         assert asks(lambda: block(*inputs(12)), other, 2).by_mxnet == (0, 2)
         assert asks(lambda: block(*inputs(8)), first, 2).by_mxnet == (0, 2)
+
+
+def test_weights_that_change_during_the_build_and_back_again(block, builds):
+    """What was built is of those in between, though the weights are what they were."""
+    (old,) = answers(block, [8])
+    with mxtrt.options():
+        asks(lambda: block(*inputs(8)), old)
+        change(block, 2)
+        builds.hold()
+        asks(lambda: block(*inputs(8)), 2 * old)
+        assert builds.begun.wait(PATIENCE)
+        change(block, 2)
+        builds.after = lambda: (change(block, 0.5), setattr(builds, "after", lambda: None))
+        builds.release()
+        for _ in range(3):  # once the weights hold still
+            asks(lambda: block(*inputs(8)), 2 * old)
+            builds.release()
+        assert asks(lambda: block(*inputs(8)), 2 * old, 2).by_mxnet == (0, 2)
+
+
+@pytest.mark.parametrize("length", [8, 12])
+@pytest.mark.parametrize("way", ["block", "executor"])
+def test_a_request_waits_where_weights_are_written_to_during_build_after_build(
+    block, builds, length, way
+):
+    """For the changed weights, or for another length."""
+    first, answer = answers(block, [8, length])
+    params = {name: p.data() for name, p in block.collect_params().items()}
+    with mxtrt.options():
+        if way == "block":
+            asks(lambda: block(*inputs(8)), first)
+            ask = lambda: block(*inputs(length))  # noqa: E731
+        else:
+            data, valid = inputs(8)
+            given = {**params, "data": data, "valid": valid}
+            executor = encoder().bind(mx.cpu(), given, grad_req="null")
+            data, valid = inputs(length)
+            if length != 8:
+                executor = executor.reshape(
+                    allow_up_sizing=True, data=data.shape, valid=valid.shape
+                )
+            ask = lambda: executor.forward(data=data, valid=valid)[0]  # noqa: E731
+        if length == 8:
+            asks(ask, answer)
+            change(block, 2)
+            answer = 2 * answer
+        builds.after = lambda: change(block, 1)
+        seen = []
+        for _ in range(later.MOST_OUTDATED + 2):
+            seen.append(asks(ask, answer).by_mxnet)
+            builds.release()
+    assert seen == [(1, 0)] * later.MOST_OUTDATED + [(0, 1)] * 2
 
 
 def test_a_build_that_fails_now_and_then_is_tried_again(block, builds, caplog):

@@ -1,13 +1,14 @@
 """Mixed load, every reply compared with plain MXNet's: ``nox -s soak -- --seconds 600``.
 
-Several threads send requests to six networks: executors of each thread on shared weights, two
+Several threads send requests to eight networks: executors of each thread on shared weights, four
 shared Gluon blocks, and of each thread's own a block, a symbol of ``optimize_for`` and an executor
 around an operator that stays in MXNet.  Every thread binds for itself, all of them at once to begin
-with.  Batch sizes change from request to request, and some requests are odd: sparse, of another
-type or rank, or wrong.  Between requests weights are updated, the integration is switched off and
-on, and what was bound is dropped and bound again, while the other threads go on.  A reply is right
-if it is what plain MXNet answered, or raised, at the start to the same data with the weights in
-force.
+with.  Batch sizes change from request to request, the lengths of texts and the sizes of pictures,
+which MXNet's operators write into the graph; and some requests are odd: sparse, of another type or
+rank, or wrong.  Between requests weights are updated, the integration is switched off and on, and
+what was bound is dropped and bound again, while the other threads go on; engines for what changed
+are built in the background.  A reply is right if it is what plain MXNet answered, or raised, at the
+start to the same data with the weights in force.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ SIZE = 48  # of the pictures: dense weights are large enough to be paged out
 VERSIONS = 4  # of the weights
 INPUTS = [images(batch, seed=10 + batch, size=SIZE) for batch in (1, 2, 3, 5)]
 TABLES = [mx.nd.array(np.random.RandomState(b).uniform(-1, 1, (b, 40))) for b in (1, 2, 3, 5)]
+TEXTS = [mx.nd.array(np.random.RandomState(n).uniform(-1, 1, (2, n, 8))) for n in range(3, 30, 2)]
+PICTURES = [images(2, seed=size, size=size) for size in range(12, 40, 5)]
 ODD = 0.05  # of the requests
 #: What no engine takes; MXNet answers some of it and raises for the rest.
 ODD_PICTURES = [
@@ -337,6 +340,20 @@ class Table(Block):
     odd = ODD_TABLES
 
 
+class Texts(Block):
+    """Another one, for texts of many lengths."""
+
+    inputs = TEXTS
+    odd: list[Any] = []
+
+
+class Pictures(Block):
+    """Another one, for pictures of many sizes, with filters that oneDNN moves."""
+
+    inputs = PICTURES
+    odd: list[Any] = []
+
+
 class OwnBlock(Table):
     """A block of every thread's own, bound in its first request."""
 
@@ -361,6 +378,28 @@ def table() -> mx.sym.Symbol:
     """Two dense layers."""
     hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=64, name="hidden")
     return mx.sym.FullyConnected(mx.sym.relu(hidden), num_hidden=10, name="out")
+
+
+def attention() -> mx.sym.Symbol:
+    """Attention with the places of the words."""
+    data = mx.sym.var("data")
+    places = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=1), shape=(1, -1, 1))
+    x = mx.sym.broadcast_add(data, places * 0.05)
+    query, key, value = (
+        mx.sym.FullyConnected(x, num_hidden=16, flatten=False, name=name) for name in "qkv"
+    )
+    weights = mx.sym.softmax(mx.sym.batch_dot(query, key, transpose_b=True) * 0.25)
+    out = mx.sym.reshape(mx.sym.batch_dot(weights, value), shape=(0, -3))
+    out = mx.sym.reshape(out, shape=(0, -4, -1, 16))
+    return mx.sym.FullyConnected(mx.sym.tanh(out), num_hidden=4, flatten=False, name="out")
+
+
+def pooled() -> mx.sym.Symbol:
+    """Convolutions of pictures of any size, and dense layers after them."""
+    x = mx.sym.Convolution(mx.sym.var("data"), num_filter=16, kernel=(3, 3), name="one")
+    x = mx.sym.Convolution(mx.sym.relu(x), num_filter=16, kernel=(3, 3), name="two")
+    x = mx.sym.contrib.AdaptiveAvgPooling2D(mx.sym.relu(x), output_size=3)
+    return mx.sym.FullyConnected(x, num_hidden=10, name="out")
 
 
 def convolutional() -> mx.sym.Symbol:
@@ -508,6 +547,8 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
         Optimized: classifier,
         Block: convolutional,
         Table: table,
+        Texts: attention,
+        Pictures: pooled,
         OwnBlock: table,
     }
     services = [
@@ -541,7 +582,9 @@ def soak(seconds: float, threads: int, seed: int, only: str | None = None) -> di
             os._exit(2)
     for worker in workers:
         worker.join()
-    took, last = time.monotonic() - begin, state()
+    took = time.monotonic() - begin
+    mxtrt.ready()
+    last = state()
     for service in services:
         service.end()
     services.clear()
