@@ -186,12 +186,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def bench_tables(session: nox.Session) -> None:
-    """Tables to read: speed beside the bare engines, resident memory; with ``--gpu`` on a GPU."""
+    """Tables to read: speed, changing shapes, resident memory; with ``--gpu`` on a GPU."""
     _install(session, "test")
     if "--gpu" in session.posargs:
         paths = ["tests/bench/test_gpu_speed.py"]
     else:
-        paths = ["tests/bench/test_speed.py", "tests/bench/test_resident_memory.py"]
+        names = "test_speed", "test_requests", "test_resident_memory"
+        paths = [f"tests/bench/{name}.py" for name in names]
     session.run("pytest", *paths, *session.posargs)
 
 

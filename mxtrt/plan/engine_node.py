@@ -130,8 +130,8 @@ class EngineNode:
         self._finalizer.atexit = False
         _nodes[self.key] = self
         self.variants = Variants(self.key, self._segment, static)
-        self.variants.add(self._segment.shapes, (), (head_shapes(graph), model))
         self.report = describe_segment(f"mxtrt{self.key}", graph, model)
+        self._add(self._segment.shapes, (head_shapes(graph), self._segment.model))
 
     def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
         """Build the engines for the input shapes known so far.

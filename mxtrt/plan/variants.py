@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mxtrt.convert.general import General, Shapes, generalize
+from mxtrt.convert.general import General, Shapes
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
+from mxtrt.plan.family import Family, family_of
 
 __all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "head_shapes", "profile_of"]
 
 # Operators that are converted in another way where a model for other sizes is to be made of it.
 _OF_TWO_FORMS = frozenset({"_contrib_AdaptiveAvgPooling2D"})
-
-# How often a model is looked for that covers input shapes which those before do not.
-_MOST_TRIES = 4
 
 #: Of more input shapes than this the half that was used least lately is forgotten.
 _MOST_VARIANTS = 2048
@@ -37,7 +35,7 @@ class Reshaped:
 
     Attributes:
         shapes: The input shapes of ``graph``.
-        general: The model for other shapes that was found last, None while there is none.
+        model: The model at these; others of its family may share it.
         seconds: What the last conversion took; infinite before there was one.
     """
 
@@ -58,12 +56,17 @@ class Reshaped:
         # follow the sizes of the data.
         self._unread = {name: _shape(types[name]) for name in types.keys() & owned - read}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
-        self.general: General | None = None
         self.seconds = math.inf
-        self._own = model.digest
-        self._seen = [self.shapes]  # what no model found so far covers
-        self._tries = _MOST_TRIES if generalizes else 0
         self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
+        self._family = family_of(graph, owned) if generalizes else Family()
+        self.model = self._shared(self.shapes, head_shapes(graph), model)
+        if self.model is model:
+            self._family.take(self.shapes, model)
+
+    @property
+    def general(self) -> General | None:
+        """The model for other shapes that was found last, None while there is none."""
+        return self._family.general
 
     def trusted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
         """Output shapes and model at input shapes for which nothing has to be converted, if so."""
@@ -81,16 +84,7 @@ class Reshaped:
         if (trusted := self.trusted(shapes)) is not None:
             return trusted
         outputs, direct = self._converted(shapes)
-        if (model := self._model(shapes, outputs, direct)) is not None:
-            return outputs, model
-        if self._tries:
-            self._tries -= 1
-            self._seen.append(shapes)
-            found = generalize(self._general_form, self._seen)
-            if found is not None and found.covers(shapes, outputs, self._form(shapes, direct)):
-                self.general = found
-                return outputs, found.model
-        return outputs, direct
+        return outputs, self._shared(shapes, outputs, direct)
 
     def known(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
         """The same where a model that is there serves them; otherwise None, sooner than that.
@@ -100,21 +94,20 @@ class Reshaped:
             Unsupported: A node cannot be converted at them.
         """
         outputs, direct = self._converted(shapes)
-        model = self._model(shapes, outputs, direct)
+        form = self._form(shapes, direct)
+        model = self._family.model_at(shapes, outputs, direct, form)
         return None if model is None else (outputs, model)
 
-    def _model(self, shapes: Shapes, outputs: Shapes, direct: OnnxSegment) -> OnnxSegment | None:
-        """The model that serves input shapes; None if it is yet to be found."""
-        if direct.digest == self._own:
-            return direct
-        general = self.general
-        if general is not None and general.covers(shapes, outputs, self._form(shapes, direct)):
-            return general.model
-        return None
+    def _shared(self, shapes: Shapes, outputs: Shapes, direct: OnnxSegment) -> OnnxSegment:
+        """A model at input shapes, converted directly at them, that others share if it can be."""
+        form = self._form(shapes, direct)
+        known = self._family.model_at(shapes, outputs, direct, form)
+        found = known or self._family.find(shapes, outputs, form, self._general_form)
+        return found or direct
 
-    def _form(self, shapes: Shapes, direct: OnnxSegment) -> OnnxSegment:
-        """What a general model is proved against at input shapes, converted directly at them."""
-        return self._general_form(shapes)[1] if self._two_forms else direct
+    def _form(self, shapes: Shapes, direct: OnnxSegment) -> Callable[[], OnnxSegment]:
+        """Gives what a general model is proved against at input shapes."""
+        return lambda: self._general_form(shapes)[1] if self._two_forms else direct
 
     def outputs(self, shapes: Shapes) -> Shapes:
         """Output shapes at some input shapes, which a model need not serve.

@@ -1,7 +1,8 @@
 """Work that no request waits for: one job after another, on a thread of its own.
 
 One at a time: what builds takes a core, or a GPU, from the requests that are being answered.  The
-thread is there while there are jobs.  A fork waits for the job under way, for a moment; the child
+thread stays where it has nothing to do: MXNet keeps memory for every thread that ever called it.  A
+fork waits for the job under way, for a moment; the child
 has no jobs.  The exit of Python drops the jobs that wait, ends the processes that the one under way
 waits for, and then waits for it, so that no thread is cut off in the middle of another library.
 """
@@ -16,6 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from mxtrt.system.threads import lock, once
@@ -87,6 +90,7 @@ class _Jobs:
         self.thread: threading.Thread | None = None
         self.stopping = False
         self.waiters = 0  # threads that wait for jobs
+        self._humble: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] | None = None
         #: Held while a job is at work in this process; who waits for it holds the other one, so
         #: that a fork comes before the next job.
         self.here, self.next = threading.Lock(), threading.Lock()
@@ -100,6 +104,7 @@ class _Jobs:
                 job.end(RuntimeError("the process is about to exit"))
                 return
             self.waiting.append(job)
+            self.changed.notify_all()
             if self.thread is None:
                 self.thread = threading.Thread(target=self._work, name="mxtrt", daemon=True)
                 try:
@@ -122,11 +127,23 @@ class _Jobs:
 
     def _next(self) -> Job | None:
         with self.changed:
-            self.running = self.waiting.popleft() if self.waiting else None
-            if self.running is None:
-                self.thread = None
+            self.running = None
             self.changed.notify_all()
+            self.changed.wait_for(lambda: self.waiting or self.stopping)
+            self.running = self.waiting.popleft() if self.waiting else None
             return self.running
+
+    def humbly(self, work: Callable[[], _T]) -> _T:
+        """Do something on a thread of low priority, and wait for it."""
+        if (queue := self._humble) is None:
+            queue = SimpleQueue()
+            threading.Thread(
+                target=_do_humbly, args=(queue,), name="mxtrt build", daemon=True
+            ).start()
+            self._humble = queue
+        outcome: Future[_T] = Future()
+        queue.put((work, outcome))
+        return outcome.result()
 
     def under_way(self, counts: Callable[[object], bool]) -> bool:
         """Whether a job that counts is under way or waiting."""
@@ -140,6 +157,7 @@ class _Jobs:
             self.waiters += 1
             while self.waiting:
                 self.waiting.pop().end(RuntimeError("the process is about to exit"))
+            self.changed.notify_all()
             thread = self.thread
             for end in self.ends:
                 end()
@@ -155,6 +173,20 @@ _jobs = _Jobs()
 def _stop_at_exit() -> None:
     # Registered at the first job: what is registered later is called earlier.
     atexit.register(lambda: _jobs.stop())
+
+
+def _do_humbly(queue: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
+    while True:
+        work, outcome = queue.get()
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+        del work, outcome
 
 
 def submit(work: Callable[[], Any], about: object = None) -> Job:
@@ -214,27 +246,7 @@ def at_low_priority(work: Callable[[], _T]) -> _T:
     Args:
         work: The part.
     """
-    if not in_job():
-        return work()
-    outcome: list[_T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            thread = threading.get_native_id()
-            nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
-            os.setpriority(os.PRIO_PROCESS, thread, nice)
-        try:
-            outcome.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="mxtrt build", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcome[0]
+    return _jobs.humbly(work) if in_job() else work()
 
 
 @contextlib.contextmanager
