@@ -28,6 +28,7 @@ from mxtrt.hooks.partitioned import (
     partition_symbol,
     until_accepted,
 )
+from mxtrt.node import library
 from mxtrt.observe.counters import count
 from mxtrt.plain.forward import bound
 from mxtrt.plan import later
@@ -394,6 +395,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             self._state.to(Stage.LEFT)
         if done is not False:
             self._awaited = None
+            background.submit(library().trim)  # what MXNet's operators took for themselves
         else:
             count("postponed")
 

@@ -36,6 +36,7 @@ from mxtrt.hooks.bound import (
 )
 from mxtrt.hooks.partitioned import BACKEND, partition_symbol, until_accepted
 from mxtrt.hooks.tries import Signature, Tries, signature_of
+from mxtrt.node import library
 from mxtrt.observe.counters import count
 from mxtrt.plan.inline import OtherArraysError
 from mxtrt.plan.later import Tried
@@ -164,11 +165,10 @@ class _BlockBinding:
         """Let go of the copies once nothing is being built."""
         if self._beside is not None and not background.waiting():
             self._beside = None
+            background.submit(library().trim)
 
     def _settle(self, flat: Sequence[NDArray], refused: Mapping[str, str]) -> bool | None:
         """Whether the engines may answer now; None when no segment is worth an engine."""
-        from mxtrt.node import library
-
         if self._rebound.awaited:
             return False
         if (made := self._rebound.result()) is not None:

@@ -203,8 +203,8 @@ def submit(work: Callable[[], Any], about: object = None) -> Job:
 
 
 def waiting() -> int:
-    """How many jobs are under way or wait for their turn."""
-    return len(_jobs.waiting) + (_jobs.running is not None)
+    """How many jobs that are done for something are under way or wait for their turn."""
+    return sum(job is not None and job.about is not None for job in (*_jobs.waiting, _jobs.running))
 
 
 def ready(counts: Callable[[object], bool], timeout: float | None = None) -> bool:
