@@ -24,7 +24,7 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
 def bound(symbol: mx.sym.Symbol, **arrays: Any) -> tuple[mx.executor.Executor, str]:
     """An executor with engines, and what its model is known by."""
     before = set(live_plans())
-    with mxtrt.options(data_names="data,valid"):
+    with mxtrt.options():
         executor = symbol.bind(mx.cpu(), arrays, grad_req="null")
     (plan,) = set(live_plans()) - before
     (node,) = plan.nodes
@@ -55,17 +55,17 @@ def test_binds_that_differ_in_more_than_sizes_share_no_model():
     """In an attribute, a dtype, or the shape of a weight."""
     data = mx.sym.var("data")
 
-    def digest(length: int, value: float = 0, units: int = 4, dtype: str = "float32") -> str:
+    def digest(length: int, value: float = 0, width: int = 3, dtype: str = "float32") -> str:
         mask = {"use_sequence_length": True, "value": value}
         x = mx.sym.SequenceMask(data, mx.sym.var("valid"), **mask, name="x")
-        symbol = mx.sym.dot(x, mx.sym.var("w"), name="dot")
-        shapes = {"data": (length, 1, 3), "valid": (1,), "w": (3, units)}
+        symbol = mx.sym.FullyConnected(x, num_hidden=4, flatten=False, no_bias=True, name="y")
+        shapes = {"data": (length, 1, width), "valid": (1,), "y_weight": (4, width)}
         arrays = {name: mx.nd.ones(shape, dtype=dtype) for name, shape in shapes.items()}
         return bound(symbol, **arrays)[1]
 
     own, general = digest(5), digest(6)
     assert own != general == digest(7) == digest(9)
-    others = [digest(8, value=1), digest(8, units=5), digest(8, dtype="float16")]
+    others = [digest(8, value=1), digest(8, width=5), digest(8, dtype="float16")]
     assert len({own, general, *others}) == 5
 
 
