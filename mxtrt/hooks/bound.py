@@ -230,6 +230,11 @@ class Bound:
             self._awaited.pop(shapes, None)
         return awaited is None or awaited.done
 
+    @property
+    def awaits(self) -> bool:
+        """Whether engines are being built for input shapes."""
+        return any(isinstance(job, Job) and not job.done for job in list(self._awaited.values()))
+
     def await_engine(self, flat: Sequence[NDArray], pause: int) -> None:
         """Have the engine for arrays of these shapes built in the background, after a pause."""
         shapes = _shapes(flat)

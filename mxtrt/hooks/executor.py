@@ -282,8 +282,6 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def _run_beside(self, kwargs: dict[str, Any]) -> list[Any]:
         """Run MXNet's operators from copies of the weights; no outputs where it moves none."""
         source = self._awaits
-        if source is None and self._mxtrt is not None and background.waiting():
-            source = self._mxtrt.source
         if (
             source is None
             or not source.moves

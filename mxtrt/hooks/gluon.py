@@ -161,9 +161,9 @@ class _BlockBinding:
 
         return answer
 
-    def calm(self) -> None:
-        """Let go of the copies once nothing is being built."""
-        if self._beside is not None and not background.waiting():
+    def answered(self, bound: Bound) -> None:
+        """Let go of the copies, where no engine is being built."""
+        if self._beside is not None and not bound.awaits:
             self._beside = None
             background.submit(library().trim)
 
@@ -294,7 +294,9 @@ class _Bindings:
                 continue
             bound = self._ready(binding, flat)
             if bound is None:
-                return self._meanwhile(binding, flat, in_mxnet, postponed=binding.awaits)
+                if binding.awaits:
+                    return self._meanwhile(binding, flat, in_mxnet)
+                return self.in_mxnet(in_mxnet)
             try:
                 outputs = bound(flat)
             except OtherArraysError:
@@ -310,7 +312,7 @@ class _Bindings:
                 answer = self._instead(in_mxnet)
                 bound.leave(flat, error)
                 return answer
-            binding.calm()
+            binding.answered(bound)
             return self._regrouped(outputs)
         return self._instead(in_mxnet) if self._latest else self.in_mxnet(in_mxnet)
 
@@ -325,17 +327,12 @@ class _Bindings:
         return gluon_block._regroup(outputs, self._out_format)
 
     def _meanwhile(
-        self,
-        binding: _BlockBinding,
-        flat: Sequence[NDArray],
-        call: Callable[[], Any],
-        *,
-        postponed: bool = True,
+        self, binding: _BlockBinding, flat: Sequence[NDArray], call: Callable[[], Any]
     ) -> Any:
-        """Have MXNet's operators answer a call while engines may be being built."""
-        outputs = binding.beside(flat) if postponed or background.waiting() else None
+        """Have MXNet's operators answer a call while an engine is being built."""
+        outputs = binding.beside(flat)
         answer = self._mxnet_first(call) if outputs is None else self._regrouped(outputs)
-        count("postponed", postponed)
+        count("postponed")
         return answer
 
     def _instead(self, call: Callable[[], Any]) -> Any:
