@@ -191,7 +191,7 @@ def bench_tables(session: nox.Session) -> None:
     if "--gpu" in session.posargs:
         paths = ["tests/bench/test_gpu_speed.py"]
     else:
-        names = "test_speed", "test_requests", "test_resident_memory"
+        names = "test_speed", "test_changing_shapes", "test_resident_memory"
         paths = [f"tests/bench/{name}.py" for name in names]
     session.run("pytest", *paths, *session.posargs)
 

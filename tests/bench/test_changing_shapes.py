@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("texts", 500), ("pictures", 300)])
 def test_requests_of_changing_shapes(kind: str, number: int, table: Callable[..., None]) -> None:
     """Two builds at the most, no shape left to MXNet, all answers right."""
-    script = Path(__file__).with_name("requests.py")
+    script = Path(__file__).with_name("changing_shapes.py")
     hidden = "MXTRT_BUILD", "MXTRT_PREFER", "MXNET_SUBGRAPH_BACKEND"  # of the tests, not of users
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
