@@ -1,8 +1,9 @@
-"""How long requests take while their shapes change: ``python tests/bench/changing_shapes.py texts 500``.
+"""How long requests take while their shapes change.
 
-A block answers the requests twice in plain MXNet and once with engines, on one thread of each, in
-builds as users have them.  A request is late that takes more than 1.2 times what plain MXNet does,
-the quicker of its two, and 5 ms.  Prints JSON.
+``python tests/bench/changing_shapes.py texts 500``.  A block answers the requests twice in plain
+MXNet and once with engines, on one thread of each, with builds as users have them.  A request is
+late that takes more than 1.2 times what plain MXNet does, the quicker of its two, and 5 ms.  Prints
+JSON.
 """
 
 from __future__ import annotations
