@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from collections import Counter
@@ -65,7 +66,8 @@ class EngineNode:
         engine: What builds sessions.
         options: The options of the bind.
         gpu: The GPU that its arrays are on, None for host memory.
-        model: What :func:`mxtrt.convert.segment.to_onnx` makes of it, if it was called before.
+        converted: What :func:`mxtrt.convert.segment.to_onnx` makes of it, and how many seconds that
+            took, if it was called before.
 
     Attributes:
         graph: The segment cut out as a graph.
@@ -94,9 +96,9 @@ class EngineNode:
         engine: Engine,
         options: Options,
         gpu: int | None = None,
-        model: OnnxSegment | None = None,
+        converted: tuple[OnnxSegment, float] | None = None,
     ) -> None:
-        model = model or to_onnx(graph, weights)
+        model, seconds = converted or (to_onnx(graph, weights), math.inf)
         self.graph = graph
         self.engine = engine
         self.options = options
@@ -116,7 +118,8 @@ class EngineNode:
         self._given_up: Counter[str] = Counter()  # how often for others, by digest
         self._outdated = 0  # builds in a row whose weights were written to meanwhile
         static = engine.static_shapes
-        self._segment = Reshaped(graph, weights, model, not static and options.precision in _WIDE)
+        generalizes = not static and options.precision in _WIDE
+        self._segment = Reshaped(graph, weights, model, seconds, generalizes)
         self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._input_types = [_dtype(types[name]) for name in self.inputs]

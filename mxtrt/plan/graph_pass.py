@@ -149,7 +149,14 @@ def _graph_pass(given: bytes, _options: dict[str, str]) -> str:
     left = (made.graph.nodes[index] for index in made.without_inputs)
     report.left += [LeftNode(node.name, node.op, reason) for node in left]
     nodes = [
-        EngineNode(part.graph, part.owned, engine, request.options, request.gpu, part.model)
+        EngineNode(
+            part.graph,
+            part.owned,
+            engine,
+            request.options,
+            request.gpu,
+            (part.model, part.seconds),
+        )
         for part in made.parts
     ]
     report.segments = [node.report for node in nodes]
@@ -169,6 +176,7 @@ class _Part(NamedTuple):
     graph: Graph
     owned: frozenset[str]
     model: OnnxSegment
+    seconds: float  # that the conversion took
 
 
 class _Made(NamedTuple):
@@ -225,13 +233,15 @@ def _make(graph: Graph, request: Request, engine: Engine) -> _Made:
     for segment in found.segments:
         part, outside = graph.subgraph(segment.members, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
+        begin = time.thread_time()  # it pauses in the background
         model = to_onnx(part, owned)
+        seconds = time.thread_time() - begin
         # A variable that no ONNX node reads, such as a label at inference, is no input of the node.
         variables = part.nodes[: len(outside)]
         read = [e for e, v in zip(outside, variables, strict=True) if v.name in model.inputs]
         if read:
             segment = dataclasses.replace(segment, inputs=tuple(read))
-            parts.append(_Part(segment, part, owned, model))
+            parts.append(_Part(segment, part, owned, model, seconds))
         else:  # nothing is left to read, and MXNet runs no operator without inputs
             without_inputs += segment.nodes
     return _Made(graph, found, tuple(parts), tuple(without_inputs), Timed())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -31,12 +30,13 @@ class Reshaped:
         graph: The segment cut out as a graph, with shapes and dtypes.
         owned: Names of its variables that become initializers.
         model: Its ONNX model at these shapes.
+        seconds: What the conversion took.
         generalizes: Whether to look for one model for the other shapes.
 
     Attributes:
         shapes: The input shapes of ``graph``.
         model: The model at these; others of its family may share it.
-        seconds: What the last conversion took; infinite before there was one.
+        seconds: What the last conversion took.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Reshaped:
         graph: Graph,
         owned: frozenset[str],
         model: OnnxSegment,
-        generalizes: bool = False,
+        seconds: float,
+        generalizes: bool,
     ) -> None:
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._graph = graph
@@ -56,7 +57,7 @@ class Reshaped:
         # follow the sizes of the data.
         self._unread = {name: _shape(types[name]) for name in types.keys() & owned - read}
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
-        self.seconds = math.inf
+        self.seconds = seconds
         self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
         self._family = family_of(graph, owned) if generalizes else Family()
         self.model = self._shared(self.shapes, head_shapes(graph), model)
