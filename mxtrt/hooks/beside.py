@@ -1,24 +1,37 @@
 """What has MXNet answer from copies of weights, while an engine is being built.
 
 Where MXNet's operators move weights in memory (:mod:`mxtrt.weights.layouts`), they must not do it
-while engines read them there.  The copies are made when they are first needed, and go when the
-engine is there.
+while engines read them there; and where they have states, each forward counts as a write to these,
+after which an engine is not used that was built meanwhile.  The copies are made when they are first
+needed, and go when the engine is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Generic, TypeVar
 
 from mxnet.ndarray import NDArray
 
+from mxtrt.graph.symbol import Graph
 from mxtrt.node import library
 from mxtrt.node.watch import Watch
 from mxtrt.system.threads import lock
+from mxtrt.weights.layouts import moved_by_mxnet
 
-__all__ = ["Beside"]
+__all__ = ["Beside", "touches"]
 
 _T = TypeVar("_T")
+
+
+def touches(symbol: Any, weights: Collection[str] | None = None) -> bool:
+    """Whether MXNet's operators move weights at inference, or have states.
+
+    Args:
+        symbol: The symbol.
+        weights: Names of the weights; None for all variables.
+    """
+    return bool(symbol.list_auxiliary_states()) or moved_by_mxnet(Graph.of(symbol), weights)
 
 
 class Beside(Generic[_T]):

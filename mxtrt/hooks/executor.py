@@ -20,9 +20,8 @@ from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
 from mxtrt.errors import RefusedNodesError
-from mxtrt.graph.symbol import Graph
 from mxtrt.hooks import decision
-from mxtrt.hooks.beside import Beside
+from mxtrt.hooks.beside import Beside, touches
 from mxtrt.hooks.partitioned import (
     EngineSymbol,
     partition_symbol,
@@ -38,7 +37,6 @@ from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system import background
 from mxtrt.system.background import Job
-from mxtrt.weights.layouts import moved_by_mxnet
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -55,9 +53,9 @@ class _Source:
     weights: frozenset[str]
 
     @functools.cached_property
-    def moves(self) -> bool:
-        """Whether MXNet's operators move weights that engines may be reading."""
-        return moved_by_mxnet(Graph.of(self.symbol), self.weights)
+    def touches(self) -> bool:
+        """Whether MXNet's operators touch weights that engines may be reading."""
+        return touches(self.symbol, self.weights)
 
     def engines(
         self, executor: Executor, *, build: bool, refused: Mapping[str, str] | None = None
@@ -280,11 +278,11 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         return made
 
     def _run_beside(self, kwargs: dict[str, Any]) -> list[Any]:
-        """Run MXNet's operators from copies of the weights; no outputs where it moves none."""
+        """Run MXNet's operators from copies of the weights; no outputs where it touches none."""
         source = self._awaits
         if (
             source is None
-            or not source.moves
+            or not source.touches
             or self._monitor_callback is not None
             or not source.weights.isdisjoint(kwargs)
         ):

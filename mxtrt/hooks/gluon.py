@@ -22,9 +22,8 @@ from mxnet.ndarray import NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
-from mxtrt.graph.symbol import Graph
 from mxtrt.hooks import decision
-from mxtrt.hooks.beside import Beside
+from mxtrt.hooks.beside import Beside, touches
 from mxtrt.hooks.bound import (
     Bound,
     FirstAlone,
@@ -43,7 +42,6 @@ from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system import background
 from mxtrt.system.threads import rlock
-from mxtrt.weights.layouts import moved_by_mxnet
 
 __all__ = ["install"]
 
@@ -132,17 +130,17 @@ class _BlockBinding:
         return self._rebound.awaited or (bound is not None and bound.freshness.awaits)
 
     @functools.cached_property
-    def _moves(self) -> bool:
-        """Whether MXNet's operators move weights that engines may be reading."""
-        return moved_by_mxnet(Graph.of(self._graph))
+    def _touches(self) -> bool:
+        """Whether MXNet's operators touch weights that engines may be reading."""
+        return touches(self._graph)
 
     def beside(self, flat: Sequence[NDArray]) -> list[NDArray] | None:
-        """MXNet's outputs, from copies of the weights; None where it moves none of them.
+        """MXNet's outputs, from copies of the weights; None where it touches none of them.
 
         Raises:
             MXNetError: MXNet's.
         """
-        if not self._moves:
+        if not self._touches:
             return None
         epoch, kept = _Epoch.now, self._beside
         if kept is None or kept[0] is not epoch:

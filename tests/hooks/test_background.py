@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.conditions import full_disk
 from support.encoder import UNITS, answers, encoder, inputs
-from support.networks import assert_close
+from support.networks import assert_close, plain
 
 import mxtrt
 from mxtrt.engines.onnxruntime import OnnxRuntime
@@ -336,6 +336,37 @@ def test_weights_that_mxnet_moves_stay_where_engines_read_them(builds, way):
             asks(ask, expected)
             builds.release()
         assert asks(ask, expected, 3).by_mxnet == (0, 3)
+
+
+@pytest.mark.parametrize("way", ["block", "executor"])
+def test_states_that_mxnet_writes_to_at_each_forward_cost_no_build(builds, way):
+    """Each forward of BatchNorm in MXNet counts as a write to them; it has copies meanwhile."""
+    symbol = mx.sym.relu(mx.sym.BatchNorm(DATA, fix_gamma=False, name="norm"))
+    x = mx.nd.random.uniform(-1, 1, shape=(2, 3, 4, 4))
+    net = mx.gluon.SymbolBlock(symbol, DATA)
+    net.initialize(mx.init.Uniform(0.5))
+    net(x)
+    params = {name: parameter.data() for name, parameter in net.collect_params().items()}
+    params["norm_moving_var"][:] = 2
+    old = net(x).asnumpy()
+    net.hybridize()
+    with mxtrt.options(allow_ops="*"):
+        ask = lambda: net(x)  # noqa: E731
+        if way == "executor":
+            given = [{"data": x, **params}[name] for name in symbol.list_arguments()]
+            states = [params[name] for name in symbol.list_auxiliary_states()]
+            executor = symbol.bind(mx.cpu(), given, grad_req="null", aux_states=states)
+            ask = lambda: executor.forward()[0]  # noqa: E731
+        asks(ask, old)
+        params["norm_beta"][:] += 1
+        args = {name: params[name].copy() for name in symbol.list_arguments()[1:]}
+        aux = {name: params[name].copy() for name in symbol.list_auxiliary_states()}
+        (expected,) = plain(symbol, args, aux, data=x)
+        builds.hold()
+        assert asks(ask, expected, 3).by_mxnet == (3, 0)
+        builds.release()
+        seen = asks(ask, expected, 2)
+    assert (seen.by_mxnet, seen.rebuilds) == ((0, 2), 1)
 
 
 def test_a_symbol_of_optimize_for_waits(block, builds):
