@@ -1,13 +1,15 @@
 """Builds that no request waits for: MXNet's operators answer until the engine is there.
 
 The option ``build`` says which: with ``foreground`` none, with ``wait`` all but those of the first
-bind, with ``background`` all.  TensorRT's are waited for all the same: on ``mx.gpu()`` there may be
-nothing else to answer, as MXNet's wheels have no code for the newer GPUs.
+bind, with ``background`` all.  Two kinds are waited for all the same: TensorRT's, as on
+``mx.gpu()`` there may be nothing else to answer where MXNet's wheels have no code for the GPU; and
+those in a process whose MXNet has its ``NaiveEngine``, which keeps no two threads apart.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -65,6 +67,7 @@ def waits(options: Options, *, first: bool = False) -> bool:
         options.build == "foreground"
         or (first and options.build == "wait")
         or background.in_job()
+        or os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine"
         or not runs_on_cpu(options)
     )
 

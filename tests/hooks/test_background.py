@@ -369,6 +369,15 @@ def test_states_that_mxnet_writes_to_at_each_forward_cost_no_build(builds, way):
     assert (seen.by_mxnet, seen.rebuilds) == ((0, 2), 1)
 
 
+def test_a_block_waits_where_mxnet_keeps_no_threads_apart(block, builds, monkeypatch):
+    """Its NaiveEngine runs operators at once, whatever other threads do with the arrays."""
+    _, other = answers(block, [8, 12])
+    monkeypatch.setenv("MXNET_ENGINE_TYPE", "NaiveEngine")
+    with mxtrt.options():
+        block(*inputs(8))
+        assert asks(lambda: block(*inputs(12)), other).by_mxnet == (0, 1)
+
+
 def test_a_symbol_of_optimize_for_waits(block, builds):
     """It has no operators of MXNet's beside its engines."""
     arrays = {name: p.data() for name, p in block.collect_params().items()}
