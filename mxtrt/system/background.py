@@ -90,7 +90,7 @@ class _Jobs:
         self.thread: threading.Thread | None = None
         self.stopping = False
         self.waiters = 0  # threads that wait for jobs
-        self._humble: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] | None = None
+        self._low_priority: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] | None = None
         #: Held while a job is at work in this process; who waits for it holds the other one, so
         #: that a fork comes before the next job.
         self.here, self.next = threading.Lock(), threading.Lock()
@@ -133,14 +133,14 @@ class _Jobs:
             self.running = self.waiting.popleft() if self.waiting else None
             return self.running
 
-    def humbly(self, work: Callable[[], _T]) -> _T:
+    def at_low_priority(self, work: Callable[[], _T]) -> _T:
         """Do something on a thread of low priority, and wait for it."""
-        if (queue := self._humble) is None:
+        if (queue := self._low_priority) is None:
             queue = SimpleQueue()
             threading.Thread(
-                target=_do_humbly, args=(queue,), name="mxtrt build", daemon=True
+                target=_work_at_low_priority, args=(queue,), name="mxtrt build", daemon=True
             ).start()
-            self._humble = queue
+            self._low_priority = queue
         outcome: Future[_T] = Future()
         queue.put((work, outcome))
         return outcome.result()
@@ -175,7 +175,7 @@ def _stop_at_exit() -> None:
     atexit.register(lambda: _jobs.stop())
 
 
-def _do_humbly(queue: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
+def _work_at_low_priority(queue: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
     with contextlib.suppress(OSError, AttributeError):
         thread = threading.get_native_id()
         nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
@@ -246,7 +246,7 @@ def at_low_priority(work: Callable[[], _T]) -> _T:
     Args:
         work: The part.
     """
-    return _jobs.humbly(work) if in_job() else work()
+    return _jobs.at_low_priority(work) if in_job() else work()
 
 
 @contextlib.contextmanager
