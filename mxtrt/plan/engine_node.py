@@ -47,7 +47,7 @@ _WIDE = ("fp32", "tf32")
 
 # Seconds that a request waits for a conversion that may show that an engine serves its shapes, and
 # what part of the time of a run more.
-_BRIEF, _BRIEFLY = 0.005, 0.15
+_BRIEF, _BRIEFLY = 0.008, 0.25
 
 # Seconds that a thread of MXNet's waits for another thread's build, which may itself wait for it.
 _PATIENCE = 1.0
@@ -276,18 +276,17 @@ class EngineNode:
     def _finds(self, shapes: Shapes) -> bool:
         """Whether an engine serves new input shapes, if a request can wait for finding that out."""
         patience = _BRIEF + _BRIEFLY * library().last_run(self.key)
-        if self._segment.seconds > patience or not self._building.acquire(blocking=False):
+        if self._segment.seconds > patience:
             return False
         try:
             made = self._segment.known(shapes)
-            if made is None:
-                return False
-            with self._lock:
-                self._add(shapes, made)
         except (EngineError, Unsupported):  # the build says it
             return False
-        finally:
-            self._building.release()
+        if made is None:
+            return False
+        with self._lock:
+            if shapes not in self.variants:
+                self._add(shapes, made)
         return self._serves(shapes)
 
     def _serves(self, shapes: Shapes) -> bool:
