@@ -80,7 +80,8 @@ class _BlockBinding:
         self._about = about
         self._options = options
         self._context = kind[0][-1]
-        self._data, self._graph = block._cached_graph
+        data, self._graph = block._cached_graph
+        self._places = {variable.name: i for i, variable in enumerate(data)}
         self._flags = block._flags
         self._parameters = {
             name: place
@@ -150,7 +151,7 @@ class _BlockBinding:
 
     def _plain(self, weights: Mapping[str, NDArray]) -> Callable[..., list[NDArray]]:
         """The block's own graph with these weights."""
-        places = {variable.name: i for i, variable in enumerate(self._data)}
+        places = self._places
         names = self._graph.list_inputs()
         op = Op(self._graph, flags_of(names, places, self._flags))
 
@@ -217,13 +218,12 @@ class _BlockBinding:
         return until_accepted(bind, refused)
 
     def _named(self, flat: Sequence[NDArray]) -> dict[str, NDArray]:
-        return {variable.name: flat[i] for i, variable in enumerate(self._data)}
+        return {name: flat[i] for name, i in self._places.items()}
 
     def _bind(
         self, flat: Sequence[NDArray], arrays: Mapping[str, Any], refused: Mapping[str, str]
     ) -> Bound | None:
         """Bind to these arrays; None when no segment is worth an engine."""
-        places = {variable.name: i for i, variable in enumerate(self._data)}
         given = {**arrays, **self._named(flat)}
         symbol = partition_symbol(
             self._graph,
@@ -236,7 +236,7 @@ class _BlockBinding:
         )
         if not symbol.plan.nodes:
             return None
-        return Bound(symbol, places, self._parameters, arrays, flat, self._flags, self._about)
+        return Bound(symbol, self._places, self._parameters, arrays, flat, self._flags, self._about)
 
 
 class _Bindings:

@@ -2,9 +2,9 @@
 
 One at a time: what builds takes a core, or a GPU, from the requests that are being answered.  The
 thread stays where it has nothing to do: MXNet keeps memory for every thread that ever called it.  A
-fork waits for the job under way, for a moment; the child
-has no jobs.  The exit of Python drops the jobs that wait, ends the processes that the one under way
-waits for, and then waits for it, so that no thread is cut off in the middle of another library.
+fork waits for the job under way, for a moment; the child has no jobs.  The exit of Python drops the
+jobs that wait, ends the processes that the one under way waits for, and then waits for it, so that
+no thread is cut off in the middle of another library.
 """
 
 from __future__ import annotations
@@ -145,10 +145,14 @@ class _Jobs:
         queue.put((work, outcome))
         return outcome.result()
 
+    def all(self) -> list[Job]:
+        """Those that wait, and the one under way."""
+        running = self.running  # read once: others ask without the lock
+        return [*self.waiting, *([] if running is None else [running])]
+
     def under_way(self, counts: Callable[[object], bool]) -> bool:
         """Whether a job that counts is under way or waiting."""
-        jobs = [*self.waiting, *([self.running] if self.running else [])]
-        return any(counts(job.about) for job in jobs)
+        return any(counts(job.about) for job in self.all())
 
     def stop(self) -> None:
         """Do nothing more."""
@@ -204,7 +208,7 @@ def submit(work: Callable[[], Any], about: object = None) -> Job:
 
 def waiting() -> int:
     """How many jobs that are done for something are under way or wait for their turn."""
-    return sum(job is not None and job.about is not None for job in (*_jobs.waiting, _jobs.running))
+    return sum(job.about is not None for job in _jobs.all())
 
 
 def ready(counts: Callable[[object], bool], timeout: float | None = None) -> bool:
@@ -291,9 +295,8 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     global _jobs
-    for job in (*_jobs.waiting, _jobs.running):
-        if job is not None:
-            job.end(RuntimeError("the process was forked"))
+    for job in _jobs.all():
+        job.end(RuntimeError("the process was forked"))
     _jobs = _Jobs()
 
 

@@ -13,7 +13,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from support.conditions import full_disk
-from support.encoder import UNITS, answers, encoder, inputs
+from support.encoder import UNITS, answers, batch, encoder, inputs
 from support.networks import assert_close, plain
 
 import mxtrt
@@ -220,16 +220,6 @@ def test_a_reshaped_executor_gets_its_engine_when_it_is_built(block, builds):
     assert (seen.by_mxnet, seen.fallbacks) == ((0, 2), 0)
     data, valid = inputs(8)
     assert asks(lambda: executor.forward(data=data, valid=valid)[0], first).by_mxnet == (0, 1)
-
-
-def batch(length: int) -> mx.io.DataBatch:
-    """The inputs of some length, for a module."""
-    data, valid = inputs(length)
-    shapes = [
-        mx.io.DataDesc("data", data.shape, layout="TNC"),
-        mx.io.DataDesc("valid", valid.shape),
-    ]
-    return mx.io.DataBatch([data, valid], bucket_key=length, provide_data=shapes)
 
 
 def test_a_module_at_other_shapes(block, builds):

@@ -6,7 +6,7 @@ from typing import Any
 
 import mxnet as mx
 import pytest
-from support.encoder import answers, encoder, inputs
+from support.encoder import answers, batch, encoder, inputs
 from support.networks import assert_close
 
 import mxtrt
@@ -74,14 +74,6 @@ def test_buckets_share_their_engines(block):
     params = {name: p.data() for name, p in block.collect_params().items()}
     lengths = [16, 8, 12, 4, 10]
     expected = answers(block, lengths)
-
-    def batch(length: int) -> mx.io.DataBatch:
-        data, valid = inputs(length)
-        described = [
-            mx.io.DataDesc("data", data.shape, layout="TNC"),
-            mx.io.DataDesc("valid", valid.shape),
-        ]
-        return mx.io.DataBatch([data, valid], bucket_key=length, provide_data=described)
 
     module = mx.mod.BucketingModule(
         lambda _length: (encoder(), ("data", "valid"), None), lengths[0], context=mx.cpu()

@@ -7,7 +7,7 @@ import numpy as np
 
 import mxtrt
 
-__all__ = ["UNITS", "answers", "encoder", "inputs"]
+__all__ = ["UNITS", "answers", "batch", "encoder", "inputs"]
 
 UNITS, HEADS = 16, 2
 
@@ -30,6 +30,16 @@ def inputs(length: int) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
     random = np.random.RandomState(length)
     data = mx.nd.array(random.uniform(-1, 1, (length, 2, UNITS)))
     return data, mx.nd.array([length, max(length // 2, 1)])
+
+
+def batch(length: int) -> mx.io.DataBatch:
+    """The inputs of some length, for a module."""
+    data, valid = inputs(length)
+    shapes = [
+        mx.io.DataDesc("data", data.shape, layout="TNC"),
+        mx.io.DataDesc("valid", valid.shape),
+    ]
+    return mx.io.DataBatch([data, valid], bucket_key=length, provide_data=shapes)
 
 
 def answers(block: mx.gluon.SymbolBlock, lengths: list[int]) -> list[np.ndarray]:
