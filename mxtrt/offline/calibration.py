@@ -177,7 +177,7 @@ def traced(net: Any) -> tuple[Any, dict[str, Any]]:
         outputs = net(*inputs)
     symbol = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
     try:
-        params = {name: parameter.data() for name, parameter in net.collect_params().items()}
+        params = {name: one.list_data()[0] for name, one in net.collect_params().items()}
     except Exception as error:
         raise GraphError(f"the block has no weights yet; run it once ({error})") from error
     wanted = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
@@ -200,7 +200,7 @@ def _inputs_of(net: Any) -> int:
 
 
 def batches_of(data: Any, names: list[str]) -> Iterator[Batch]:
-    """Batches by name of the data argument, as NDArrays.
+    """Batches by name of the data argument, as NDArrays on the CPU, where calibration runs.
 
     Args:
         data: See :func:`calibrate`.
@@ -229,7 +229,9 @@ def batches_of(data: Any, names: list[str]) -> Iterator[Batch]:
         if missing:
             raise GraphError(f"a batch has nothing for the data argument {missing[0]!r}")
         yield {
-            name: value if isinstance(value, mx.nd.NDArray) else mx.nd.array(value)
+            name: value.as_in_context(mx.cpu())
+            if isinstance(value, mx.nd.NDArray)
+            else mx.nd.array(value, mx.cpu())
             for name, value in values.items()
             if name in names
         }

@@ -174,6 +174,28 @@ def test_what_mxnet_computes_between_segments_is_computed(tmp_path, monkeypatch)
     assert 0 < np.abs(seen - expected).max() < 0.1
 
 
+@pytest.mark.parametrize("way", ["symbol", "block"])
+def test_weights_and_data_may_be_elsewhere(way, tmp_path):
+    """As on a GPU: they are brought to the CPU, where MXNet computes what segments are fed."""
+    there, others = mx.cpu(1), [mx.cpu(1), mx.cpu(2)]
+    data = [pictures(1), pictures(2)]
+    symbol = classifier().get_internals()["dense_output"]
+    arrays = arrays_of(symbol, data=SHAPES["data"])
+    with mxtrt.options(deny_ops="Pooling"):
+        expected = calibrated(symbol, arrays, tmp_path / "ranges.json")
+        if way == "symbol":
+            moved = {name: array.as_in_context(there) for name, array in arrays.items()}
+            pair = [data[0].as_in_context(there), {"data": data[1].asnumpy()}]
+            with there:  # where numbers of NumPy would become arrays
+                found = mxtrt.calibrate(symbol, pair, params=moved)
+        else:
+            block = mx.gluon.SymbolBlock(symbol, mx.sym.var("data"))
+            for name, parameter in block.collect_params().items():
+                parameter._load_init(arrays[name], others)
+            found = mxtrt.calibrate(block, [batch.as_in_context(there) for batch in data])
+    assert [s.tensors for s in found.segments] == [s.tensors for s in expected.segments]
+
+
 def test_every_data_pipeline_is_taken():
     """A DataIter, a DataLoader with labels, arrays by name."""
     net = mx.gluon.nn.HybridSequential()
