@@ -47,6 +47,9 @@ MXNET_FUNCTIONS = (
     "NNGetOpHandle",
     "MXImperativeInvoke",
     "MXAutogradSetIsRecording",
+    "MXEngineSetBulkSize",
+    "MXRandomSeed",
+    "MXRandomSeedContext",
 )
 
 #: The graph pass: symbol JSON, names and values of options, and how many these are.
@@ -205,8 +208,9 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "watch_since": (None, (_POINTER, _POINTER)),
     "watch_free": (None, (_POINTER,)),
     # generators.cc
-    "settle_generators": (_INT, ()),
+    "seed": (_INT, (_INT, _INT, _INT)),
     "settle_generators_of": (_INT, (_INT, _INT)),
+    "spoil_generators_of": (_INT, (_INT, _INT)),
     # onnxruntime.cc
     "ort_open": (_TEXT, (_TEXT, _INT, _INT)),
     "ort_shrink": (None, (_INT,)),

@@ -32,6 +32,9 @@ using FindOperator = int (*)(const char* name, void** operation);
 using Invoke = int (*)(void* operation, int num_inputs, void** inputs, int* num_outputs,
                        void*** outputs, int num_params, const char** keys, const char** values);
 using SetRecording = int (*)(int recording, int* before);
+using SetBulkSize = int (*)(int size, int* before);
+using Seed = int (*)(int seed);
+using SeedContext = int (*)(int seed, int device_type, int device_id);
 
 struct MXNet {
   WaitToRead wait_to_read;
@@ -48,6 +51,9 @@ struct MXNet {
   FindOperator find_operator;
   Invoke invoke;
   SetRecording set_recording;
+  SetBulkSize set_bulk_size;
+  Seed seed;
+  SeedContext seed_context;
 };
 extern MXNet g_mxnet;
 

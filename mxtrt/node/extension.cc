@@ -296,7 +296,11 @@ MXTRT_EXPORT int _opCallInferSType(void*, const char* const*, const char* const*
   return 0;
 }
 
-MXTRT_EXPORT int _opCallFCompute(...) { return 1; }  // the idle operator's: engines are stateful
+// The idle operator's: engines are stateful.
+MXTRT_EXPORT int _opCallFCompute(void*, const char* const* keys, const char* const* values, int num,
+                                 ...) {
+  return look_up(keys, values, num, kFails) == nullptr;
+}
 
 MXTRT_EXPORT int _opCallMutateInputs(void*, const char* const*, const char* const*, int, int**,
                                      int* size) {
