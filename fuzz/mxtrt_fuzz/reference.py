@@ -27,7 +27,7 @@ from mxtrt_fuzz.graphs import Case, Operation, Variable
 from mxtrt_fuzz.specs import INTEGERS, Attributes, OpSpec, specs
 from mxtrt_fuzz.values import Array, Arrays, wide
 
-__all__ = ["DEVIATIONS", "Noise", "Reference", "Values", "quantization_steps"]
+__all__ = ["DEVIATIONS", "Noise", "Reach", "Reference", "Values", "quantization_steps"]
 
 Values = dict[Entry, Array]
 
@@ -108,6 +108,25 @@ class Noise:
         return 1 + np.floor(np.abs(deviate.reshape(shape)) * 16)
 
 
+class Reach(Noise):
+    """Errors of approximations only, each as large as it gets, with a sign for every value.
+
+    An approximation's error is a function of its argument.  Equal values have equal errors and
+    near ones may, and any number of values may have an error of nearly the largest size at once:
+    in a sum they reach further than normal numbers of which that size is a rare one.
+    """
+
+    def perturb(self, values: Array, info: Any, roundings: float, absolute: float = 0.0) -> Array:
+        if not absolute:
+            return values
+        wave, phase = 10 ** self._random.uniform(0, 4), self._random.uniform(0, 2 * math.pi)
+        largest = DEVIATIONS * absolute * float(info.eps) / 2
+        return values + np.where(np.sin(wave * values + phase) < 0, -largest, largest)
+
+    def quantize(self, values: Array, step: float) -> Array:
+        return values
+
+
 class _Step(NamedTuple):
     spec: OpSpec
     attrs: Attributes
@@ -124,11 +143,12 @@ class Reference:
         coarse: Errors are those of TensorRT's approximations.
 
     Attributes:
+        coarse: The same.
         steps: The distance of two numbers of a quantized entry; see :func:`quantization_steps`.
     """
 
     def __init__(self, case: Case, arrays: Arrays, coarse: bool = False) -> None:
-        self._coarse = coarse
+        self.coarse = coarse
         self.steps: Mapping[Entry, float] = {}
         self.case = case
         self._arrays = {
@@ -197,7 +217,7 @@ class Reference:
         half = self._half or node.outputs[0].dtype == "float16"
         if noise is None or info is None or not (own or half):
             for value in spec.outputs(attrs, operands):
-                if noise is not None and self._coarse and info is not None:
+                if noise is not None and self.coarse and info is not None:
                     value = noise.perturb(value, info, 0.0)  # TensorRT flushes what it copies
                 yield value
             return
@@ -217,7 +237,7 @@ class Reference:
                 errors = np.where(np.isfinite(value), value, 0.0)
                 errors = noise.perturb(errors, info, roundings) - errors
                 value = value + spec.outputs(attrs, [errors])[output]
-            absolute = spec.absolute_error(attrs, self._coarse)
+            absolute = spec.absolute_error(attrs, self.coarse)
             yield noise.perturb(value, info, roundings, absolute)
 
     def _rounded(self, entry: Entry) -> bool:

@@ -1,9 +1,10 @@
 """How far an answer may be off: derived for every element from noisy evaluations.
 
 The limit is eight standard deviations of the noisy samples, at least those pooled over the
-element's row, plus four units in the last place; integers have to be equal.  Elements that the
-noise decides (a sign that flips, a class that changes) are undetermined: no answer to them is
-wrong.
+element's row, plus four units in the last place; integers have to be equal.  Where TensorRT's
+approximations are coarser than that it is the furthest that samples of these alone went.  Elements
+that the noise decides (a sign that flips, a class that changes) are undetermined: no answer to them
+is wrong.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxtrt.graph.symbol import Entry
-from mxtrt_fuzz.reference import DEVIATIONS, Noise, Reference, Values
+from mxtrt_fuzz.reference import DEVIATIONS, Noise, Reach, Reference, Values
 from mxtrt_fuzz.specs import INTEGERS
 from mxtrt_fuzz.values import Array
 
@@ -85,9 +86,13 @@ def limits(reference: Reference, entries: tuple[Entry, ...], samples: int = SAMP
     masks = {entry: _class_changes(exact[entry], [s[entry] for s in noisy]) for entry in entries}
     _mark_jumps(reference, exact, noisy, masks)
     found = {}
+    furthest = [reference.values(Reach(seed)) for seed in range(samples * reference.coarse)]
     for entry in set(entries):
         dtype = reference.case.tensor(entry).dtype
         limit = _limit(exact[entry], [s[entry] for s in noisy], masks[entry], dtype)
+        if furthest and dtype not in INTEGERS:
+            reached = _reached(exact[entry], [s[entry] for s in furthest], masks[entry])
+            limit = np.maximum(limit, reached)
         found[entry] = Limit(exact[entry], limit, masks[entry])
     if reference.beyond_half(exact):
         for known in found.values():
@@ -108,6 +113,16 @@ def _limit(exact: Array, noisy: list[Array], undetermined: Array, dtype: str) ->
         spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.float64)
         limit: Array = DEVIATIONS * np.sqrt(np.maximum(variance, pooled)) + _ULPS * spacing
         return np.where(np.isfinite(exact), limit, 0.0)
+
+
+def _reached(exact: Array, furthest: list[Array], undetermined: Array) -> Array:
+    """How far samples went, at least what is usual in the element's row."""
+    with np.errstate(all="ignore"):
+        reach = np.abs(np.stack(furthest) - exact).max(0)
+        reach = np.where(np.isfinite(reach) & np.isfinite(exact) & ~undetermined, reach, 0.0)
+        squares = np.square(reach)
+        usual = squares.mean(-1, keepdims=True) if reach.ndim > 1 else squares.mean()
+        return np.where(np.isfinite(exact), np.maximum(reach, np.sqrt(usual)), 0.0)
 
 
 def _class_changes(exact: Array, noisy: list[Array]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, seed, settings
 
 from mxtrt.graph.symbol import Entry
+from mxtrt_fuzz.corpus import read
 from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.generate import cases
 from mxtrt_fuzz.graphs import Case, Operation, Tensor, Variable
@@ -40,6 +42,34 @@ def test_the_exact_answer_has_no_error_and_one_rounding_is_allowed(
     assert limit.error(limit.exact) == 0
     assert limit.error(np.nextafter(limit.exact.astype("f"), np.float32(9))) <= 1
     assert limit.error(limit.exact * (1 + 1e-4)) > 1
+
+
+def test_errors_of_an_approximation_may_all_be_the_largest(make_chain: Callable[..., Case]) -> None:
+    """TensorRT's tanh is off by up to 129 roundoffs, by the same for equal values."""
+    largest = 129 * 2.0**-24
+    for chain, terms in ((("tanh",), 1), (("tanh", ("sum", {"axis": "1"})), 64)):
+        case = make_chain(*chain, shape=(4, 64))
+        arrays = {name: np.full(array.shape, 0.5) for name, array in input_arrays(case, 0).items()}
+        (limit,) = limits(Reference(case, arrays, coarse=True), case.heads)
+        assert limit.error(limit.exact + terms * largest) <= 1
+        assert limit.error(limit.exact + 2 * terms * largest) > 1
+        (usual,) = limits(Reference(case, arrays), case.heads)
+        assert usual.error(limit.exact + terms * largest) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "answer"),
+    [
+        ("Convolution-float32-14be9883", (0, 0, 1, 1), -0.0756247044),
+        ("FullyConnected-float32-27dff138", (1, 240), 0.156395867),
+    ],
+)
+def test_sums_of_tensorrts_tanh_are_right(name: str, place: tuple[int, ...], answer: float) -> None:
+    """What TensorRT 8.5 gave on an H200: within what its tanh is off by, and not by far."""
+    known = read(Path(__file__).parents[2] / "fuzz" / "corpus" / f"answer-value-mxtrt-{name}")
+    arrays = {name.partition("@0")[0]: array for name, array in known.arrays.items()}
+    (limit,) = limits(Reference(known.case, arrays, coarse=True), known.case.heads, ESCALATED)
+    assert 0.3 < abs(answer - limit.exact[place]) / limit.limit[place] < 0.7
 
 
 def test_a_class_of_its_own_is_infinitely_far(make_chain: Callable[..., Case]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log
+from math import factorial, isfinite, log
 
 import numpy as np
 
@@ -285,11 +285,17 @@ def angle(call: Call) -> None:
 
 @converter("expm1", outputs=1)
 def expm1(call: Call) -> None:
-    """exp(x) - 1 = tanh(x / 2) * (exp(x) + 1), which cancels nothing where x is small."""
+    """exp(x) - 1; where x is small x + x^2 / 2! + ... + x^8 / 8!, which cancels nothing."""
     call.require_floats()
-    half = call.emit("Mul", [call.input(), call.constant(0.5)])
-    more = call.emit("Add", [call.emit("Exp", [call.input()]), call.constant(1)])
-    call.emit("Mul", [call.emit("Tanh", [half]), more], output=call.output())
+    data = call.input()
+    plain = call.emit("Sub", [call.emit("Exp", [data]), call.constant(1)])
+    factor = call.constant(1 / factorial(8))
+    for degree in range(7, 0, -1):
+        term = call.constant(1 / factorial(degree))
+        factor = call.emit("Add", [call.emit("Mul", [factor, data]), term])
+    small = call.emit("Less", [call.emit("Abs", [data]), call.constant(0.5)])
+    precise = call.emit("Mul", [factor, data])
+    call.emit("Where", [small, precise, plain], output=call.output())
 
 
 @converter("log1p", outputs=1)
