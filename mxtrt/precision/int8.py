@@ -32,6 +32,8 @@ _TENSORRT = {
     *LAYERS, "Add", "AveragePool", "Concat", "Flatten", "GlobalAveragePool", "MaxPool",
     "Relu", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }
+# Across these a quantization moves.
+_MOVED_ACROSS = _TENSORRT.difference(LAYERS, {"Add"}) | {"Gather", "Identity", "Slice"}
 # fmt: on
 
 # Smallest and largest value of a tensor.
@@ -71,8 +73,7 @@ def quantize(model: WorkingModel, segment: SegmentRanges, *, symmetric: bool) ->
     layers = [step.node.name for step in layers_of(model)]
     known = _finite_ranges(model, segment)
     kept = _kept_in_float32(model, segment, known)
-    if not symmetric:
-        kept |= _outside_layers(model, kept)
+    kept |= _behind_factors(model) if symmetric else _outside_layers(model, kept)
     _insert_quantization(model, known, kept, symmetric=symmetric)
     if symmetric:
         _for_tensorrt(model, kept)
@@ -284,6 +285,28 @@ def _quantizable(model: WorkingModel, node: NodeProto) -> bool:
     ):
         return False
     return values[0] is None and values[1] is not None
+
+
+def _behind_factors(model: WorkingModel) -> set[str]:
+    """Names of the layers that read what a constant multiplied or divided.
+
+    TensorRT 8.5 makes the factor part of the quantization in front of the layer, the wrong way
+    round: it was seen to round x / (2 * scale) where 2 * x / scale was asked for.
+    """
+    scaled: set[str] = set()
+    for step in model.steps:
+        node = step.node
+        values = [model.value(name) for name in node.input]
+        factors = [value for value in values if value is not None and (value != 1).any()]
+        if (node.op_type in ("Mul", "Div") and factors) or (
+            node.op_type in _MOVED_ACROSS and scaled.intersection(node.input)
+        ):
+            scaled.update(node.output)
+    return {
+        step.node.name
+        for step in model.steps
+        if step.node.op_type in LAYERS and scaled.intersection(step.node.input)
+    }
 
 
 def _outside_layers(model: WorkingModel, kept: Collection[str]) -> set[str]:

@@ -9,7 +9,7 @@ import mxnet as mx
 import pytest
 
 import mxtrt
-from mxtrt_fuzz import campaign
+from mxtrt_fuzz import campaign, probe
 from mxtrt_fuzz.corpus import Reproducer, read, reproducers
 from mxtrt_fuzz.execute import Setup, observe
 from mxtrt_fuzz.oracle import Oracle
@@ -25,6 +25,9 @@ IN_TENSORRT = {
     "answer-value-mxtrt-broadcast_mul-float32-a89e16bf": "a softmax of what an embedding found is "
     "repeated along the axis that a product broadcasts",
 }
+
+# What failed with MXNet's arrays on the GPU.
+ON_THE_GPU = ("forward-error-mxtrt-graph-float32-23610030",)
 
 
 @pytest.mark.parametrize("profile", ["gpu", "gpu-context"])
@@ -66,6 +69,15 @@ def test_random_graphs_have_no_unexplained_failure(
 def test_reproducers_fail_no_more_in_tensorrt(reproducer: Reproducer) -> None:
     """Also those that another engine found."""
     for failure in replay(reproducer, Setup("tensorrt")):
+        raise failure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_THE_GPU)
+def test_reproducers_fail_no_more_on_the_gpu(device: mx.context.Context, name: str) -> None:
+    """In TensorRT, without copies."""
+    setup = Setup("tensorrt", "gpu", probe.working_operators(), ("none", "drawn"), exactness=False)
+    for failure in replay(read(CORPUS / name), setup):
         raise failure
 
 

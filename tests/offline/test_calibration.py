@@ -470,6 +470,33 @@ def test_no_clip_leads_to_a_quantization_in_tensorrt_without_a_layer_between(tmp
     assert (kinds.count("Max"), kinds.count("Min"), kinds.count("Clip")) == (2, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "quantized"),
+    [
+        (lambda x: x * 2, 1),
+        (lambda x: x / 255, 1),
+        (lambda x: mx.sym.broadcast_mul(x, mx.sym.var("factor", shape=(1, 3, 1, 1))), 1),
+        (lambda x: mx.sym.transpose(mx.sym.Pooling(x, pool_type="sum", kernel=(2, 1))), 1),
+        (lambda x: mx.sym.relu(mx.sym.reshape(x * 2, (4, 3, 256))), 1),
+        (lambda x: mx.sym.tanh(x * 2), 2),
+        (lambda x: x * x, 2),
+        (lambda x: mx.sym.Pooling(x, pool_type="avg", kernel=(2, 1)), 2),
+    ],
+)
+def test_no_layer_in_int8_reads_a_multiple_in_tensorrt(before, quantized, tmp_path):
+    """TensorRT 8.5 quantizes a constant factor's inverse with it; ONNX Runtime takes either."""
+    symbol = mx.sym.FullyConnected(before(mx.sym.var("data")), num_hidden=8, name="first")
+    symbol = mx.sym.FullyConnected(mx.sym.relu(symbol), num_hidden=3, name="second")
+    path, shapes = tmp_path / "ranges.json", {"data": SHAPES["data"]}
+    arrays = arrays_of(symbol, **shapes)
+    with mxtrt.options(allow_ops="*"):
+        calibrated(symbol, arrays, path)
+        made = Segment(symbol, arrays, **shapes).retyped(precision="int8", ranges=path)
+        assert f"{quantized} of 2 layers in int8" in made.notes
+        forward(symbol, arrays, pictures(), precision="int8", ranges=path)
+    assert "2 of 2 layers in int8" in mxtrt.last_report().segments[0].notes
+
+
 @pytest.mark.parametrize("keep", [[], ["first"]])
 def test_tensorrt_builds_the_model(keep, tmp_path):
     """Symmetric, strongly typed, for a GPU that need not be there."""
