@@ -43,8 +43,9 @@ _BATCHES = 6
 #: What an answer may be off from another one, relative to its largest value: int8 is coarse.
 _OFF = 0.1
 
-#: Answers that are smaller everywhere are not compared.
-_VANISHED = 1e-30
+#: Answers that are smaller everywhere are not compared: where oneDNN's softrelu ought to be near
+#: zero it is off by 4e-6.
+_VANISHED = 4e-5
 
 
 def _at_an_offset(mx: Any, array: Any) -> Any:
