@@ -262,9 +262,12 @@ def _study(count: int) -> _Study:
         heads = list(zip(case.heads, known, strict=True))
         if any(limit.error(half[head]) > 1 for head, limit in heads):
             return
-        # Where any rounding decides, as at the ties of a round, float16 is as right as float32.
+        # Where any rounding decides, as at the ties of a round, float16 is as right as float32.  A
+        # number that happens to be near one of float16's tells nothing.
         off = [
-            (np.abs(half[head] - limit.exact) > 1e-5) & ~limit.undetermined for head, limit in heads
+            (np.abs(half[head] - limit.exact) > np.maximum(1e-5, np.abs(limit.exact) * 2**-13))
+            & ~limit.undetermined
+            for head, limit in heads
         ]
         if not any(elements.any() for elements in off):
             return
@@ -272,7 +275,7 @@ def _study(count: int) -> _Study:
         for (head, limit), elements in zip(heads, off, strict=True):
             errors = np.stack([single[head] - limit.exact for single in singles])
             own = DEVIATIONS * np.sqrt(np.square(errors).mean(0))
-            if (elements & (own < np.abs(limit.exact) * 2**-11)).any():
+            if (elements & (own < np.abs(limit.exact) * 2**-12)).any():
                 found.accepted.append(drawn)
                 return
         found.alike.append(drawn)
