@@ -105,6 +105,36 @@ def _batches(value: Any) -> tuple[int, ...]:
     return sizes
 
 
+def _ranges(value: Any) -> tuple[tuple[str, tuple[tuple[int, int, int], ...]], ...]:
+    """Sizes by input and axis: smallest, usual and largest; usual is 0 where it is not said."""
+    if isinstance(value, str):
+        items = [item.rpartition(":") for item in value.split(";") if item.strip()]
+        named = [(name.strip(), map(_range, sizes.split(","))) for name, _, sizes in items]
+    else:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        named = [(name, map(_range, sizes)) for name, sizes in pairs]
+    made = {}
+    for name, sizes in named:
+        if not isinstance(name, str) or not name or name in made:
+            raise ValueError
+        made[name] = tuple(sizes)
+    return tuple(made.items())
+
+
+def _range(value: Any) -> tuple[int, int, int]:
+    """``8``, ``1-32``, ``1/8/32``, or the three numbers."""
+    value = str(value) if isinstance(value, int) else value
+    if isinstance(value, str) and "/" not in value:
+        low, dash, high = value.partition("-")
+        sizes = [_count(low), 0 if dash else _count(low), _count(high if dash else low)]
+    else:
+        sizes = [_count(size) for size in (value.split("/") if isinstance(value, str) else value)]
+    smallest, usual, largest = sizes
+    if not (1 <= smallest <= largest and (not usual or smallest <= usual <= largest)):
+        raise ValueError
+    return smallest, usual, largest
+
+
 def _path(value: Any) -> str:
     return str(os.fspath(value))
 
@@ -210,10 +240,24 @@ class Options:
         "MXTRT_BATCH_PROFILE",
         expected="three batch sizes in ascending order, such as 1,8,32",
         meaning=(
-            "Smallest, usual and largest size of axis 0 of the data: TensorRT builds one engine "
-            "for all of them, and other sizes run in MXNet; empty for an engine per shape."
+            "Smallest, usual and largest size of axis 0 of the data, where the option shapes says "
+            "nothing: TensorRT builds one engine for all of them, and other sizes run in MXNet."
         ),
         parse=_batches,
+    )
+    shapes: tuple[tuple[str, tuple[tuple[int, int, int], ...]], ...] = _option(
+        (),
+        "MXTRT_SHAPES",
+        expected=(
+            'a range for each axis of an input, such as "data:1-32,3,224-1024,224-1024", or its '
+            'smallest, usual and largest size, such as "data:1/8/32,3,224,224"; several inputs '
+            "separated by ;"
+        ),
+        meaning=(
+            "Shapes of the data that the first TensorRT engine serves, others run in MXNet; empty "
+            "for an engine for the first shapes, and ranges that are learned when others come."
+        ),
+        parse=_ranges,
     )
     cache_dir: str = _option(
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import mxnet as mx
@@ -57,6 +58,23 @@ def test_both_names_of_the_switch_are_read(monkeypatch):
         ("threads", "two", "option threads is 'two', expected a number of threads"),
         ("enabled", "maybe", "option enabled is 'maybe', expected 0 or 1"),
         ("deny_ops", 3, "option deny_ops is 3, expected operator names"),
+        *(
+            ("shapes", value, f"option shapes is {value!r}, expected a range for each axis of an")
+            for value in (
+                "data",
+                "data:",
+                ":1,2",
+                "data:8-1,3",
+                "data:0-4",
+                "data:1/9/4",
+                "data:1/4",
+                "data:1-2-3",
+                "data:-1",
+                "data:a",
+                "data:1;data:2",
+                3,
+            )
+        ),
         ("presicion", "fp16", "unknown option 'presicion', expected one of enabled, engine"),
     ],
 )
@@ -68,7 +86,8 @@ def test_a_mistake_names_the_option_the_value_and_the_choice(name, value, messag
 
 @pytest.mark.usefixtures("_unscoped")
 @pytest.mark.parametrize(
-    ("variable", "value"), [("USE_TENSORRT", "perhaps"), ("MXTRT_ENGINE", "cudnn")]
+    ("variable", "value"),
+    [("USE_TENSORRT", "perhaps"), ("MXTRT_ENGINE", "cudnn"), ("MXTRT_SHAPES", "data:8-1")],
 )
 def test_a_mistake_in_the_environment_leaves_mxnet_working(monkeypatch, variable, value):
     """A warning that names the variable, once; the bind is plain MXNet's."""
@@ -80,3 +99,14 @@ def test_a_mistake_in_the_environment_leaves_mxnet_working(monkeypatch, variable
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classifier().simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 8, 8))
+
+
+def test_ranges_of_shapes():
+    """As text, as the option keeps them, and as a symbol file does."""
+    wanted = (("data", ((1, 0, 32), (3, 3, 3), (1, 8, 32))), ("a:b", ((4, 4, 4),)))
+    for value in (" data:1-32, 3,1/8/32; a:b:4", wanted, json.loads(json.dumps(wanted))):
+        assert config.current().replace(shapes=value).shapes == wanted
+    assert config.current().replace(shapes={"data": [1, "2-4"]}).shapes == (
+        ("data", ((1, 1, 1), (2, 0, 4))),
+    )
+    assert config.current().replace(shapes="").shapes == ()

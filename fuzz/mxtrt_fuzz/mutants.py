@@ -391,9 +391,9 @@ def _first_size() -> Iterator[None]:
     """Whatever the input shapes are, the outputs have those of the first ones."""
     original = mxtrt.plan.variants.Variants.add
 
-    def add(self: Any, shapes: Any, sessions: Any, made: Any) -> None:
+    def add(self: Any, shapes: Any, sessions: Any, made: Any, ranges: Any = None) -> None:
         first = self.__dict__.setdefault("_first", made[0])
-        original(self, shapes, sessions, (first, made[1]))
+        original(self, shapes, sessions, (first, made[1]), ranges)
 
     with mock.patch.object(mxtrt.plan.variants.Variants, "add", add):
         yield

@@ -17,6 +17,7 @@ __all__ = [
     "Json",
     "Model",
     "Params",
+    "Ranges",
     "Seconds",
     "Shapes",
     "chosen_options",
@@ -64,6 +65,16 @@ Shapes = Annotated[
         show_default=False,
     ),
 ]
+Ranges = Annotated[
+    str | None,
+    typer.Option(
+        "--shapes",
+        metavar="NAME:RANGES",
+        help="Ranges that one engine is to serve, such as data:1-32,3,224,224, or 1/8/32 for the "
+        "smallest, usual and largest size; several inputs separated by ;. Default: MXTRT_SHAPES.",
+        show_default=False,
+    ),
+]
 Engine = Annotated[
     str | None,
     typer.Option(
@@ -88,12 +99,12 @@ Seconds = Annotated[
 ]
 
 
-def chosen_options(engine: str | None, deny_ops: str | None) -> Options:
+def chosen_options(engine: str | None, deny_ops: str | None, shapes: str | None = None) -> Options:
     """The options in force, with what the command line says.
 
     Raises:
         OptionError: An option or environment variable has a wrong value.
     """
-    given: dict[str, Any] = {"engine": engine, "deny_ops": deny_ops}
+    given: dict[str, Any] = {"engine": engine, "deny_ops": deny_ops, "shapes": shapes}
     said = {name: value for name, value in given.items() if value is not None}
     return config.current().replace(**said)

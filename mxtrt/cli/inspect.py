@@ -36,6 +36,7 @@ def inspect_model(
 
         loaded = load_model(model, params, shape or ())
         chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+        del chosen["shapes"]  # of engines, and none is built
         data_types = {name: loaded.dtypes[name] for name in loaded.data}
         report = inspect(loaded.symbol, loaded.data, data_types, **chosen)
     if json:

@@ -61,6 +61,7 @@ class General:
     Attributes:
         model: The model.
         varying: What changes, in words: ``data axis 1``.
+        symbols: What changes, each an input and an axis of it; together those that are of one size.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class General:
         self._proved = frozenset(sample.sizes for sample in samples)
         self.model = _Emitter(self._form, symbols).model(recipes)
         self.varying = symbols.described(self.model.inputs)
+        self.symbols = symbols.places
 
     def trusted(self, shapes: Shapes) -> Shapes | None:
         """The output shapes at input shapes for which the model needs no proof; None for others."""
@@ -193,6 +195,11 @@ class _Symbols:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """For every symbol an input and the axis of it."""
         return (places[0] for places in self._places)
+
+    @property
+    def places(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For every symbol all inputs and axes."""
+        return tuple(map(tuple, self._places))
 
     def described(self, names: Sequence[str]) -> str:
         """What changes, in words."""
@@ -361,6 +368,11 @@ class _Emitter:
 
         return self._once(("vector", tuple(numbers)), make)
 
+    def product(self, numbers: Sequence[Polynomial]) -> str:
+        """The product of integers that follow from the sizes, as a scalar."""
+        found = self._folded("Mul", [self._polynomial(number) for number in numbers])
+        return self.node("Squeeze", [found, self.number(0)])
+
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Integers of 64 bits as another dtype."""
         if dtype == np.int64:
@@ -390,11 +402,11 @@ class _Emitter:
         return total
 
     def _size(self, symbol: int) -> str:
-        axis = self._axes[symbol]
-        inputs = [self._inputs[symbol]]
-        return self._once(
-            ("size", symbol), lambda: self.node("Shape", inputs, start=axis, end=axis + 1)
-        )
+        name = self._inputs[symbol]
+        # Not a part of Shape: not every parser knows its attributes.
+        sizes = self._once(("shape", name), lambda: self.node("Shape", [name]))
+        axis = self.number(self._axes[symbol])
+        return self._once(("size", symbol), lambda: self.node("Gather", [sizes, axis]))
 
     def _once(self, key: Any, make: Callable[[], str]) -> str:
         if key not in self._known:

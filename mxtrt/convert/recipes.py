@@ -62,6 +62,9 @@ class Emitter(Protocol):
     def vector(self, numbers: Sequence[Polynomial]) -> str:
         """Integers that follow from the sizes, as a vector."""
 
+    def product(self, numbers: Sequence[Polynomial]) -> str:
+        """The product of integers that follow from the sizes, as a scalar."""
+
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Numbers as another dtype; integers of 64 bits stay as they are."""
 
@@ -152,8 +155,7 @@ class _Progression:
         return numbers.astype(self.dtype).reshape(shape)
 
     def emit(self, emitter: Emitter) -> str:
-        shape = emitter.vector(self.sizes)
-        count = emitter.node("ReduceProd", [shape], keepdims=0)
+        count = emitter.product(self.sizes)
         zero, one = (emitter.constant(np.array(number, np.int64)) for number in (0, 1))
         numbers = emitter.node("Range", [zero, count, one])
         if self.step != 1:
@@ -161,7 +163,9 @@ class _Progression:
         if self.start:
             numbers = emitter.node("Add", [numbers, emitter.number(self.start)])
         numbers = emitter.cast(numbers, self.dtype)
-        return numbers if len(self.sizes) == 1 else emitter.node("Reshape", [numbers, shape])
+        if len(self.sizes) == 1:
+            return numbers
+        return emitter.node("Reshape", [numbers, emitter.vector(self.sizes)])
 
 
 @dataclass(frozen=True)
@@ -271,7 +275,7 @@ class _Averages:
             )
             ends.append(emitter.node(rounded, [share]))
         begin, end = ends
-        whole = emitter.node("ReduceProd", [size], keepdims=0)
+        whole = emitter.product((self.size,))
         zero, one = (emitter.constant(np.array(number, np.int64)) for number in (0, 1))
         places = _single(emitter.node("Range", [zero, whole, one]), emitter)
         before = emitter.node("Less", [places, begin])

@@ -12,6 +12,7 @@ import numpy as np
 
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, WeightType
+from mxtrt.engines.ranges import Ranges
 from mxtrt.graph.symbol import TensorType
 from mxtrt.node import library
 from mxtrt.weights.baseline import Baseline
@@ -61,8 +62,8 @@ class BuildRequest:
         outputs: Types of the outputs at these.
         options: Options of the bind.
         gpu: The GPU that inputs and outputs are on, None for host memory.
-        batches: Smallest, usual and largest size of axis 0 of all inputs that sessions of this
-            model will be asked for; None when every session is built for its own shapes.
+        ranges: Input shapes that the session is to serve, ``inputs`` among them; None for these
+            alone.
     """
 
     segment: OnnxSegment
@@ -71,7 +72,7 @@ class BuildRequest:
     outputs: Sequence[TensorType]
     options: Options
     gpu: int | None = None
-    batches: tuple[int, int, int] | None = None
+    ranges: Ranges | None = None
 
 
 class MemoryTally:
@@ -94,6 +95,7 @@ class Session:
         gpu: That GPU.
         notes: What a person should know of it.
         weights: Weights that it reads where they are.
+        content: Digest of its serialized engine, where that serves ranges of shapes.
 
     Attributes:
         baseline: Of the NDArrays among these weights, since it was built.
@@ -106,12 +108,14 @@ class Session:
         gpu: int = 0,
         notes: tuple[str, ...] = (),
         weights: Sequence[Weight] = (),
+        content: str = "",
     ) -> None:
         self.handle = handle
         self.gpu_memory = gpu_memory
         self.gpu = gpu
         self.notes = notes
         self.weights = tuple(weights)
+        self.content = content
         self.weight_bytes = sum(weight.type.nbytes for weight in weights)
         self.baseline = Baseline()
         weakref.finalize(self, library().release, handle).atexit = False
@@ -153,6 +157,10 @@ class Engine(Protocol):
     @property
     def static_shapes(self) -> bool:
         """Whether a session serves one set of input shapes only."""
+
+    @property
+    def takes_ranges(self) -> bool:
+        """Whether a session can be built for ranges of shapes where it serves one otherwise."""
 
     @property
     def shares_sessions(self) -> bool:

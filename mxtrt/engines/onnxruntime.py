@@ -81,6 +81,7 @@ class OnnxRuntime:
     on_cpu = ONNXRUNTIME.on_cpu
     computes_float16 = False
     static_shapes = False
+    takes_ranges = False
     shares_sessions = True
 
     def __init__(self, threads: int, spin: bool | None) -> None:

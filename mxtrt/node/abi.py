@@ -1,6 +1,7 @@
 """What the engine node and its callers agree on: names, structures, signatures, errors.
 
-C++ has the same in ``callbacks.cc``, ``cuda.cc``, ``arrays.h``, ``inline.cc`` and ``tally.h``.
+C++ has the same in ``callbacks.cc``, ``cuda_session.h``, ``arrays.h``, ``inline.cc`` and
+``tally.h``.
 """
 
 from __future__ import annotations
@@ -80,11 +81,15 @@ FAILURE = ctypes.CFUNCTYPE(
     ctypes.POINTER(ctypes.c_void_p),
     ctypes.c_void_p,
 )
-#: Puts a run on a stream: token, addresses, how many, scratch, stream.
+#: Puts a run on a stream: token, addresses, how many, sizes and numbers of axes of the inputs and
+#: how many these are (for an engine for many shapes, else null), scratch, stream.
 ENQUEUE = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.c_int64,
     ctypes.POINTER(ctypes.c_uint64),
+    ctypes.c_int,
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.POINTER(ctypes.c_int),
     ctypes.c_int,
     ctypes.c_uint64,
     ctypes.c_uint64,
@@ -234,8 +239,28 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
             _INT,
         ),
     ),
-    # cuda.cc
+    # cuda_session.cc
     "cuda_callbacks": (None, (ENQUEUE, RELEASE)),
+    # cuda_ranges.cc
+    "cuda_range_session": (
+        _INT64,
+        (
+            _INT,
+            _INT64,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _INT,
+            _INT,
+            _SIZE,
+            _INT,
+            _INT,
+            _POINTER,
+            _POINTER,
+            _INT,
+        ),
+    ),
+    # cuda.cc
     "cuda_device": (_INT, (_INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER)),
     "cuda_count": (_INT, (_POINTER,)),
     "cuda_make_current": (_INT, (_INT,)),

@@ -1,4 +1,4 @@
-// Sessions on an NVIDIA GPU.
+// Sessions on an NVIDIA GPU, and what Python asks of a GPU.
 //
 // Python builds the engine; what a run puts on a stream is recorded as a CUDA graph, and a
 // forward launches the graph from here.  For graphs in host memory the record holds the copies in
@@ -6,92 +6,40 @@
 // GPU the engine reads and writes MXNet's arrays where they are: one record for every set of
 // addresses, the least recently used go first.
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 #include <list>
 #include <stdexcept>
 
-#include "device.h"
+#include "cuda_session.h"
 #include "errors.h"
 #include "export.h"
 #include "process.h"
 #include "registry.h"
-#include "session.h"
 #include "tally.h"
 
 namespace mxtrt {
 namespace {
 
-constexpr int kCaptureRelaxed = 2, kComputeMajor = 75, kComputeMinor = 76;
+constexpr int kComputeMajor = 75, kComputeMinor = 76;
 constexpr size_t kMostRecords = 32;
 constexpr uint64_t kMostPatience = 1 << 20;
 
-using Addresses = std::vector<DevicePointer>;
-
-// Python: puts a run of an engine on a stream, with its tensors and its scratch memory at these
-// addresses.  Returns 1, or 0 after mxtrt_set_error.
-using EnqueueCallback = int (*)(int64_t token, const DevicePointer* addresses, int count,
-                                DevicePointer scratch, void* stream);
-// Python: nothing uses the engine with this token any more.
-using ReleaseCallback = void (*)(int64_t token);
-std::atomic<EnqueueCallback> g_enqueue{nullptr};
-std::atomic<ReleaseCallback> g_release{nullptr};
-
-// One input or output: memory of the session's own, and its size in bytes.
-struct Buffer {
-  void* host = nullptr;
-  DevicePointer device = 0;
-  size_t bytes = 0;
-};
-
-// A CUDA graph of one run.
-class Record {
+// A session for tensors of one size each.
+class FixedSession : public CudaSession {
  public:
-  Record(Addresses addresses, uint64_t generation, void* graph)
-      : addresses(std::move(addresses)), generation(generation) {
-    const int code = g_cuda.instantiate(&executable_, graph, 0);
-    forgive(g_cuda.destroy_graph(graph));
-    check(code);
-  }
-  Record(const Record&) = delete;
-  Record& operator=(const Record&) = delete;
-  ~Record() { forgive(g_cuda.destroy_executable(executable_)); }
-  void launch(void* stream) const { check(g_cuda.launch(executable_, stream)); }
-
-  const Addresses addresses;
-  const uint64_t generation;  // of the scratch memory
-
- private:
-  void* executable_ = nullptr;
-};
-
-class CudaSession : public Session {
- public:
-  CudaSession(Device& device, int64_t token, const size_t* sizes, int num_inputs, int num_outputs,
-              size_t scratch, bool on_device)
-      : device_(device),
-        token_(token),
-        num_inputs_(num_inputs),
-        scratch_(scratch),
-        on_device_(on_device),
-        buffers_(num_inputs + num_outputs) {
+  FixedSession(Device& device, int64_t token, const size_t* sizes, int num_inputs, int num_outputs,
+               size_t scratch, bool on_device)
+      : CudaSession(device, token, num_inputs, num_outputs, scratch, on_device) {
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].bytes = sizes[i];
-    if (scratch_) device_.reserve(scratch_);
   }
+  FixedSession(const FixedSession&) = delete;
+  FixedSession& operator=(const FixedSession&) = delete;
 
-  CudaSession(const CudaSession&) = delete;
-  CudaSession& operator=(const CudaSession&) = delete;
-  ~CudaSession() override {
+  ~FixedSession() override {
     if (shutting_down() || forked()) return;
-    const Restored restored;
-    device_.settle();
-    own_.reset();
-    records_.clear();
-    free_buffers();
-    if (scratch_) device_.give_back(scratch_);
-    // The records used the engine's memory: Python may let it go only now.
-    const Callout callout;
-    if (const ReleaseCallback release = g_release; release && callout) release(token_);
+    end([this] {
+      own_.reset();
+      records_.clear();
+    });
   }
 
   // Runs the engine once, records it and runs the record: whatever fails does so before the first
@@ -100,7 +48,8 @@ class CudaSession : public Session {
     device_.make_current();
     allocate_buffers();
     once([&](const Turn& turn) {
-      enqueue(own_addresses(), turn, turn.stream);  // what is initialized lazily is, by this
+      // What is initialized lazily is, by this.
+      enqueue(own_addresses(), nullptr, turn, turn.stream);
     });
     if (!record) {
       unrecordable_ = "recording is switched off";
@@ -117,24 +66,6 @@ class CudaSession : public Session {
     }
   }
 
-  std::string unrecordable() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return unrecordable_;
-  }
-  Device* device() override { return on_device_ ? &device_ : nullptr; }
-  std::unique_ptr<Bindings> bindings() override { return nullptr; }
-
-  // How many records there are, and bytes of pinned and device memory of the session's own.
-  void usage(int64_t* records, size_t* host, size_t* device) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    *records = static_cast<int64_t>(records_.size()) + (own_ != nullptr);
-    *host = *device = 0;
-    for (const auto& buffer : buffers_) {
-      if (buffer.host) *host += buffer.bytes;
-      if (buffer.device) *device += buffer.bytes;
-    }
-  }
-
   bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
            void* stream) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -146,96 +77,19 @@ class CudaSession : public Session {
     on_device_ ? run_in_place(inputs, outputs, stream) : run_from_host(inputs, stream);
     ++g_tally.waits;
     check(g_cuda.stream_wait(stream));
-    for (size_t i = 0; i < outputs.size() && !on_device_; ++i) {
-      const auto& buffer = buffers_[inputs.size() + i];
-      g_tally.copy(buffer.bytes);
-      std::memcpy(outputs[i].data, buffer.host, buffer.bytes);
-    }
+    if (!on_device_) hand_outputs(outputs);
     return true;
   }
 
  private:
-  template <typename Body>
-  void once(Body body) {
-    Turn turn(device_, device_.stream());
-    body(turn);
-    check(g_cuda.stream_wait(turn.stream));
-  }
-
-  void allocate_buffers() {
-    for (auto& buffer : buffers_) {
-      const size_t bytes = std::max<size_t>(buffer.bytes, 1);
-      if (!on_device_ && !buffer.host) {
-        ++g_tally.allocations;
-        check(g_cuda.allocate_host(&buffer.host, bytes));
-      }
-      if (!buffer.device) {
-        ++g_tally.allocations;
-        check(g_cuda.allocate(&buffer.device, bytes));
-      }
-    }
-  }
-
-  void free_buffers() {
-    for (auto& buffer : buffers_) {
-      if (buffer.host) forgive(g_cuda.free_host(buffer.host));
-      if (buffer.device) forgive(g_cuda.free(buffer.device));
-      buffer.host = nullptr;
-      buffer.device = 0;
-    }
-  }
-
-  Addresses own_addresses() const {
-    Addresses addresses;
-    for (const auto& buffer : buffers_) addresses.push_back(buffer.device);
-    return addresses;
-  }
-
-  void enqueue(const Addresses& addresses, const Turn& turn, void* stream) {
-    if (turn.scratch_bytes < scratch_) {
-      throw std::runtime_error("the GPU had no memory left for the engine's scratch");
-    }
-    const EnqueueCallback call = g_enqueue;
-    const Callout callout;
-    if (!call || !callout ||
-        !call(token_, addresses.data(), static_cast<int>(addresses.size()), turn.scratch, stream)) {
-      throw std::runtime_error(take_error("the engine did not run"));
-    }
-  }
-
-  // Everything that `body` puts on the recording stream, as a record.
-  template <typename Body>
-  std::unique_ptr<Record> recorded(Addresses addresses, const Turn& turn, Body body) {
-    void* stream = device_.recording_stream();
-    void* graph = nullptr;
-    check(g_cuda.begin_capture(stream, kCaptureRelaxed));
-    try {
-      body(stream);
-    } catch (...) {
-      forgive(g_cuda.end_capture(stream, &graph));  // what failed in the capture is thrown
-      if (graph) forgive(g_cuda.destroy_graph(graph));
-      throw;
-    }
-    check(g_cuda.end_capture(stream, &graph));
-    return std::make_unique<Record>(std::move(addresses), turn.generation, graph);
-  }
-
-  void copy_inputs_in(void* stream) {
-    for (size_t i = 0; i < num_inputs_; ++i) {
-      check(g_cuda.copy_in(buffers_[i].device, buffers_[i].host, buffers_[i].bytes, stream));
-    }
-  }
-
-  void copy_outputs_out(void* stream) {
-    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
-      check(g_cuda.copy_out(buffers_[i].host, buffers_[i].device, buffers_[i].bytes, stream));
-    }
+  int64_t count_records() const override {
+    return static_cast<int64_t>(records_.size()) + (own_ != nullptr);
   }
 
   // What a run on the session's own buffers puts on a stream.
   void enqueue_own(const Turn& turn, void* stream) {
     if (!on_device_) copy_inputs_in(stream);
-    enqueue(own_addresses(), turn, stream);
+    enqueue(own_addresses(), nullptr, turn, stream);
     if (!on_device_) copy_outputs_out(stream);
   }
 
@@ -269,8 +123,8 @@ class CudaSession : public Session {
       check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
       records_.pop_back();
     }
-    records_.push_front(
-        recorded(addresses, turn, [&](void* stream) { enqueue(addresses, turn, stream); }));
+    records_.push_front(recorded(addresses, turn,
+                                 [&](void* stream) { enqueue(addresses, nullptr, turn, stream); }));
     return records_.front().get();
   }
 
@@ -288,13 +142,7 @@ class CudaSession : public Session {
 
   void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
                     void* stream) {
-    Addresses addresses;
-    addresses.reserve(buffers_.size());
-    for (const auto* tensors : {&inputs, &outputs}) {
-      for (const auto& tensor : *tensors) {
-        addresses.push_back(reinterpret_cast<DevicePointer>(tensor.data));
-      }
-    }
+    const Addresses addresses = addresses_of(inputs, outputs);
     Turn turn(device_, stream);
     ++runs_;
     if (auto* record = unless_unrecordable([&] { return record_of(addresses, turn); })) {
@@ -306,7 +154,7 @@ class CudaSession : public Session {
       return &own_record(turn);
     });
     if (!staged) {
-      enqueue(addresses, turn, stream);
+      enqueue(addresses, nullptr, turn, stream);
       return;
     }
     for (size_t i = 0; i < num_inputs_; ++i) {
@@ -321,10 +169,7 @@ class CudaSession : public Session {
   }
 
   void run_from_host(const std::vector<Tensor>& inputs, void* stream) {
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      g_tally.copy(buffers_[i].bytes);
-      std::memcpy(buffers_[i].host, inputs[i].data, buffers_[i].bytes);
-    }
+    take_inputs(inputs);
     for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
     Turn turn(device_, stream);
     if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
@@ -334,16 +179,9 @@ class CudaSession : public Session {
     }
   }
 
-  Device& device_;
-  const int64_t token_;
-  const size_t num_inputs_, scratch_;
-  const bool on_device_;
-  std::vector<Buffer> buffers_;
   std::unique_ptr<Record> own_;
   std::list<std::unique_ptr<Record>> records_;  // most recently used first
-  std::string unrecordable_;                    // why runs go through Python; empty if they do not
   uint64_t runs_ = 0, next_push_ = 0, patience_ = kMostRecords;
-  std::mutex mutex_;
 };
 
 std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
@@ -353,11 +191,6 @@ std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
 }
 
 }  // namespace
-MXTRT_EXPORT void mxtrt_cuda_callbacks(EnqueueCallback enqueue, ReleaseCallback release) {
-  g_enqueue = enqueue;
-  g_release = release;
-}
-
 // Opens a GPU; gives its name, compute capability and memory.
 MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, char* name, int name_size, int* major, int* minor,
                                    size_t* memory) {
@@ -461,8 +294,8 @@ MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t
   guarded([&] {
     auto& device = Device::get(ordinal);
     const Restored restored;
-    auto session = std::make_shared<CudaSession>(device, token, sizes, num_inputs, num_outputs,
-                                                 scratch, on_device != 0);
+    auto session = std::make_shared<FixedSession>(device, token, sizes, num_inputs, num_outputs,
+                                                  scratch, on_device != 0);
     session->prepare(record != 0);
     handle = add_session(std::move(session));
   });

@@ -13,7 +13,7 @@ import numpy as np
 from mxtrt.errors import NodeError
 from mxtrt.node.abi import ENQUEUE, RELEASE, Functions, Tensor
 
-__all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaUsage"]
+__all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaRangeEngine", "CudaUsage"]
 
 
 class CudaDevice(NamedTuple):
@@ -53,6 +53,38 @@ class CudaEngine(Protocol):
         """
 
 
+class CudaRangeEngine(Protocol):
+    """An engine for many shapes that a CUDA session runs.
+
+    Attributes:
+        changes: For each of its contexts, how often its shapes were changed.
+        uses: For each, which run of all was its last; behind these how many runs there were.  A run
+            of a CUDA graph is counted for the engine.
+    """
+
+    changes: ctypes.Array[ctypes.c_int64]
+    uses: ctypes.Array[ctypes.c_int64]
+
+    def enqueue_at(
+        self,
+        addresses: Sequence[int],
+        shapes: Sequence[tuple[int, ...]],
+        scratch: int,
+        stream: int,
+    ) -> int:
+        """Put a run on a stream.
+
+        Args:
+            addresses: Device addresses of the inputs, then the outputs.
+            shapes: Shapes of the inputs.
+            scratch: Device address of the memory for activations.
+            stream: A ``CUstream``.
+
+        Returns:
+            Which of its contexts runs, from 0 on.
+        """
+
+
 class Cuda:
     """The CUDA functions of the engine node.
 
@@ -63,7 +95,7 @@ class Cuda:
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
         self._lib = functions.lib
-        self._engines: dict[int, CudaEngine] = {}
+        self._engines: dict[int, Any] = {}  # CudaEngine or CudaRangeEngine
         self._tokens = itertools.count(1)
         self._callbacks = (ENQUEUE(self._on_enqueue), RELEASE(self._on_release))
         self._lib.mxtrt_cuda_callbacks(*self._callbacks)
@@ -246,6 +278,58 @@ class Cuda:
             raise NodeError(self._functions.take_error())
         return handle
 
+    def create_range_session(
+        self,
+        engine: CudaRangeEngine,
+        inputs: Sequence[tuple[tuple[int, ...], int]],
+        outputs: Sequence[int],
+        scratch: int,
+        ordinal: int,
+        *,
+        on_device: bool,
+        record: bool = True,
+    ) -> int:
+        """A session of an engine for many shapes; the engine runs at the given ones.
+
+        Args:
+            engine: Lives as long as the session.
+            inputs: Shape, and size in bytes, of every input.
+            outputs: Size of every output in bytes.
+            scratch: As for :meth:`create_session`, like the others.
+            ordinal: The GPU.
+            on_device: Whether inputs and outputs are in GPU memory at a forward.
+            record: Whether runs at the same shapes are recorded as CUDA graphs.
+
+        Returns:
+            The session's handle.
+
+        Raises:
+            NodeError: CUDA or the engine failed; nothing of the session is left.
+        """
+        token = next(self._tokens)
+        sizes = [*(size for _, size in inputs), *outputs]
+        dims = [size for shape, _ in inputs for size in shape]
+        self._engines[token] = engine
+        handle: int = self._lib.mxtrt_cuda_range_session(
+            ordinal,
+            ctypes.c_int64(token),
+            (ctypes.c_size_t * len(sizes))(*sizes),
+            (ctypes.c_int64 * len(dims))(*dims),
+            (ctypes.c_int * len(inputs))(*(len(shape) for shape, _ in inputs)),
+            len(inputs),
+            len(outputs),
+            ctypes.c_size_t(scratch),
+            int(on_device),
+            int(record),
+            engine.changes,
+            engine.uses,
+            len(engine.changes),
+        )
+        if not handle:
+            self._engines.pop(token, None)
+            raise NodeError(self._functions.take_error())
+        return handle
+
     def unrecordable(self, session: int) -> str:
         """Why every run of a session calls ``engine.enqueue``; empty when CUDA graphs do it."""
         reason: bytes = self._lib.mxtrt_cuda_unrecordable(session)
@@ -268,9 +352,27 @@ class Cuda:
         )
         return CudaUsage(graphs.value, host.value, device.value)
 
-    def _on_enqueue(self, token: int, addresses: Any, count: int, scratch: int, stream: int) -> int:
-        enqueue = self._functions.guarded(self._engines[token].enqueue)
-        return enqueue(addresses[:count], scratch, stream)
+    def _on_enqueue(
+        self,
+        token: int,
+        addresses: Any,
+        count: int,
+        dims: Any,
+        ndims: Any,
+        num_inputs: int,
+        scratch: int,
+        stream: int,
+    ) -> int:
+        engine, given = self._engines[token], addresses[:count]
+        if not ndims:
+            return self._functions.guarded(engine.enqueue)(given, scratch, stream)
+        sizes = iter(dims[: sum(ndims[:num_inputs])])
+        shapes = [tuple(itertools.islice(sizes, axes)) for axes in ndims[:num_inputs]]
+        context: list[int] = []
+        run = self._functions.guarded(
+            lambda: context.append(engine.enqueue_at(given, shapes, scratch, stream))
+        )
+        return run() and context[0] + 1
 
     def _on_release(self, token: int) -> None:
         self._engines.pop(token, None)

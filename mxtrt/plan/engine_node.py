@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -15,27 +16,37 @@ import numpy as np
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
+from mxtrt.engines.ranges import Ranges
 from mxtrt.engines.shared import shared_sessions
-from mxtrt.errors import EngineError, NodeError, Unsupported
+from mxtrt.errors import EngineError, Unsupported
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.node import library
 from mxtrt.node.abi import Tensor
 from mxtrt.observe.counters import count
 from mxtrt.plan import later
+from mxtrt.plan.asked import nodes
 from mxtrt.plan.fallback import Fallback
+from mxtrt.plan.family import Family, family_of
+from mxtrt.plan.kept_ranges import KeptRanges
+from mxtrt.plan.proofs import Proofs
+from mxtrt.plan.served import Served
 from mxtrt.plan.sessions import Sessions
 from mxtrt.plan.state import Stage, State
-from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes, profile_of
+from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes
+from mxtrt.plan.wanted import Wanted, wanted_batches
 from mxtrt.system.background import in_job
 from mxtrt.system.threads import rlock
 from mxtrt.weights.paging import copy_from_gpu
 
-__all__ = ["EngineNode", "engine_failed", "infer_shapes"]
+__all__ = ["EngineNode"]
 
 _log = logging.getLogger("mxtrt")
 
 #: A segment whose model differs at more input shapes than this runs the others in MXNet.
 _MOST_MODELS = 64
+
+# What a note of the report begins with that says what the engine for ranges serves.
+_RANGES = "one engine for "
 
 # An engine that was given up for others is built again, in the background, after 1, 3, 7, ...
 # further requests, so that more shapes in turn than engines are kept do not cost a build each.
@@ -56,9 +67,9 @@ _PATIENCE = 1.0
 class EngineNode:
     """One segment: its key in the engine node's library, its input shapes and its sessions.
 
-    Input shapes that give the same ONNX model share a session if the engine can do that;
-    others get one of their own: at most ``options.max_engines`` of them, or as many as live
-    executors are bound to.
+    Input shapes that give the same ONNX model share a session if the engine can do that, or one
+    is built for ranges that contain them; others get one of their own: at most
+    ``options.max_engines`` of them, or as many as live executors are bound to.
 
     Args:
         graph: The segment cut out as a graph, with shapes and dtypes.
@@ -68,6 +79,7 @@ class EngineNode:
         gpu: The GPU that its arrays are on, None for host memory.
         converted: What :func:`mxtrt.convert.segment.to_onnx` makes of it, and how many seconds that
             took, if it was called before.
+        wanted: The input shapes that the option ``shapes`` asks for, if it does.
 
     Attributes:
         graph: The segment cut out as a graph.
@@ -77,11 +89,13 @@ class EngineNode:
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
         weights: Names of the weights that the engine holds.
+        weight_types: Their names, shapes and dtypes.
         gpu: The GPU that its arrays are on, None for host memory.
         report: What a person is told of it.
         state: Where it stands; its plan's.
         written: Reference to its plan's answer whether weights were written since the build.
         holds: Its plan's answer whether weights hold what they held at the build.
+        proofs: Which engines for ranges of shapes were compared with MXNet.
         variants: Its input shapes.
         sessions: Its sessions.
         fallback: What answers where a session cannot.
@@ -97,6 +111,7 @@ class EngineNode:
         options: Options,
         gpu: int | None = None,
         converted: tuple[OnnxSegment, float] | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         model, seconds = converted or (to_onnx(graph, weights), math.inf)
         self.graph = graph
@@ -105,10 +120,12 @@ class EngineNode:
         self.precision = options.precision
         self.gpu = gpu
         self.inputs = model.inputs
+        self.weight_types = model.weights
         self.weights = tuple(weight.name for weight in model.weights)
         self.state = State()
         self.written: Callable[[], Callable[[], bool] | None] = lambda: None
         self.holds: Callable[[], bool] = lambda: True
+        self.proofs = Proofs(options)
         self.stands_alone = False
         self.postponements = 0
         self._owned = weights
@@ -117,24 +134,36 @@ class EngineNode:
         self._unbuilt: dict[Shapes, _Failure] = {}
         self._given_up: Counter[str] = Counter()  # how often for others, by digest
         self._outdated = 0  # builds in a row whose weights were written to meanwhile
-        static = engine.static_shapes
-        generalizes = not static and options.precision in _WIDE
-        self._segment = Reshaped(graph, weights, model, seconds, generalizes)
-        self._profile = profile_of(options.batch_profile if static else (), self._segment, model)
+        static, ranged = engine.static_shapes, engine.takes_ranges
+        wide = options.precision in _WIDE
+        # An engine of static shapes is for one node, and the first is for its own shapes.
+        family = Family(wide and ranged) if static or not wide else family_of(graph, weights)
+        self._segment = Reshaped(graph, weights, model, seconds, family)
+        self._served: Served | None = None
+        if ranged:
+            wanted = wanted or wanted_batches(options.batch_profile, self._segment.shapes)
+            memory = KeptRanges(graph, weights, engine, options, gpu)
+            self._served = Served(self._segment, model, wanted, memory)
+        elif wanted is not None:  # one session serves what has the same model
+            with contextlib.suppress(Exception):
+                wanted.show(self._segment.at)
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._input_types = [_dtype(types[name]) for name in self.inputs]
         self._output_types = [_dtype(graph.type_of(head)) for head in graph.heads]
-        batches = self._profile.sizes if self._profile is not None else None
-        self.sessions = Sessions(engine, options, gpu, batches)
+        self.sessions = Sessions(engine, options, gpu)
         self.fallback = Fallback(graph, self.inputs, gpu)
         lib = library()
         self.key = lib.create_node(self._input_types, self._output_types, gpu)
         self._finalizer = weakref.finalize(self, _release, lib, self.key, self.sessions.by_digest)
         self._finalizer.atexit = False
-        _nodes[self.key] = self
+        nodes[self.key] = self
         self.variants = Variants(self.key, self._segment, static)
         self.report = describe_segment(f"mxtrt{self.key}", graph, model)
-        self._add(self._segment.shapes, (head_shapes(graph), self._segment.model))
+        first = self._served.first if self._served is not None else None
+        made = head_shapes(graph), self._segment.model
+        if first is not None:
+            made = self._segment.at(self._segment.shapes)
+        self._add(self._segment.shapes, made, first)
 
     def build(self, arrays: Mapping[str, Any], *, shares: bool = False) -> None:
         """Build the engines for the input shapes known so far.
@@ -280,21 +309,25 @@ class EngineNode:
             return False
         try:
             made = self._segment.known(shapes)
+            ranges = None
+            if made is not None and self._served is not None:
+                ranges = self._served.containing(shapes, made[1])
         except (EngineError, Unsupported):  # the build says it
             return False
-        if made is None:
+        if made is None or (self._served is not None and ranges is None):
             return False
         with self._lock:
             if shapes not in self.variants:
-                self._add(shapes, made)
+                self._add(shapes, made, ranges)
         return self._serves(shapes)
 
     def _serves(self, shapes: Shapes) -> bool:
         """Whether input shapes have an engine, which serves them from now on; builds nothing."""
         with self._lock:
             if shapes not in self.variants:
-                if self._profile is not None:
-                    self._profile.check(shapes)
+                if self._served is not None:
+                    self._served.check(shapes)
+                    return False
                 made = self._segment.trusted(shapes)
                 if made is None:
                     return False
@@ -347,8 +380,9 @@ class EngineNode:
         if self.variants.models >= _MOST_MODELS:
             raise EngineError(f"more than {_MOST_MODELS} input shapes need an engine of their own")
         made = self._segment.at(shapes)
+        ranges = None if self._served is None else self._served.ranges_for(shapes, made[1])
         with self._lock:
-            self._add(shapes, made)
+            self._add(shapes, made, ranges)
 
     def bring_back(self, shapes: Shapes) -> None:
         """Describe input shapes that were forgotten, for a forward that is under way.
@@ -368,23 +402,46 @@ class EngineNode:
         finally:
             self._building.release()
 
-    def _add(self, shapes: Shapes, made: tuple[Shapes, OnnxSegment]) -> None:
-        self.variants.add(shapes, self.sessions.by_digest.keys(), made)
-        if self._segment.general is not None:
-            note = f"one engine for all sizes of {self._segment.general.varying}"
-            self.report.notes += [note] * (note not in self.report.notes)
+    def _add(
+        self, shapes: Shapes, made: tuple[Shapes, OnnxSegment], ranges: Ranges | None = None
+    ) -> None:
+        self.variants.add(shapes, self.sessions.by_digest.keys(), made, ranges)
+        if self._segment.general is not None and self._served is None:
+            self._note(f"one engine for all sizes of {self._segment.general.varying}")
         for forgotten in [known for known in self._unbuilt if known not in self.variants]:
             del self._unbuilt[forgotten]
 
+    def _note(self, note: str) -> None:
+        self.report.notes += [note] * (note not in self.report.notes)
+
     def _build(self, shapes: Shapes, *, checked: bool = False) -> None:
-        """Have a session serve known input shapes.
+        """Have a session serve known input shapes: for ranges if that can be, or for these alone.
 
         Args:
             shapes: The input shapes.
             checked: Whether to keep it only if the weights are those of the other sessions.
         """
-        if not self.variants[shapes].digest:
-            return  # MXNet's operators answer
+        refusal = ""
+        while True:
+            variant = self.variants[shapes]
+            if not variant.digest:
+                return  # MXNet's operators answer
+            try:
+                self._build_one(shapes, checked)
+                break
+            except EngineError as error:
+                outdated = isinstance(error, later.OutdatedError)
+                if variant.ranges is None or self._served is None or outdated:
+                    raise
+                self._replace(variant.ranges, self._served.refused(variant.ranges, error))
+                refusal = self._served.reason or f"the ranges of shapes are narrow: {error}"
+        if refusal:
+            self._note(refusal)
+        if variant.ranges is not None:
+            self._take_over(shapes, variant.ranges)
+
+    def _build_one(self, shapes: Shapes, checked: bool) -> None:
+        """Have the session serve known input shapes that is to be for them."""
         if not self.is_built(shapes):
             self._build_session(shapes, checked)
         with self._lock:
@@ -398,7 +455,7 @@ class EngineNode:
         if variant is None:
             return
         begin = time.perf_counter()
-        watch = library().watch(self.weight_arrays()) if checked else None
+        watch = library().watch(self.weight_arrays()) if in_job() else None
         model = self.variants.model_at(shapes)
         with self._lock:
             self._make_room()
@@ -407,26 +464,71 @@ class EngineNode:
                 model,
                 _tensors(shapes, self._input_types),
                 _tensors(variant.outputs, self._output_types),
+                variant.ranges,
             )
-        if watch is not None and (watch.changed() or not self.holds()):
-            raise later.OutdatedError
+        try:
+            if variant.ranges is not None:
+                places = variant.ranges, shapes, model.digest
+                self.proofs.prove(self, made.session, self._segment, *places)
+        finally:  # or it was compared with other weights
+            if watch is not None and (watch.changed() or (checked and not self.holds())):
+                raise later.OutdatedError
         with self._lock:
             self.sessions.put(variant.digest, made)
-        self.report.notes += [note for note in made.notes if note not in self.report.notes]
+        for note in made.notes:
+            self._note(note)
         self.report.build_seconds += time.perf_counter() - begin
         self.report.built = True
         _log.info("built %s in %.2f s", self.report.name, self.report.build_seconds)
+
+    def _replace(self, ranges: Ranges, other: Ranges | None) -> None:
+        """Plan for other ranges, or for shapes of their own, in place of what was not built."""
+        for known, variant in self.variants:
+            if variant.ranges == ranges:
+                made = self._segment.at(known)
+                with self._lock:
+                    self.variants.move(known, made, other)
+
+    def _take_over(self, shapes: Shapes, ranges: Ranges) -> None:
+        """Have a new session for ranges serve all known shapes in them, in place of older ones."""
+        assert self._served is not None
+        _, digest, model, _ = self.variants[shapes]
+        if not self._served.built(ranges, digest):
+            return
+        segment = self.variants.model_at(shapes)
+        inside = [
+            (known, variant.outputs)
+            for known, variant in self.variants
+            if variant.digest != digest
+            and ranges.contains(known)
+            and (variant.model == model or self._segment.digest_at(known) == model)
+        ]
+        with self._lock:
+            handle = self.sessions.by_digest[digest].handle
+            for known, outputs in inside:
+                self.variants.move(known, (outputs, segment), ranges)
+                self.variants.serve(known, handle)
+                self._unbuilt.pop(known, None)
+            for other in self.sessions.by_digest.keys() - self.variants.used():
+                self.sessions.drop(other)
+        count = len(ranges.profiles)
+        told = f"{count} profiles" if count > 1 else "one profile"
+        served = [note for note in self.report.notes if not note.startswith(_RANGES)]
+        self.report.notes[:] = [*served, f"{_RANGES}{ranges.describe(self.inputs)}, {told}"]
 
     def _make_room(self) -> None:
         """Give up the sessions beyond ``max_engines`` that were used least lately.
 
         No executor is bound to them.  While others answer the one in use stays: Gluon does not ask
-        for shapes again that were those of its last call.
+        for shapes again that were those of its last call.  So does the one for ranges.
         """
         excess = self.sessions.excess()
         if not excess:
             return
-        idle = [one for one in self.variants.idle() if one in self.sessions.by_digest]
+        kept = None if self._served is None else self._served.digest
+        idle = [
+            one for one in self.variants.idle() if one in self.sessions.by_digest and one != kept
+        ]
         for digest in idle[: min(excess, len(idle) - in_job())]:
             self._given_up[digest] += 1
             self.variants.withdraw(digest)
@@ -444,53 +546,6 @@ class _Failure(NamedTuple):
 def _release(lib: Any, key: int, sessions: dict[str, Session]) -> None:
     lib.release(key)
     sessions.clear()
-
-
-_nodes: weakref.WeakValueDictionary[int, EngineNode] = weakref.WeakValueDictionary()
-
-
-def infer_shapes(key: int, shapes: Shapes, in_forward: bool) -> None:
-    """Serve a request of MXNet's shape inference for an engine node, or of one of its forwards.
-
-    Raises:
-        EngineError: The node is gone, or does not accept the shapes.
-    """
-    node = _nodes.get(key)
-    if node is None:
-        raise EngineError(f"engine {key} was released; partition the symbol again")
-    if in_forward:
-        node.bring_back(shapes)
-    else:
-        node.infer(shapes)
-
-
-def engine_failed(
-    key: int, message: str, tensors: Sequence[Tensor] | None, stream: int = 0
-) -> None:
-    """Serve an engine node whose engine failed.
-
-    Args:
-        key: The node.
-        message: The engine's own words.
-        tensors: Its inputs and outputs if MXNet's operators can take over at once.
-        stream: The ``CUstream`` on which MXNet runs the node, for tensors on a GPU.
-
-    Raises:
-        EngineError: They could not.
-    """
-    node = _nodes.get(key)
-    if node is None:
-        raise EngineError(message)
-    if tensors is None:
-        node.retire(message)
-        raise EngineError(message)
-    if node.is_built(tuple(tensor.shape for tensor in tensors[: len(node.inputs)])):
-        node.retire(message)
-    count("fallbacks")
-    try:
-        node.compute(tensors, stream)
-    except (EngineError, NodeError, OSError) as error:
-        raise EngineError(f"{message}; and MXNet's operators did not take over: {error}") from error
 
 
 def _dtype(tensor: TensorType) -> Any:

@@ -48,6 +48,11 @@ class Family:
             if shapes not in self._seen:
                 self._seen.append(shapes)
 
+    def has(self, model: OnnxSegment) -> bool:
+        """Whether a model is one of the family's, which may serve many input shapes."""
+        general = self.general
+        return model.digest in self._own or (general is not None and model is general.model)
+
     def model_at(
         self,
         shapes: Shapes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -27,12 +28,17 @@ from mxtrt.node.abi import PASS_NAME
 from mxtrt.observe.report import LeftNode
 from mxtrt.plain.forward import originals
 from mxtrt.plan.analysis import analyse, describe
-from mxtrt.plan.engine_node import EngineNode, engine_failed, infer_shapes
+from mxtrt.plan.asked import engine_failed, infer_shapes
+from mxtrt.plan.engine_node import EngineNode
 from mxtrt.plan.plan import Check, Plan, Timed
+from mxtrt.plan.wanted import Wanted, wanted_shapes
 from mxtrt.system.recent import Recent
 from mxtrt.system.threads import once
 
 __all__ = ["Request", "forget", "prepare", "run_pass"]
+
+
+_log = logging.getLogger("mxtrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +162,14 @@ def _graph_pass(given: bytes, _options: dict[str, str]) -> str:
             request.options,
             request.gpu,
             (part.model, part.seconds),
+            wanted,
         )
-        for part in made.parts
+        for part, wanted in zip(made.parts, made.wanted, strict=True)
     ]
     report.segments = [node.report for node in nodes]
+    if made.unwanted:
+        _log.warning(made.unwanted)
+        report.notes.append(made.unwanted)
     segments, keys = [part.segment for part in made.parts], [node.key for node in nodes]
     rewritten = rewrite(made.graph, segments, keys, library().token, request.keep)
     report.partition_seconds = time.perf_counter() - begin
@@ -187,6 +197,8 @@ class _Made(NamedTuple):
     parts: tuple[_Part, ...]
     without_inputs: tuple[int, ...]
     timed: Timed
+    wanted: list[Wanted | None]  # for every part what the option shapes asks for
+    unwanted: str  # why the option has no effect
 
 
 #: Of the symbols and shapes bound last, by which a bind of one of them costs little.
@@ -244,4 +256,6 @@ def _make(graph: Graph, request: Request, engine: Engine) -> _Made:
             parts.append(_Part(segment, part, owned, model, seconds))
         else:  # nothing is left to read, and MXNet runs no operator without inputs
             without_inputs += segment.nodes
-    return _Made(graph, found, tuple(parts), tuple(without_inputs), Timed())
+    inputs = [(part.segment.inputs, part.model) for part in parts]
+    wanted, unwanted = wanted_shapes(request.options, graph, request.weights, inputs)
+    return _Made(graph, found, tuple(parts), tuple(without_inputs), Timed(), wanted, unwanted)

@@ -65,6 +65,12 @@ class Check(Protocol):
     def all_built(self, plan: Plan, arrays: Mapping[str, Any]) -> None:
         """Called when all are."""
 
+    def ranges(self, node: EngineNode, session: Session, graphs: Sequence[Graph]) -> None:
+        """Called with an engine for ranges of shapes before it serves, at any time.
+
+        It raises EngineError where the engine is not right at the shapes of the graphs.
+        """
+
 
 class Plan:
     """All engines of one partitioned symbol.
@@ -112,6 +118,7 @@ class Plan:
             node.state = self.state
             node.written = weakref.WeakMethod(self._written)
             node.holds = functools.partial(_holds, weakref.ref(self))
+            node.proofs.compare = None if check is None else check.ranges
             node.sessions.borrowed = self._borrowed
         self._lib = library()
         _plans.add(self)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment
 from mxtrt.engines import BuildRequest, Engine, Session, Weight
+from mxtrt.engines.ranges import Ranges
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph.symbol import TensorType
@@ -41,7 +42,6 @@ class Sessions:
         engine: What builds them.
         options: The options of the bind.
         gpu: The GPU that the node's arrays are on, None for host memory.
-        batches: Smallest, usual and largest batch size of all that one session serves.
 
     Attributes:
         by_digest: The sessions.
@@ -57,12 +57,10 @@ class Sessions:
         engine: Engine,
         options: Options,
         gpu: int | None,
-        batches: tuple[int, int, int] | None,
     ) -> None:
         self._engine = engine
         self._options = options
         self._gpu = gpu
-        self._batches = batches
         self._limit = max(options.max_engines, 1)
         self._shares = False
         self.by_digest: dict[str, Session] = {}
@@ -119,6 +117,7 @@ class Sessions:
         model: OnnxSegment,
         inputs: Sequence[TensorType],
         outputs: Sequence[TensorType],
+        ranges: Ranges | None = None,
     ) -> Made:
         """Find or build a session for a model and the weights at hand.
 
@@ -126,6 +125,7 @@ class Sessions:
             model: The model in float32.
             inputs: Types of its inputs.
             outputs: Types of its outputs.
+            ranges: The input shapes that it is to serve; None for these, or what the engine does.
 
         Raises:
             RefusedNodesError: The engine refused nodes.
@@ -141,7 +141,7 @@ class Sessions:
         while True:
             made = retyped(model, weights, inputs, self._engine, self._options, refused)
             request = BuildRequest(
-                made.segment, made.weights, inputs, outputs, self._options, self._gpu, self._batches
+                made.segment, made.weights, inputs, outputs, self._options, self._gpu, ranges
             )
             try:
                 session, borrows = self._found_or_built(request)

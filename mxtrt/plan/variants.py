@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mxtrt.convert.general import General, Shapes
 from mxtrt.convert.segment import OnnxSegment, to_onnx
-from mxtrt.errors import EngineError, Unsupported
+from mxtrt.engines.ranges import Ranges, Symbol
+from mxtrt.errors import EngineError
 from mxtrt.graph.symbol import Graph, TensorType, with_shapes
 from mxtrt.node import library
-from mxtrt.plan.family import Family, family_of
+from mxtrt.plan.family import Family
 
-__all__ = ["Profile", "Reshaped", "Shapes", "Variant", "Variants", "head_shapes", "profile_of"]
+__all__ = ["Reshaped", "Shapes", "Variant", "Variants", "head_shapes"]
 
 # Operators that are converted in another way where a model for other sizes is to be made of it.
 _OF_TWO_FORMS = frozenset({"_contrib_AdaptiveAvgPooling2D"})
@@ -31,7 +31,7 @@ class Reshaped:
         owned: Names of its variables that become initializers.
         model: Its ONNX model at these shapes.
         seconds: What the conversion took.
-        generalizes: Whether to look for one model for the other shapes.
+        family: The segments that it shares models for other shapes with.
 
     Attributes:
         shapes: The input shapes of ``graph``.
@@ -45,7 +45,7 @@ class Reshaped:
         owned: frozenset[str],
         model: OnnxSegment,
         seconds: float,
-        generalizes: bool,
+        family: Family,
     ) -> None:
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._graph = graph
@@ -59,7 +59,7 @@ class Reshaped:
         self.shapes: Shapes = tuple(self._known[name] for name in model.inputs)
         self.seconds = seconds
         self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
-        self._family = family_of(graph, owned) if generalizes else Family()
+        self._family = family
         self.model = self._shared(self.shapes, head_shapes(graph), model)
         if self.model is model:
             self._family.take(self.shapes, model)
@@ -88,12 +88,14 @@ class Reshaped:
         return outputs, self._shared(shapes, outputs, direct)
 
     def known(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
-        """The same where a model that is there serves them; otherwise None, sooner than that.
+        """The same where a model that is there serves them; otherwise None, and looks for none.
 
         Raises:
             EngineError: The segment does not accept them.
             Unsupported: A node cannot be converted at them.
         """
+        if (trusted := self.trusted(shapes)) is not None:
+            return trusted
         outputs, direct = self._converted(shapes)
         form = self._form(shapes, direct)
         model = self._family.model_at(shapes, outputs, direct, form)
@@ -118,6 +120,31 @@ class Reshaped:
         """
         return head_shapes(self._with(shapes))
 
+    def graph_at(self, shapes: Shapes) -> Graph:
+        """The segment with its shapes and dtypes at some input shapes.
+
+        Raises:
+            EngineError: The segment does not accept them.
+        """
+        return self._with(shapes)
+
+    def digest_at(self, shapes: Shapes) -> str | None:
+        """Digest of the model that :meth:`known` gives; None where it raises, too."""
+        try:
+            known = self.known(shapes)
+        except Exception:  # MXNet does not accept them, or a converter does not take them
+            return None
+        return None if known is None else known[1].digest
+
+    def is_shared(self, model: OnnxSegment) -> bool:
+        """Whether a model may be that of other input shapes too."""
+        return self._family.has(model)
+
+    @property
+    def tied(self) -> tuple[Symbol, ...]:
+        """The axes that the model for other shapes takes to be alike."""
+        return () if self.general is None else self.general.symbols
+
     def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         begin = time.thread_time()  # it pauses in the background
         graph = self._with(shapes)
@@ -141,69 +168,20 @@ class Reshaped:
             return with_shapes(self._graph, {**self._unread, **known})
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Batch sizes that one engine serves: the option ``batch_profile``."""
-
-    smallest: int
-    usual: int
-    largest: int
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Smallest, usual and largest."""
-        return self.smallest, self.usual, self.largest
-
-    def check(self, shapes: Shapes) -> None:
-        """See that input shapes are of one of these batch sizes.
-
-        Raises:
-            EngineError: They are not.
-        """
-        batch = shapes[0][0] if shapes[0] else 0
-        if not self.smallest <= batch <= self.largest:
-            raise EngineError(
-                f"batch size {batch} is outside batch_profile {self.smallest} to {self.largest}; "
-                "widen the option to run it in the engine"
-            )
-
-
-def profile_of(wanted: Collection[int], segment: Reshaped, model: OnnxSegment) -> Profile | None:
-    """The batch sizes that were asked for, if one model of the segment serves all of them.
-
-    Args:
-        wanted: Smallest, usual and largest batch size, or nothing.
-        segment: The segment.
-        model: Its model at its own input shapes.
-
-    Raises:
-        EngineError: The segment's own batch size is outside the profile.
-    """
-    shapes = segment.shapes
-    if not wanted or not shapes:
-        return None
-    if not all(shape and shape[0] == shapes[0][0] for shape in shapes):
-        return None
-    profile = Profile(*wanted)
-    for batch in {profile.smallest, profile.largest} - {shapes[0][0]}:
-        try:
-            _, other = segment.at(tuple((batch, *shape[1:]) for shape in shapes))
-        except (EngineError, Unsupported):
-            return None
-        if other.digest != model.digest:
-            return None
-    profile.check(shapes)
-    return profile
-
-
 class Variant(NamedTuple):
-    """One set of input shapes: the output shapes, and what names the session that serves it.
+    """One set of input shapes.
 
-    Its digest is empty where MXNet's operators serve it.
+    Attributes:
+        outputs: The output shapes.
+        digest: What names the session that serves it; empty where MXNet's operators do.
+        model: Digest of its model.
+        ranges: The input shapes that the session serves, where it is built for ranges.
     """
 
     outputs: Shapes
     digest: str
+    model: str
+    ranges: Ranges | None
 
 
 class Variants:
@@ -247,7 +225,11 @@ class Variants:
         return len(self._digests)
 
     def add(
-        self, shapes: Shapes, sessions: Collection[str], made: tuple[Shapes, OnnxSegment]
+        self,
+        shapes: Shapes,
+        sessions: Collection[str],
+        made: tuple[Shapes, OnnxSegment],
+        ranges: Ranges | None = None,
     ) -> None:
         """Describe input shapes to the library, without a session.
 
@@ -255,18 +237,30 @@ class Variants:
             shapes: The input shapes.
             sessions: Digests of the sessions that there are.
             made: Its output shapes and its model at these.
+            ranges: The input shapes that its session is to serve; None for what the engine does.
         """
-        outputs, model = made
-        digest = f"{model.digest}{shapes}" if self._static else model.digest
         self._drop_idle(sessions)
+        self._put(shapes, made, ranges)
+        self.serve(shapes, 0)
+
+    def move(self, shapes: Shapes, made: tuple[Shapes, OnnxSegment], ranges: Ranges | None) -> None:
+        """Have another session serve known input shapes from the next :meth:`serve` on."""
+        self._put(shapes, made, ranges)
+
+    def _put(self, shapes: Shapes, made: tuple[Shapes, OnnxSegment], ranges: Ranges | None) -> None:
+        outputs, model = made
+        digest = model.digest
+        if ranges is not None:
+            digest = f"{digest}{ranges.profiles}"
+        elif self._static:
+            digest = f"{digest}{shapes}"
         self._models[digest] = model
         self._digests.add(digest)
-        self._known[shapes] = Variant(outputs, digest)
-        self.serve(shapes, 0)
+        self._known[shapes] = Variant(outputs, digest, model.digest, ranges)
 
     def leave(self, shapes: Shapes, outputs: Shapes) -> None:
         """Describe input shapes that MXNet's operators serve."""
-        self._known[shapes] = Variant(outputs, "")
+        self._known[shapes] = Variant(outputs, "", "", None)
         self.serve(shapes, 0)
 
     def serve(self, shapes: Shapes, session: int) -> None:
@@ -284,6 +278,10 @@ class Variants:
         """The model of known input shapes; converts where it was dropped with its session."""
         model = self._models.get(self._known[shapes].digest)
         return model or self._segment.at(shapes)[1]
+
+    def used(self) -> set[str]:
+        """Digests of the sessions that serve known input shapes, or are to."""
+        return {variant.digest for variant in self._known.values()}
 
     def is_bound(self, shapes: Shapes) -> bool:
         """Whether an executor of MXNet's is bound to the node at input shapes."""

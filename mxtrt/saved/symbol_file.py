@@ -45,7 +45,15 @@ _FORMAT = 1
 _MARK = "mxtrt_saved"
 _SIDECAR = ".params"
 #: The options that make a difference to what is computed; the others are the machine's.
-_OPTIONS = ("precision", "batch_profile", "min_nodes", "verify", "deny_ops", "allow_ops")
+_OPTIONS = (
+    "precision",
+    "batch_profile",
+    "shapes",
+    "min_nodes",
+    "verify",
+    "deny_ops",
+    "allow_ops",
+)
 _TYPES = {str(dtype): dtype for dtype in DTYPES.values()}
 #: Most bytes of all arguments together that nothing depends on, such as labels.
 _MOST_UNREAD = 1 << 30

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mxtrt.engines import Session
 from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.symbol import Graph
 from mxtrt.plan import graph_pass
-from mxtrt.trial import fastest
+from mxtrt.trial import fastest, ranged
 from mxtrt.trial.verify import verify
 
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode
     from mxtrt.plan.plan import Plan
 
-__all__ = ["all_built", "before", "built", "forget"]
+__all__ = ["all_built", "before", "built", "forget", "ranges"]
 
 
 def before(plan: Plan) -> None:
@@ -76,6 +78,20 @@ def all_built(plan: Plan, arrays: Mapping[str, Any]) -> None:
             node.report.notes += told
     if slower:
         raise RefusedNodesError(slower)
+
+
+def ranges(node: EngineNode, session: Session, graphs: Sequence[Graph]) -> None:
+    """Compare an engine for ranges of shapes with MXNet, whatever the options are.
+
+    Args:
+        node: The engine node that it is to serve.
+        session: The engine.
+        graphs: The segment at the input shapes to compare at.
+
+    Raises:
+        EngineError: They are too far apart, or cannot be compared.
+    """
+    ranged.compare(node, session, graphs)
 
 
 def forget() -> None:

@@ -173,7 +173,7 @@ def _compare(node: EngineNode, arrays: Mapping[str, Any], alone: bool) -> str:
         notes.append("not timed: MXNet would need a copy of the weights")
         return ""
     try:
-        values = values_for(node, arrays)
+        values = values_for(node.graph, node.inputs, arrays)
         begin = time.perf_counter()
         run_engine(node, values)  # raises if it does not run
         if hurried and (seconds := time.perf_counter() - begin) > _LONGEST_FORWARD:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxtrt.errors import RefusedNodesError
+from mxtrt.engines import Session
+from mxtrt.errors import EngineError, RefusedNodesError
 from mxtrt.graph.rewrite import node_attributes
 from mxtrt.graph.symbol import Entry, Graph, Node
 from mxtrt.node import library
@@ -29,6 +30,7 @@ __all__ = [
     "engine_graph",
     "operators",
     "run_engine",
+    "run_session",
     "values_for",
 ]
 
@@ -37,19 +39,20 @@ Array = np.ndarray[Any, Any]
 _NO_LIMIT = 2**62
 
 
-def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
+def values_for(graph: Graph, inputs: Sequence[str], arrays: Mapping[str, Any]) -> dict[str, Array]:
     """A value for every variable of a segment.
 
     Args:
-        node: Its engine node.
-        arrays: NDArrays of the segment's weights, and of its data where these are known.
+        graph: The segment, with shapes and dtypes.
+        inputs: Names of the variables that its engine reads at every forward.
+        arrays: Its weights, and its data where these are known: NDArrays or NumPy's.
 
     Raises:
         IndicesError: No values are known with which its lengths and indices are in range.
     """
     random = np.random.default_rng(0)
     values: dict[str, Array] = {}
-    for variable in node.graph.nodes:
+    for variable in graph.nodes:
         if not variable.is_variable:
             continue
         (kind,) = variable.types
@@ -58,18 +61,21 @@ def values_for(node: EngineNode, arrays: Mapping[str, Any]) -> dict[str, Array]:
         assert dtype is not None
         given: Any = arrays.get(name)
         known = given is not None and tuple(given.shape) == shape
-        if name not in node.inputs:  # a weight, or a variable that the engine does not read
-            values[name] = given.asnumpy() if known else np.ones(shape, dtype)
-        elif known and np.ptp(seen := given.asnumpy()):
+        if name not in inputs:  # a weight, or a variable that the engine does not read
+            values[name] = _numbers(given) if known else np.ones(shape, dtype)
+        elif known and np.ptp(seen := _numbers(given)):
             values[name] = seen.astype(dtype)
         elif dtype.kind == "f":
             values[name] = random.standard_normal(shape).astype(dtype)
         else:
             values[name] = random.integers(0, 2, shape).astype(dtype)
-    fixed = values.keys() - set(node.inputs)
-    return keep_in_range(
-        node.graph, values, fixed, lambda entry, tried: _value(node.graph, entry, tried)
-    )
+    fixed = values.keys() - set(inputs)
+    return keep_in_range(graph, values, fixed, lambda entry, tried: _value(graph, entry, tried))
+
+
+def _numbers(array: Any) -> Array:
+    numbers: Array = array.asnumpy() if hasattr(array, "asnumpy") else array
+    return numbers
 
 
 def _value(graph: Graph, entry: Entry, values: Mapping[str, Array]) -> Array:
@@ -154,17 +160,56 @@ def run_engine(node: EngineNode, values: Mapping[str, Array]) -> list[Array]:
     Raises:
         RefusedNodesError: It fails.
     """
+    given = [values[name] for name in node.inputs]
+    try:
+        return _run(node.key, given, len(node.graph.heads), node.gpu)
+    except EngineError as error:
+        raise RefusedNodesError(dict.fromkeys(node.report.nodes, str(error))) from error
+
+
+def run_session(
+    session: Session, graph: Graph, inputs: Sequence[Array], gpu: int | None
+) -> list[Array]:
+    """The outputs of a session that serves no engine node yet, run once on this thread.
+
+    Args:
+        session: The session.
+        graph: Its segment, with shapes and dtypes.
+        inputs: What the session reads, in its order.
+        gpu: The GPU that its inputs and outputs are on, None for host memory.
+
+    Raises:
+        EngineError: It fails.
+    """
+    lib = library()
+    outputs = [graph.type_of(head) for head in graph.heads]
+    key = lib.create_node(
+        [array.dtype for array in inputs], [one.dtype for one in outputs if one.dtype], gpu
+    )
+    try:
+        shapes = [*(array.shape for array in inputs), *(one.shape or () for one in outputs)]
+        lib.put_variant(key, shapes, session.handle)
+        return _run(key, inputs, len(outputs), gpu)
+    finally:
+        lib.release(key)
+
+
+def _run(key: int, inputs: Sequence[Array], num_outputs: int, gpu: int | None) -> list[Array]:
+    """The outputs of a node's engine.
+
+    Raises:
+        EngineError: It fails.
+    """
     import mxnet as mx
     from mxnet.base import NDArrayHandle
 
-    context = context_of(node.gpu)
-    inputs = [mx.nd.array(values[n], dtype=values[n].dtype, ctx=context) for n in node.inputs]
-    outputs = (ctypes.c_void_p * len(node.graph.heads))()
-    handles = (ctypes.c_void_p * len(inputs))(*[array.handle for array in inputs])
+    context = context_of(gpu)
+    arrays = [mx.nd.array(values, dtype=values.dtype, ctx=context) for values in inputs]
+    outputs = (ctypes.c_void_p * num_outputs)()
+    handles = (ctypes.c_void_p * len(arrays))(*[array.handle for array in arrays])
     place = context.device_typeid, context.device_id
-    done = library().run(node.key, handles, len(inputs), outputs, len(outputs), _NO_LIMIT, place)
+    done = library().run(key, handles, len(arrays), outputs, num_outputs, _NO_LIMIT, place)
     if done != 1:
         told = library().take_error() if done == 0 else "it takes no such inputs"
-        reason = f"its engine does not run: {told}"
-        raise RefusedNodesError(dict.fromkeys(node.report.nodes, reason))
+        raise EngineError(f"its engine does not run: {told}")
     return [mx.nd.NDArray(NDArrayHandle(handle)).asnumpy() for handle in outputs]

@@ -24,12 +24,12 @@ from mxtrt.trial.segment import Array, operators, run_engine, values_for
 if TYPE_CHECKING:
     from mxtrt.plan.engine_node import EngineNode
 
-__all__ = ["verify"]
+__all__ = ["UNITS", "Expected", "verify"]
 
 _log = logging.getLogger("mxtrt")
 
 #: Unit roundoffs of the arithmetic that each precision asks for.
-_UNITS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11}
+UNITS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11}
 #: Standard deviation of the noise, in roundoffs: every layer rounds once or twice.
 _ROUNDINGS = 8.0
 _SAMPLES = 8
@@ -49,15 +49,15 @@ def verify(node: EngineNode, arrays: Mapping[str, Any]) -> None:
     Raises:
         RefusedNodesError: They are too far apart; the node that makes the difference is named.
     """
-    unit = _UNITS.get(node.precision)
+    unit = UNITS.get(node.precision)
     if unit is None:
         node.report.notes.append(f"not verified: precision {node.precision} rounds as calibrated")
         return
     from mxnet.base import MXNetError
 
     try:
-        values = values_for(node, arrays)
-        expected = _Expected(node.graph, node.graph.heads, values, unit, node.gpu)
+        values = values_for(node.graph, node.inputs, arrays)
+        expected = Expected(node.graph, node.graph.heads, values, unit, node.gpu)
     except MXNetError as error:  # a GPU that MXNet has no kernels for
         node.report.notes.append(f"not verified: MXNet does not run it: {mxnet_reason(error)}")
         return
@@ -75,7 +75,7 @@ def verify(node: EngineNode, arrays: Mapping[str, Any]) -> None:
     raise RefusedNodesError({name: reason})
 
 
-class _Expected:
+class Expected:
     """MXNet's answers, and how far they move.
 
     Args:
@@ -84,6 +84,8 @@ class _Expected:
         values: Values of its variables.
         unit: Unit roundoff of the engine's arithmetic.
         gpu: Where to run.
+        samples: How often MXNet answers to moved numbers.  Few of them tell what the noise is all
+            over an output, and not what it is at each of its numbers.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class _Expected:
         values: Mapping[str, Array],
         unit: float,
         gpu: int | None,
+        samples: int = _SAMPLES,
     ) -> None:
         import mxnet as mx
 
@@ -104,12 +107,12 @@ class _Expected:
         def forward() -> list[Array]:
             return [output.asnumpy() for output in compute()]
 
-        self._unit = unit
+        self._unit, self._samples = unit, samples
         self._entries = {entry: place for place, entry in reversed(list(enumerate(entries)))}
         self._right = forward()
         self._squares = [np.zeros(head.shape) for head in self._right]
         random = np.random.default_rng(1)
-        for _ in range(_SAMPLES):
+        for _ in range(samples):
             for name, old in arrays.items():
                 array = values[name]
                 if array.dtype.kind == "f" and name not in still:
@@ -125,7 +128,7 @@ class _Expected:
         worst = 0.0
         for entry, answer in zip(entries, answers, strict=True):
             place = self._entries[entry]
-            right, variance = self._right[place], self._squares[place] / _SAMPLES
+            right, variance = self._right[place], self._squares[place] / self._samples
             if answer.shape != right.shape or answer.dtype != right.dtype:
                 return float("inf")
             # Where MXNet's answer, with or without noise, is not finite, any answer is accepted.
@@ -138,7 +141,8 @@ class _Expected:
                 continue
             variance = np.where(sure, variance, 0)
             if variance.ndim:
-                variance = np.maximum(variance, variance.mean(-1, keepdims=True))
+                axes = -1 if self._samples == _SAMPLES else None
+                variance = np.maximum(variance, variance.mean(axes, keepdims=True))
             largest = max(float(np.abs(right[sure]).max()), 1e-30)
             unit = max(self._unit, float(np.finfo(right.dtype).eps) / 2)
             limit = _DEVIATIONS * (np.sqrt(variance) + 2 * unit * largest)
@@ -158,7 +162,7 @@ def _bisect(
     graph = node.graph
     operators = [index for index, one in enumerate(graph.nodes) if not one.is_variable]
     entries = [Entry(i, k) for i in operators for k in range(len(graph.nodes[i].types))]
-    expected = _Expected(graph, entries, values, unit, node.gpu)
+    expected = Expected(graph, entries, values, unit, node.gpu)
     right, wrong = (
         0,
         len(operators),

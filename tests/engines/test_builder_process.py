@@ -12,7 +12,7 @@ import time
 import onnx
 import pytest
 from support.process import run
-from support.tensorrt import AMPERE, request_for
+from support.tensorrt import AMPERE, batches, request_for
 
 from mxtrt.engines.tensorrt import process
 from mxtrt.engines.tensorrt.builder import Blueprint, blueprint, build_plan
@@ -161,7 +161,7 @@ def test_a_fork_has_a_builder_of_its_own(builder):
 def test_tensorrt_for_rtx_builds_there_what_it_builds_here(api):
     """A real network, its weights and its timings."""
     builder = BuilderProcess(api)
-    wanted = blueprint(request_for(batches=(1, 2, 16)), AMPERE)
+    wanted = blueprint(request_for(batches((1, 1, 2), (1, 8, 16))), AMPERE)
     plan, timings = builder.build(wanted, b"", None)
     assert builder._child is not None
     builder.stop()

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from support.networks import classifier, images
 from support.segments import segments_of
-from support.tensorrt import AMPERE, request_for
+from support.tensorrt import AMPERE, batches, request_for
 
 from mxtrt.engines.tensorrt import builder
 from mxtrt.engines.tensorrt.api import Api
@@ -35,11 +35,11 @@ def shapes_of(api: Api, plan: bytes) -> Sequence[int]:
     return tuple(engine.get_tensor_shape("data"))
 
 
-@pytest.mark.parametrize("batches", [None, (1, 2, 16)])
+@pytest.mark.parametrize("ranges", [None, batches((1, 2, 16)), batches((1, 2, 4), (1, 8, 16))])
 @pytest.mark.parametrize("options", [{}, {"precision": "tf32"}, {"workspace": "64MiB"}])
-def test_engines_build(api, batches, options):
-    """For one set of shapes and for a range of batch sizes; the timings are kept."""
-    wanted = blueprint(request_for(batches, **options), AMPERE)
+def test_engines_build(api, ranges, options):
+    """For one set of shapes and for ranges of batch sizes; the timings are kept."""
+    wanted = blueprint(request_for(ranges, **options), AMPERE)
     plan, timings = build_plan(api, wanted)
     assert len(plan) > 1000
     again, _ = build_plan(api, wanted, timings)
@@ -141,6 +141,23 @@ def test_the_model_holds_the_weights_and_fixed_shapes():
         np.testing.assert_array_equal(held[weight.type.name], weight.array.asnumpy())
 
 
+def test_axes_that_vary_have_names():
+    """One for those of one size; the others are fixed."""
+    request = request_for(batches((1, 2, 8)))
+    (value,) = onnx.load_model_from_string(blueprint(request).model).graph.input
+    dims = value.type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ["size0", *X.shape[1:]]
+    (profile,) = blueprint(request).profiles
+    assert [[*shape] for shape in profile["v1"]] == [[n, *X.shape[1:]] for n in (1, 2, 8)]
+
+
+def test_a_profile_that_tensorrt_does_not_take_is_a_refusal(api):
+    """In one sentence, with its words."""
+    wanted = blueprint(request_for(batches((4, 2, 8))), AMPERE)
+    with pytest.raises(EngineError, match="TensorRT"):
+        build_plan(api, wanted)
+
+
 def test_the_hash_depends_on_all_that_the_engine_depends_on():
     """Weights, shapes, options and what is given; the same content has the same hash."""
 
@@ -154,8 +171,9 @@ def test_the_hash_depends_on_all_that_the_engine_depends_on():
         digest(("8.6",)),
         digest(precision="tf32"),
         digest(workspace=1 << 20),
-        digest(batches=(1, 2, 4)),
-        digest(batches=(1, 2, 8)),
+        digest(ranges=batches((1, 2, 4))),
+        digest(ranges=batches((1, 2, 8))),
+        digest(ranges=batches((1, 2, 4), (1, 2, 8))),
     ]
     assert len(set(different)) == len(different)
     changed = request_for()

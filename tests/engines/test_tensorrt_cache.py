@@ -8,7 +8,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from support.tensorrt import request_for
+from support.tensorrt import batches, request_for
 
 from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.tensorrt import engine, runtime
@@ -30,7 +30,7 @@ class Machine(TensorRT):
         self._runtimes = {0: SimpleNamespace(load=self._load_plan)}
         self._loaded = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
-        self._api = SimpleNamespace(shares_profiles=True)
+        self._api = SimpleNamespace(profile_copies=1)
 
     def _facts(self, ordinal):
         return ("stand-in", ordinal)
@@ -61,6 +61,16 @@ def test_a_cached_engine_that_tensorrt_refuses_is_built_again(tmp_path, caplog):
     machine = Machine(b"engine 1")
     machine._load(request)
     assert machine.built == 0
+
+
+def test_an_engine_for_ranges_is_told_by_its_bytes(tmp_path):
+    """Another build of the same request may have other kernels."""
+    request = request_for(batches((1, 2, 8)), cache_dir=str(tmp_path))
+    loaded = Machine()._load(request)
+    assert Machine()._load(request).content == loaded.content
+    machine = Machine(b"engine 1")
+    machine.built = 1
+    assert machine._load(request).content not in ("", loaded.content)
 
 
 def test_a_gpu_without_room_is_no_reason_to_build_again(tmp_path):

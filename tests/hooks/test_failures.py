@@ -21,7 +21,7 @@ NEVER, ALWAYS = 0, 10**6
 def fail(node: EngineNode) -> None:
     """Give a node a session that fails at every run: its model has no inputs of these names."""
     lib = library()
-    ((shapes, (outputs, _)),) = node.variants
+    ((shapes, (outputs, *_)),) = node.variants
     model: OnnxSegment = node.variants.model_at(shapes)
     weights = [
         (w.type.name, w.address, w.type.shape, w.type.dtype)

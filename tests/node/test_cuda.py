@@ -2,105 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
+from support.cuda import SETUP
 from support.process import run
-
-SETUP = """
-    import ctypes, gc, time
-    import mxtrt, mxnet as mx, numpy as np
-    from mxtrt.node import library
-    from mxtrt.errors import NodeError
-
-    fake = ctypes.CDLL("libcuda.so.1")
-    fake.fake_kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int] + [
-        ctypes.c_void_p
-    ] * 2
-    fake.fake_count.restype = ctypes.c_long
-    fake.fake_copies.restype = ctypes.c_long
-    fake.fake_copies.argtypes = [ctypes.c_void_p]
-    CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS = range(8)
-    LATE, FAIL_COPY, IN_ERROR, HOLD = range(8, 12)
-    lib = library()
-
-    class Doubler:
-        calls = 0
-
-        def __init__(self, size):
-            self.size = size
-
-        def enqueue(self, addresses, scratch, stream):
-            Doubler.calls += 1
-            code = fake.fake_kernel(*addresses, self.size, scratch, stream)
-            if code:
-                raise RuntimeError(f"kernel failed with {code}")
-
-    class Node:
-        def __init__(self, size, on_device, scratch=0, gpu=0, **options):
-            f32, sizes = np.dtype(np.float32), [4 * size]
-            self.key = lib.create_node([f32], [f32])
-            self.session = lib.cuda.create_session(
-                Doubler(size), sizes, sizes, scratch, gpu, on_device=on_device, **options
-            )
-            lib.put_variant(self.key, [(size,), (size,)], self.session)
-
-        def __call__(self, x):
-            inputs, outputs = (ctypes.c_void_p * 1)(x.handle), (ctypes.c_void_p * 1)()
-            place = x.ctx.device_typeid, x.ctx.device_id
-            done = lib.run(self.key, inputs, 1, outputs, 1, 10**12, place)
-            if done != 1:
-                raise RuntimeError(f"{done} {lib.take_error()}")
-            return mx.nd.NDArray(ctypes.c_void_p(outputs[0]))
-
-        def close(self):
-            lib.release(self.session)
-            lib.release(self.key)
-
-    def address(array):
-        pointer = ctypes.c_void_p()
-        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-        return pointer.value
-
-    def settle(busy=lambda: count(GRAPHS)):  # MXNet forgets a run some time after it is done
-        mx.nd.waitall()
-        end = time.monotonic() + 10
-        while busy() and time.monotonic() < end:
-            time.sleep(0.01)
-
-    def wait(array):
-        assert lib.finish(array.handle) == 1
-
-    def count(which):
-        return fake.fake_count(which)
-"""
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the stand-in driver."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("the stand-in for NVIDIA's driver needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("fake_cuda.cc")
-    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
-    subprocess.run([*command, "-o", folder / "libcuda.so.1", source], check=True)
-    return folder
-
-
-@pytest.fixture
-def check(driver: Path):
-    """Runs a script in a process with the stand-in driver."""
-
-    def check(script: str) -> None:
-        done = run(SETUP + script, LD_LIBRARY_PATH=str(driver))
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == "ok"
-
-    return check
 
 
 def test_a_forward_in_host_memory_is_one_graph_launch(check):
@@ -464,7 +368,7 @@ SYMBOL = """
     class Engine:
         name, version, contexts = "stand-in", "1", ("cpu", "gpu")
         dtypes, computes_float16 = {np.dtype(np.float32)}, False
-        static_shapes, shares_sessions = True, False
+        static_shapes, takes_ranges, shares_sessions = True, False, False
         on_cpu = False
 
         def build(self, request):

@@ -160,7 +160,12 @@ MARK = {
     "inputs": {"data": ["float32", [1, 3]], "label": ["int32", []]},
     "unread": ["label"],
     "left": ["round0"],
-    "options": {"precision": "fp16", "deny_ops": ["Pooling"], "batch_profile": [1, 2, 3]},
+    "options": {
+        "precision": "fp16",
+        "deny_ops": ["Pooling"],
+        "batch_profile": [1, 2, 3],
+        "shapes": [["data", [[1, 2, 3], [4, 4, 4]]]],
+    },
     "ranges": "",
     "gpu": None,
     "made_by": "mxtrt",

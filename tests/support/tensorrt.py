@@ -8,6 +8,7 @@ import numpy as np
 
 from mxtrt import config
 from mxtrt.engines import BuildRequest, Weight
+from mxtrt.engines.ranges import Profile, Ranges
 from mxtrt.engines.tensorrt.builder import canonical
 from mxtrt.graph.symbol import TensorType
 from support.networks import classifier, images, parameters
@@ -18,9 +19,13 @@ F32 = np.dtype(np.float32)
 AMPERE = (8, 6)  # a GPU that need not be there
 
 
-def request_for(
-    batches: tuple[int, int, int] | None = None, seed: int = 0, **options: Any
-) -> BuildRequest:
+def batches(*sizes: tuple[int, int, int]) -> Ranges:
+    """Profiles for the classifier, each of a smallest, a usual and a largest batch size."""
+    profiles = (Profile(*(((size, *X.shape[1:]),) for size in one)) for one in sizes)
+    return Ranges(tuple(profiles), (((0, 0),),))
+
+
+def request_for(ranges: Ranges | None = None, seed: int = 0, **options: Any) -> BuildRequest:
     """The classifier, as a bind asks for it."""
     symbol = classifier()
     (segment,) = segments_of(symbol, {"data": X.shape, "softmax_label": X.shape[:1]})
@@ -32,6 +37,6 @@ def request_for(
         [TensorType(X.shape, F32)],
         [TensorType((X.shape[0], 10), F32)],
         config.current().replace(**options),
-        batches=batches,
+        ranges=ranges,
     )
     return canonical(request)

@@ -18,6 +18,10 @@ __all__ = ["PACKAGES", "Api", "how_to_install", "installed", "load_api"]
 #: Python packages that offer the API, in the order in which they are looked for.
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
+#: Contexts for each optimization profile: shapes that come in turns keep one each, as many as
+#: there are.  Before TensorRT 8.6 a profile has one context, so that each is there several times.
+PROFILE_CONTEXTS, PROFILE_COPIES = 8, 2
+
 _log = logging.getLogger("mxtrt")
 
 
@@ -85,6 +89,16 @@ class Api:
         self.shares_profiles = self.profile_sharing is not None or not self.version.startswith("8.")
         self._errors: list[str] = []
         self.logger = self._make_logger()
+
+    @property
+    def profile_copies(self) -> int:
+        """How often an engine has each optimization profile, to have as many contexts for it."""
+        return 1 if self.shares_profiles else PROFILE_COPIES
+
+    @property
+    def profile_contexts(self) -> int:
+        """Contexts for each optimization profile at the most."""
+        return PROFILE_CONTEXTS if self.shares_profiles else PROFILE_COPIES
 
     def forget_errors(self) -> None:
         """Forget what was logged so far."""

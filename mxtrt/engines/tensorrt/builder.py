@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from mxtrt.engines.base import BuildRequest
+from mxtrt.engines.ranges import Profile
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError, RefusedNodesError
 
@@ -45,8 +46,8 @@ class Blueprint:
         sources: The MXNet node of every ONNX node.
         precision: The option.
         workspace: The option, in bytes.
-        profile: Smallest, usual and largest shape of every input by name, for an engine that serves
-            several; without it they are those of the model.
+        profiles: For every optimization profile the smallest, usual and largest shape of every
+            input by name; none for an engine that serves the shapes of the model only.
         capability: Compute capability of a GPU that is not this machine's, which TensorRT for RTX
             can build for.
     """
@@ -55,22 +56,31 @@ class Blueprint:
     sources: Sequence[str]
     precision: str
     workspace: int
-    profile: Mapping[str, Sequence[Sequence[int]]] | None = None
+    profiles: Sequence[Mapping[str, Sequence[Sequence[int]]]] = ()
     capability: tuple[int, int] | None = None
 
 
-def blueprint(request: BuildRequest, capability: tuple[int, int] | None = None) -> Blueprint:
-    """What the builder is given to build a request, names replaced."""
-    profile = None
-    if request.batches is not None:
-        profile = dict(zip(request.segment.inputs, _ranges(request), strict=True))
+def blueprint(
+    request: BuildRequest, capability: tuple[int, int] | None = None, copies: int = 1
+) -> Blueprint:
+    """What the builder is given to build a request, names replaced.
+
+    Args:
+        request: What to build.
+        capability: See :class:`Blueprint`.
+        copies: How often each optimization profile is to be there.
+    """
+    profiles = [
+        dict(zip(request.segment.inputs, _bounds(profile), strict=True))
+        for profile in (request.ranges.profiles if request.ranges else ())
+    ]
     options = request.options
     return Blueprint(
         _whole_model(request),
         request.segment.sources,
         options.precision,
         options.workspace,
-        profile,
+        profiles * copies,
         capability,
     )
 
@@ -126,10 +136,11 @@ def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
     Args:
         request: What to build, names replaced; its shapes count as far as the engine is built
             for them.
-        facts: What else it depends on: versions, the GPU.
+        facts: What else it depends on: versions, the GPU, copies of its profiles.
     """
     options = request.options
-    text = repr((facts, options.precision, options.workspace, list(_ranges(request))))
+    shapes: object = request.ranges or [tensor.shape for tensor in request.inputs]
+    text = repr((facts, options.precision, options.workspace, shapes))
     digest = hashlib.sha256(text.encode())
     digest.update(request.segment.model)
     for weight in request.weights:
@@ -141,7 +152,7 @@ def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
 def _whole_model(request: BuildRequest) -> bytes:
     """The model with its weights inside, as the parser takes it; outputs have no shapes.
 
-    Dimensions are fixed, but for axis 0 of a model that is built for several batch sizes.
+    Dimensions are fixed, but for the axes that vary: those of one size have one name.
     """
     model = onnx.load_model_from_string(request.segment.model)
     values = {weight.type.name: weight for weight in request.weights}
@@ -150,14 +161,20 @@ def _whole_model(request: BuildRequest) -> bytes:
             tensor.ClearField("external_data")
             tensor.data_location = onnx.TensorProto.DEFAULT
             tensor.raw_data = bytes(values[tensor.name].data)
-    for value, (smallest, _, largest) in zip(model.graph.input, _ranges(request), strict=True):
+    varies = {
+        place: f"size{number}"
+        for number, symbol in enumerate(request.ranges.symbols if request.ranges else ())
+        for place in symbol
+    }
+    for index, (value, tensor) in enumerate(zip(model.graph.input, request.inputs, strict=True)):
         value.type.tensor_type.ClearField("shape")
         shape = value.type.tensor_type.shape
-        for low, high in zip(smallest, largest, strict=True):
-            if low == high:
-                shape.dim.add(dim_value=low)
+        assert tensor.shape is not None
+        for axis, size in enumerate(tensor.shape):
+            if (index, axis) in varies:
+                shape.dim.add(dim_param=varies[index, axis])
             else:
-                shape.dim.add(dim_param="batch")
+                shape.dim.add(dim_value=size)
         value.type.tensor_type.shape.SetInParent()
     data: bytes = model.SerializeToString(deterministic=True)
     return data
@@ -226,13 +243,14 @@ def _build_plan(
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if blueprint.profile is not None:
+    for shapes_of in blueprint.profiles:
         profile = builder.create_optimization_profile()
-        for name, shapes in blueprint.profile.items():
-            profile.set_shape(name, *shapes)
-        config.add_optimization_profile(profile)
-        if api.profile_sharing is not None:
-            config.set_preview_feature(api.profile_sharing, True)
+        for name, shapes in shapes_of.items():
+            profile.set_shape(name, *map(tuple, shapes))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"TensorRT does not take the profile {shapes_of}: {api.errors()}")
+    if blueprint.profiles and api.profile_sharing is not None:
+        config.set_preview_feature(api.profile_sharing, True)
     timings = config.create_timing_cache(timing_cache) or config.create_timing_cache(b"")
     if timings is not None:
         config.set_timing_cache(timings, False)
@@ -301,15 +319,9 @@ def _pin_types(trt: Any, network: Any, config: Any, model: bytes) -> None:
             layer.set_output_type(place, current)
 
 
-def _ranges(request: BuildRequest) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """For every input the smallest, usual and largest shape that the engine is built for."""
-    for tensor in request.inputs:
-        assert tensor.shape is not None
-        if request.batches is None:
-            yield (tensor.shape,) * 3
-        else:
-            rest = tensor.shape[1:]
-            yield tuple((batch, *rest) for batch in request.batches)
+def _bounds(profile: Profile) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """For every input its smallest, usual and largest shape."""
+    return zip(profile.smallest, profile.usual, profile.largest, strict=True)
 
 
 def _refusal(api: Api, parser: Any, sources: Sequence[str]) -> EngineError:

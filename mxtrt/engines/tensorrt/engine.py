@@ -44,6 +44,7 @@ class TensorRT:
     on_cpu = TENSORRT.on_cpu
     computes_float16 = True
     static_shapes = True
+    takes_ranges = True
     shares_sessions = False  # a context belongs to what was recorded with it
 
     def __init__(self, api: Api) -> None:
@@ -67,27 +68,42 @@ class TensorRT:
         try:
             with cuda.current(request.gpu or 0):
                 loaded = self._load(request)
-                handle = cuda.create_session(
-                    loaded.context(request),
-                    [tensor.nbytes for tensor in request.inputs],
-                    [tensor.nbytes for tensor in request.outputs],
-                    loaded.scratch,
-                    loaded.runtime.ordinal,
-                    on_device=request.gpu is not None,
-                )
+                outputs = [tensor.nbytes for tensor in request.outputs]
+                on_device = request.gpu is not None
+                if request.ranges is None:
+                    sizes = [tensor.nbytes for tensor in request.inputs]
+                    handle = cuda.create_session(
+                        loaded.context(request),
+                        sizes,
+                        outputs,
+                        loaded.scratch,
+                        loaded.runtime.ordinal,
+                        on_device=on_device,
+                    )
+                else:
+                    handle = cuda.create_range_session(
+                        loaded.contexts(request),
+                        [(tensor.shape or (), tensor.nbytes) for tensor in request.inputs],
+                        outputs,
+                        loaded.scratch,
+                        loaded.runtime.ordinal,
+                        on_device=on_device,
+                    )
         except NodeError as error:
             raise EngineError(str(error)) from error
         reason = cuda.unrecordable(handle)
         notes = (f"every forward goes through Python: {reason}",) if reason else ()
-        return Session(handle, loaded.tally, loaded.runtime.ordinal, notes)
+        content = loaded.content if request.ranges else ""
+        return Session(handle, loaded.tally, loaded.runtime.ordinal, notes, content=content)
 
     def _load(self, request: BuildRequest) -> LoadedEngine:
         ordinal = request.gpu or 0
         facts = self._facts(ordinal)
-        key = content_hash(request, facts)
+        copies = () if request.ranges is None else (self._api.profile_copies,)
+        key = content_hash(request, (*facts, *copies))
         with self._lock:
             loaded = self._loaded.get((ordinal, key))
-            if loaded is None or not (request.batches is None or self._api.shares_profiles):
+            if loaded is None:
                 if ordinal not in self._runtimes:
                     self._runtimes[ordinal] = self._start(ordinal)
                 loaded = self._load_or_build(key, request, facts, self._runtimes[ordinal])
@@ -115,14 +131,21 @@ class TensorRT:
             return built[0]
 
         plan = cache.get_or_build(key, build)
+
+        def load(plan: bytes | memoryview) -> LoadedEngine:
+            loaded = runtime.load(plan)
+            if request.ranges is not None:
+                loaded.content = hashlib.sha256(plan).hexdigest()
+            return loaded
+
         try:
-            return runtime.load(plan)
+            return load(plan)
         except EngineError as error:
             if built or "memory" in str(error).lower():  # of the GPU: no fault of the engine
                 raise
             _log.warning("a cached engine does not load and is built again: %s", error)
             cache.store(key, build())
-            return runtime.load(built[0])
+            return load(built[0])
 
     def _facts(self, ordinal: int) -> tuple[object, ...]:
         device = library().cuda.device(ordinal)
@@ -135,7 +158,8 @@ class TensorRT:
         library().cuda.make_current(ordinal)
         timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
         known = bytes(cache.load(timings) or b"")
-        plan, learnt = self.builder.build(blueprint(request), known, ordinal)
+        wanted = blueprint(request, copies=self._api.profile_copies)
+        plan, learnt = self.builder.build(wanted, known, ordinal)
         if learnt and learnt != known:
             cache.store(timings, learnt)
         return plan
