@@ -15,7 +15,7 @@ from mxtrt.config import Options
 from mxtrt.engines import Session
 from mxtrt.engines.ranges import Profile, Ranges
 from mxtrt.errors import EngineError
-from mxtrt.plan import proofs
+from mxtrt.plan import engine_node, proofs
 from mxtrt.plan.proofs import Proofs, WrongError, compared_at
 from mxtrt.trial import ranged as trial
 from mxtrt.trial.indices import IndicesError
@@ -95,10 +95,18 @@ def test_no_request_waits_where_builds_are_in_the_background(ranged, tmp_path):
     assert net.node.report.notes[-1].startswith("every input shape has an engine of its own: its ")
 
 
-def test_weights_that_change_during_the_comparison_are_no_reason(ranged, tmp_path, monkeypatch):
-    """The engine was of other weights, and another one is built."""
+@pytest.mark.parametrize("built", [False, True])
+def test_weights_that_change_during_the_comparison_are_no_reason(
+    ranged, tmp_path, monkeypatch, built
+):
+    """The engine was of other weights, and another one is built; also where there was one."""
     net = Net(texts(), tmp_path, build="wait")
     net.is_right((1, 12, 6))
+    if built:
+        net.is_right((1, 17, 6))
+        assert mxtrt.ready(timeout=60)
+        for parameter in net.net.collect_params().values():
+            parameter.set_data(parameter.data() * 2)
     values_for, changes = trial.values_for, iter((True,))
 
     def change(*args: Any) -> Any:
@@ -113,6 +121,24 @@ def test_weights_that_change_during_the_comparison_are_no_reason(ranged, tmp_pat
         assert mxtrt.ready(timeout=60)
     assert ranged.ranges[-1] is not None
     assert net.node.report.notes[-1].startswith("one engine for data 1x(")
+
+
+def test_a_request_finds_the_ranges_that_contain_its_shapes(ranged, tmp_path, monkeypatch):
+    """Without waiting for a build, and without MXNet."""
+    monkeypatch.setattr(engine_node, "_BRIEF", 60.0)
+    net = Net(texts(), tmp_path, build="wait")
+    for length in (12, 17):
+        net.is_right((1, length, 6))
+        assert mxtrt.ready(timeout=60)
+    before = mxtrt.stats()
+    for length in (20, 8):
+        net.is_right((1, length, 6))
+    after = mxtrt.stats()
+    assert (after.postponed, after.builds) == (before.postponed, before.builds)
+    net.is_right((1, 80, 6))
+    assert mxtrt.ready(timeout=60)
+    assert mxtrt.stats().postponed == before.postponed + 1
+    assert [ranges is None for ranges in ranged.ranges] == [True, False, False]
 
 
 def test_what_cannot_be_compared_is_not_used(ranged, tmp_path, monkeypatch):
