@@ -69,7 +69,7 @@ class RangeSession : public CudaSession {
         buffers_[i].bytes = bytes(i < num_inputs_ ? inputs[i] : outputs[i - num_inputs_]);
       }
       device_.make_current();
-      allocate_buffers();
+      make_room();
       take_inputs(inputs);
       for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
       Turn turn(device_, stream);
@@ -95,6 +95,14 @@ class RangeSession : public CudaSession {
     size_t count = 0;
     for (const auto& context : contexts_) count += context.records.size();
     return static_cast<int64_t>(count);
+  }
+
+  // Has buffers that hold the tensors.  What was recorded with smaller ones, whose host memory
+  // goes, goes first; no run is under way, as each is waited for.
+  void make_room() {
+    if (buffers_fit()) return;
+    for (auto& context : contexts_) context.records.clear();
+    allocate_buffers();
   }
 
   void put_own(const std::vector<Shape>& shapes, const Turn& turn, void* stream) {

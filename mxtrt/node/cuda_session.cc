@@ -58,10 +58,16 @@ void CudaSession::usage(int64_t* records, size_t* host, size_t* device) {
   }
 }
 
+static bool fits(const Buffer& buffer) { return buffer.device && buffer.capacity >= buffer.bytes; }
+
+bool CudaSession::buffers_fit() const {
+  return std::all_of(buffers_.begin(), buffers_.end(), fits);
+}
+
 void CudaSession::allocate_buffers() {
   for (auto& buffer : buffers_) {
     const size_t bytes = std::max<size_t>(buffer.bytes, 1);
-    if (buffer.device && buffer.capacity >= buffer.bytes) continue;
+    if (fits(buffer)) continue;
     if (buffer.host) forgive(g_cuda.free_host(buffer.host));
     if (buffer.device) forgive(g_cuda.free(buffer.device));
     buffer.host = nullptr;

@@ -78,6 +78,7 @@ class CudaSession : public Session {
   virtual int64_t count_records() const = 0;
   // Buffers that hold the tensors; they grow, and never shrink.
   void allocate_buffers();
+  bool buffers_fit() const;  // and are there
   void free_buffers();
   Addresses own_addresses() const;
   // The number of the context that runs, see EnqueueCallback; shapes are null or the inputs'.

@@ -1,7 +1,9 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1, with two GPUs: device memory is host memory, and
 // work is done when it is put on a stream (or, with kLate, when the stream is waited for), or
 // recorded while the stream is capturing.  As the driver does it refuses streams and events of a
-// GPU that is not the thread's current one; as it does not, it notices freed memory.
+// GPU that is not the thread's current one, and has freed device memory come back at its address;
+// as it does not, it notices freed memory.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -17,6 +19,7 @@ using Pointer = unsigned long long;
 using Graph = std::vector<std::function<int()>>;
 
 constexpr int kGpus = 2, kInvalidHandle = 400;
+constexpr size_t kBlock = 4096;  // of device memory
 
 // A GPU's primary context, and the current one of a thread.
 struct Context {};
@@ -41,6 +44,8 @@ struct Executable {
 
 static std::mutex g_mutex;
 static std::map<Pointer, size_t> g_memory;
+static std::vector<Pointer> g_free;       // blocks of device memory, the last freed one last
+static std::set<const void*> g_released;  // host memory
 static std::set<Pointer> g_managed;
 static long g_counts[12];
 enum { kCaptures, kLaunches, kGraphs, kBytes, kPrefetches, kFailCapture, kQueries, kWaits };
@@ -61,7 +66,13 @@ static int put(void* stream, std::function<int()> work) {
 static int copy(void* to, const void* from, size_t bytes, void* stream) {
   if (g_counts[kFailCopy]) return 700;
   ++static_cast<Stream*>(stream)->copies;
-  return put(stream, [=] { return std::memcpy(to, from, bytes), 0; });
+  return put(stream, [=] {
+    {
+      std::lock_guard<std::mutex> lock(g_mutex);
+      if (g_released.count(to) || g_released.count(from)) return 700;
+    }
+    return std::memcpy(to, from, bytes), 0;
+  });
 }
 
 static void* at(Pointer pointer) { return reinterpret_cast<void*>(pointer); }
@@ -120,7 +131,12 @@ EXPORT int cuPointerGetAttribute(void* value, int, Pointer pointer) {
 EXPORT int cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
   if (bytes > (size_t{1} << 30)) return 2;
   std::lock_guard<std::mutex> lock(g_mutex);
-  *pointer = reinterpret_cast<Pointer>(::operator new(bytes));
+  if (bytes <= kBlock && !g_free.empty()) {
+    *pointer = g_free.back();
+    g_free.pop_back();
+  } else {
+    *pointer = reinterpret_cast<Pointer>(::operator new(std::max(bytes, kBlock)));
+  }
   g_memory[*pointer] = bytes;
   g_counts[kBytes] += static_cast<long>(bytes);
   return 0;
@@ -135,14 +151,21 @@ EXPORT int cuMemFree_v2(Pointer pointer) {
   std::lock_guard<std::mutex> lock(g_mutex);
   if (!g_memory.count(pointer)) return 1;
   g_counts[kBytes] -= static_cast<long>(g_memory[pointer]);
+  if (g_memory[pointer] <= kBlock) {
+    g_free.push_back(pointer);
+  } else {
+    ::operator delete(at(pointer));
+  }
   g_memory.erase(pointer);
-  ::operator delete(at(pointer));
   return 0;
 }
 EXPORT int cuMemAllocHost_v2(void** pointer, size_t bytes) {
   return *pointer = ::operator new(bytes), 0;
 }
-EXPORT int cuMemFreeHost(void* pointer) { return ::operator delete(pointer), 0; }
+EXPORT int cuMemFreeHost(void* pointer) {  // kept, so that whoever goes on using it is noticed
+  std::lock_guard<std::mutex> lock(g_mutex);
+  return g_released.insert(pointer), 0;
+}
 EXPORT int cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
   return copy(at(to), from, bytes, stream);
 }

@@ -100,6 +100,19 @@ def test_shapes_in_different_contexts_do_not_disturb_each_other(check_ranges):
     """)
 
 
+def test_what_was_recorded_goes_with_the_buffers_that_it_used(check_ranges):
+    """Larger ones take their place, on the GPU at the same addresses."""
+    check_ranges("""
+    node = RangeNode(Ranges(), False)
+    for size in (5, 20, 40, 30, 80):
+        for k in range(5):
+            assert right(node, 5, k)
+        for k in range(5):
+            assert right(node, size, k)
+    print("ok")
+    """)
+
+
 def test_shapes_that_change_all_the_time_do_not_record_for_ever(check_ranges):
     """A graph that was launched a few times only makes the next one wait longer."""
     check_ranges("""
