@@ -91,6 +91,15 @@ def test_layers_that_no_kernel_fits_are_refused(stand_in_api, said, refused):
     assert list(getattr(failure.value, "reasons", ())) == refused
 
 
+def test_engines_for_ranges_are_built_for_sizes_that_vary(stand_in_api):
+    """By the feature of TensorRT's without which its softmax is wrong at some of them."""
+    model = onnx.ModelProto(graph=onnx.GraphProto(name="features")).SerializeToString()
+    ranges = [{"data": [(1, 3), (2, 3), (4, 3)]}]
+    for profiles, features in (([], b"none"), (ranges, b"faster")):
+        wanted = Blueprint(model, (), "fp32", 0, profiles)
+        assert build_plan(stand_in_api, wanted)[0] == features
+
+
 def test_a_library_that_does_not_start_is_left_out(monkeypatch):
     """Once cuBLAS found no memory it never starts in that process; TensorRT can do without."""
     said = "1: [wrapper.cpp::CublasWrapper::85] Error Code 1: Cublas (Could not initialize cublas.)"

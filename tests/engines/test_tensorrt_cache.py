@@ -30,7 +30,7 @@ class Machine(TensorRT):
         self._runtimes = {0: SimpleNamespace(load=self._load_plan)}
         self._loaded = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
-        self._api = SimpleNamespace(profile_copies=1)
+        self._api = SimpleNamespace(profile_copies=1, range_features={})
 
     def _facts(self, ordinal):
         return ("stand-in", ordinal)

@@ -47,6 +47,15 @@ def how_to_install() -> str:
         "tensorrt-cu12 (TensorRT 10), or use Python 3.10"
     )
 
+# For engines that serve ranges of shapes; 10 has neither, and needs none.
+_RANGE_FEATURES = (
+    # Several contexts use a profile; 8.5 does not know it.
+    "PROFILE_SHARING_0806",
+    # Without it the softmax of 8.5.3 goes over 32 numbers where an axis of 17 was open when it was
+    # built, and over 16 where it is 12: what lies behind the end counts as zeros.
+    "FASTER_DYNAMIC_SHAPES_0805",
+)
+
 
 class Api:
     """The package and a logger.
@@ -61,7 +70,7 @@ class Api:
         dtypes: Dtypes of the tensors that it takes at its edges.
         needs_libraries: Whether it takes kernels from cuBLAS and cuDNN, as before 10.
         shares_profiles: Whether several contexts of an engine can use an optimization profile.
-        profile_sharing: The preview feature that it takes, None where it takes none.
+        range_features: Preview features to build engines for ranges of shapes with, by name.
         logger: What TensorRT logs to; see :meth:`errors`.
 
     Raises:
@@ -84,9 +93,11 @@ class Api:
         self.dtypes = (TENSORRT if wide else TENSORRT_BEFORE_10).dtypes
         self.needs_libraries = not wide
         preview = getattr(self.trt, "PreviewFeature", None)
-        # 8.5 has neither; 10 needs no flag any more.
-        self.profile_sharing = getattr(preview, "PROFILE_SHARING_0806", None)
-        self.shares_profiles = self.profile_sharing is not None or not self.version.startswith("8.")
+        self.range_features = {
+            name: getattr(preview, name) for name in _RANGE_FEATURES if hasattr(preview, name)
+        }
+        sharing = "PROFILE_SHARING_0806" in self.range_features
+        self.shares_profiles = sharing or not self.version.startswith("8.")
         self._errors: list[str] = []
         self.logger = self._make_logger()
 

@@ -136,7 +136,7 @@ def content_hash(request: BuildRequest, facts: tuple[object, ...]) -> str:
     Args:
         request: What to build, names replaced; its shapes count as far as the engine is built
             for them.
-        facts: What else it depends on: versions, the GPU, copies of its profiles.
+        facts: What else it depends on: versions, the GPU, how it serves ranges.
     """
     options = request.options
     shapes: object = request.ranges or [tensor.shape for tensor in request.inputs]
@@ -249,8 +249,8 @@ def _build_plan(
             profile.set_shape(name, *map(tuple, shapes))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"TensorRT does not take the profile {shapes_of}: {api.errors()}")
-    if blueprint.profiles and api.profile_sharing is not None:
-        config.set_preview_feature(api.profile_sharing, True)
+    for feature in api.range_features.values() if blueprint.profiles else ():
+        config.set_preview_feature(feature, True)
     timings = config.create_timing_cache(timing_cache) or config.create_timing_cache(b"")
     if timings is not None:
         config.set_timing_cache(timings, False)

@@ -99,8 +99,8 @@ class TensorRT:
     def _load(self, request: BuildRequest) -> LoadedEngine:
         ordinal = request.gpu or 0
         facts = self._facts(ordinal)
-        copies = () if request.ranges is None else (self._api.profile_copies,)
-        key = content_hash(request, (*facts, *copies))
+        served = (self._api.profile_copies, *self._api.range_features) if request.ranges else ()
+        key = content_hash(request, (*facts, *served))
         with self._lock:
             loaded = self._loaded.get((ordinal, key))
             if loaded is None:

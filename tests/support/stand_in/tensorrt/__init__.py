@@ -15,6 +15,7 @@ if os.environ.get("STAND_IN") == "missing":
 ICudaEngine = SimpleNamespace(get_tensor_name=None)
 NetworkDefinitionCreationFlag = SimpleNamespace()
 BuilderFlag = SimpleNamespace(TF32=0)
+PreviewFeature = SimpleNamespace(FASTER_DYNAMIC_SHAPES_0805="faster", OTHER="other")
 
 
 class ILogger:
@@ -41,6 +42,16 @@ class OnnxParser:
 
 class Config:
     """A configuration, and its timing cache."""
+
+    def __init__(self):
+        self.features = []
+
+    def set_preview_feature(self, feature, on):
+        assert on
+        self.features.append(feature)
+
+    def add_optimization_profile(self, profile):
+        return 0
 
     def clear_flag(self, flag):
         pass
@@ -71,6 +82,9 @@ class Builder:
     def create_builder_config(self):
         return Config()
 
+    def create_optimization_profile(self):
+        return SimpleNamespace(set_shape=lambda *_: None)
+
     def build_serialized_network(self, network, config):
         self.logger.log(ILogger.Severity.WARNING, f"this is {network.name}")
         if network.name == "crash":
@@ -86,4 +100,6 @@ class Builder:
         if network.name.startswith("no kernel: "):
             self.logger.log(ILogger.Severity.ERROR, network.name.partition(": ")[2])
             return None
+        if network.name == "features":
+            return " ".join(config.features).encode() or b"none"
         return b"%d" % os.getpid()
