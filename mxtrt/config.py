@@ -381,7 +381,7 @@ class Options:
             "Which builds are waited for: with foreground all are, so that what runs where depends "
             "on no time; with wait those of the first bind, and what follows (other input shapes, "
             "changed weights) is built in the background while MXNet's operators answer; with "
-            "background no build is.  TensorRT waits for all of them."
+            "background no build is.  On mx.gpu() all are waited for."
         ),
         parse=_one_of(BUILDS),
     )

@@ -37,6 +37,7 @@ from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system import background
 from mxtrt.system.background import Job
+from mxtrt.weights.paging import gpu_of
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
@@ -168,7 +169,7 @@ class _NewEngines:
         if self._tried.awaited:
             return False
         made = self._tried.result()
-        if made is None and not self._tried.waits(self.source.options):
+        if made is None and not self._tried.waits(self.source.options, gpu_of(executor._ctx)):
             self.begin(executor)
             return False
         (engines,) = made or (self.source.engines(executor, build=True, refused=self._refused),)
@@ -402,7 +403,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             self._mxtrt = None
             source = binding.source
             refused = {**binding.engines.refused, **refusal.reasons}
-            if not later.waits(source.options):
+            if not later.waits(source.options, gpu_of(self._ctx)):
                 self._awaited = awaited = _NewEngines(source, refused)
                 awaited.begin(self)
                 return False
@@ -434,7 +435,7 @@ def adopt(
     source = _Source(symbol, options, weights)
 
     def give() -> None:
-        if not later.waits(options, first=first):
+        if not later.waits(options, gpu_of(executor._ctx), first=first):
             awaited = _NewEngines(source)
             if build:
                 awaited.begin(executor)

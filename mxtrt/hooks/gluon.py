@@ -42,6 +42,7 @@ from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system import background
 from mxtrt.system.threads import rlock
+from mxtrt.weights.paging import gpu_of
 
 __all__ = ["install"]
 
@@ -188,7 +189,9 @@ class _BlockBinding:
             ):
                 if self.kind != tuple(known[1:] for known in signature_of(flat)):
                     return False  # inputs of another kind than this binding's
-                if not self._rebound.waits(self._options, first=not self._was_bound):
+                if not self._rebound.waits(
+                    self._options, gpu_of(self._context), first=not self._was_bound
+                ):
                     copies = [array.copyto(array.ctx) for array in flat]  # they are not read now
                     self._rebound.begin(
                         lambda: self._made(copies, arrays, refused, epoch), self._about

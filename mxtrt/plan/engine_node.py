@@ -284,7 +284,9 @@ class EngineNode:
         if self._serves(shapes):
             return
         background = not (
-            self.stands_alone or self._outdated >= later.MOST_OUTDATED or later.waits(self.options)
+            self.stands_alone
+            or self._outdated >= later.MOST_OUTDATED
+            or later.waits(self.options, self.gpu)
         )
         if background and self.sessions.arrays is not None:
             if (failure := self._unbuilt.get(shapes)) and failure.final:

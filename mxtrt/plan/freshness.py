@@ -113,7 +113,7 @@ class Freshness:
             self._waiting -= 1
             return False
         if self._pending or not plan.state.built:
-            if not self._built.waits(plan.options, first=not self._was_built):
+            if not self._built.waits(plan.options, plan.nodes[0].gpu, first=not self._was_built):
                 self._begin()
                 return False
             plan.build(self._arrays if self._pending else {**data, **self._arrays}, shares=True)

@@ -1,9 +1,9 @@
 """Builds that no request waits for: MXNet's operators answer until the engine is there.
 
 The option ``build`` says which: with ``foreground`` none, with ``wait`` all but those of the first
-bind, with ``background`` all.  Two kinds are waited for all the same: TensorRT's, as on
-``mx.gpu()`` there may be nothing else to answer where MXNet's wheels have no code for the GPU; and
-those in a process whose MXNet has its ``NaiveEngine``, which keeps no two threads apart.
+bind, with ``background`` all.  Two kinds are waited for all the same: those for arrays on a GPU, as
+there may be nothing else to answer where MXNet's wheels have no code for it; and those in a process
+whose MXNet has its ``NaiveEngine``, which keeps no two threads apart.
 """
 
 from __future__ import annotations
@@ -54,21 +54,20 @@ class OutdatedError(EngineError):
         super().__init__("the weights changed while an engine was being built")
 
 
-def waits(options: Options, *, first: bool = False) -> bool:
+def waits(options: Options, gpu: int | None, *, first: bool = False) -> bool:
     """Whether a build is to be done here and now.
 
     Args:
         options: The options of the bind.
+        gpu: The GPU that the arrays are on, None for host memory.
         first: Whether it is the first one for what is bound.
     """
-    from mxtrt.engines import runs_on_cpu  # with all converters: not before the first bind
-
     return (
         options.build == "foreground"
         or (first and options.build == "wait")
         or background.in_job()
         or os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine"
-        or not runs_on_cpu(options)
+        or gpu is not None
     )
 
 
@@ -156,9 +155,9 @@ class Tried:
         self._job: Job | None = None
         self._failures = self._outdated = 0  # in a row
 
-    def waits(self, options: Options, *, first: bool = False) -> bool:
+    def waits(self, options: Options, gpu: int | None, *, first: bool = False) -> bool:
         """Whether it is to be built here and now; see :func:`waits`."""
-        return waits(options, first=first) or self._outdated >= MOST_OUTDATED
+        return waits(options, gpu, first=first) or self._outdated >= MOST_OUTDATED
 
     @property
     def awaited(self) -> bool:

@@ -47,6 +47,7 @@ def how_to_install() -> str:
         "tensorrt-cu12 (TensorRT 10), or use Python 3.10"
     )
 
+
 # For engines that serve ranges of shapes; 10 has neither, and needs none.
 _RANGE_FEATURES = (
     # Several contexts use a profile; 8.5 does not know it.
