@@ -42,8 +42,10 @@ class Weight:
 
     @property
     def data(self) -> memoryview:
-        """The bytes where they are."""
-        return memoryview((ctypes.c_char * self.type.nbytes).from_address(self.address))
+        """The bytes where they are, which stay there for as long as this is read."""
+        memory = (ctypes.c_char * self.type.nbytes).from_address(self.address)
+        memory.array = self.array  # type: ignore[attr-defined]
+        return memoryview(memory)
 
     @property
     def values(self) -> np.ndarray[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Profile", "Ranges", "Shapes", "Symbol"]
@@ -80,6 +80,20 @@ class Ranges:
     def contains(self, shapes: Shapes) -> bool:
         """Whether input shapes are served."""
         return self.place(shapes) is not None
+
+    def spread(self, count: int) -> Iterator[Shapes]:
+        """Input shapes among them, from the smallest on: each axis takes so many sizes in turn.
+
+        They follow one another, so that there is each remainder of a division by a number up to
+        ``count``.  Axes of different symbols are at different sizes at a time.
+        """
+        for step in range(count):
+            shapes = [list(shape) for shape in self.smallest]
+            for number, symbol in enumerate(self.symbols):
+                for i, axis in symbol:
+                    span = self.largest[i][axis] - self.smallest[i][axis] + 1
+                    shapes[i][axis] += (step + 7 * number) % min(count, span)
+            yield tuple(map(tuple, shapes))
 
     def describe(self, names: Sequence[str]) -> str:
         """The ranges in words: ``data 1x3x(80-1280)x(80-1280)``."""

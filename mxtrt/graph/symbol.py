@@ -27,6 +27,7 @@ from mxtrt.system.background import breathe
 __all__ = [
     "Entry",
     "Graph",
+    "Inference",
     "Node",
     "TensorType",
     "check_json",
@@ -453,6 +454,53 @@ def _inferred(graph: Graph) -> list[tuple[int, ...]]:
         told = {node.name: node.attrs.get("__shape__") for node in graph.nodes if node.is_variable}
         raise EngineError(f"MXNet does not accept the shapes {told}")
     return list(shapes)
+
+
+class Inference:
+    """Infers the shapes of a graph's heads, as often as they are asked for.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        import mxnet as mx
+
+        # Keywords of `infer_shape` cannot have every name.
+        names = {node.name: f"v{i}" for i, node in enumerate(graph.nodes) if node.is_variable}
+        nodes = [
+            replace(
+                node,
+                name=names[node.name],
+                attrs={key: value for key, value in node.attrs.items() if key != "__shape__"},
+            )
+            if node.is_variable
+            else node
+            for node in graph.nodes
+        ]
+        self._symbol = mx.sym.load_json(Graph(nodes, graph.heads, graph.attrs).to_json())
+        arguments = set(self._symbol.list_arguments())  # shapes of states are inferred
+        self._names = {name: key for name, key in names.items() if key in arguments}
+
+    def __call__(self, known: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the heads.
+
+        Args:
+            known: Shapes of variables by name.
+
+        Raises:
+            EngineError: MXNet does not accept them, or more have to be known.
+        """
+        from mxnet.base import MXNetError
+
+        given = {key: known[name] for name, key in self._names.items() if name in known}
+        try:
+            _, shapes, _ = self._symbol._infer_shape_impl(False, **given)
+        except MXNetError as error:
+            raise EngineError(f"MXNet does not accept the shapes {dict(known)}") from error
+        if shapes is None:
+            raise EngineError(f"MXNet needs to know more shapes than {dict(known)}")
+        return tuple(map(tuple, shapes))
 
 
 def with_shapes(graph: Graph, known: Mapping[str, tuple[int, ...]]) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -34,6 +35,7 @@ from mxtrt.plan.sessions import Sessions
 from mxtrt.plan.state import Stage, State
 from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes
 from mxtrt.plan.wanted import Wanted, wanted_batches
+from mxtrt.system import background
 from mxtrt.system.background import in_job
 from mxtrt.system.threads import rlock
 from mxtrt.weights.paging import copy_from_gpu
@@ -329,11 +331,15 @@ class EngineNode:
             if shapes not in self.variants:
                 if self._served is not None:
                     self._served.check(shapes)
-                    return False
                 made = self._segment.trusted(shapes)
                 if made is None:
                     return False
-                self._add(shapes, made)
+                ranges = None
+                if self._served is not None:
+                    ranges = self._served.containing(shapes, made[1])
+                    if ranges is None:
+                        return False
+                self._add(shapes, made, ranges)
             if not self.is_built(shapes):
                 return False
             digest = self.variants[shapes].digest
@@ -439,8 +445,13 @@ class EngineNode:
                 refusal = self._served.reason or f"the ranges of shapes are narrow: {error}"
         if refusal:
             self._note(refusal)
-        if variant.ranges is not None:
-            self._take_over(shapes, variant.ranges)
+        if variant.ranges is not None and self._take_over(shapes, variant.ranges):
+            model = self.variants.model_at(shapes)
+            trust = functools.partial(self._segment.trust, variant.ranges, model)
+            if in_job():
+                trust()
+            else:
+                background.submit(trust)
 
     def _build_one(self, shapes: Shapes, checked: bool) -> None:
         """Have the session serve known input shapes that is to be for them."""
@@ -491,12 +502,16 @@ class EngineNode:
                 with self._lock:
                     self.variants.move(known, made, other)
 
-    def _take_over(self, shapes: Shapes, ranges: Ranges) -> None:
-        """Have a new session for ranges serve all known shapes in them, in place of older ones."""
+    def _take_over(self, shapes: Shapes, ranges: Ranges) -> bool:
+        """Have a session for ranges serve all known shapes in them, in place of older ones.
+
+        Returns:
+            Whether it is a new one.
+        """
         assert self._served is not None
         _, digest, model, _ = self.variants[shapes]
         if not self._served.built(ranges, digest):
-            return
+            return False
         segment = self.variants.model_at(shapes)
         inside = [
             (known, variant.outputs)
@@ -517,6 +532,7 @@ class EngineNode:
         told = f"{count} profiles" if count > 1 else "one profile"
         served = [note for note in self.report.notes if not note.startswith(_RANGES)]
         self.report.notes[:] = [*served, f"{_RANGES}{ranges.describe(self.inputs)}, {told}"]
+        return True
 
     def _make_room(self) -> None:
         """Give up the sessions beyond ``max_engines`` that were used least lately.

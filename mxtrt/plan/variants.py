@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property, partial
+from typing import NamedTuple, TypeVar
 
 from mxtrt.convert.general import General, Shapes
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.engines.ranges import Ranges, Symbol
 from mxtrt.errors import EngineError
-from mxtrt.graph.symbol import Graph, TensorType, with_shapes
+from mxtrt.graph.symbol import Graph, Inference, TensorType, with_shapes
 from mxtrt.node import library
 from mxtrt.plan.family import Family
 
 __all__ = ["Reshaped", "Shapes", "Variant", "Variants", "head_shapes"]
 
+_T = TypeVar("_T")
+
 # Operators that are converted in another way where a model for other sizes is to be made of it.
 _OF_TWO_FORMS = frozenset({"_contrib_AdaptiveAvgPooling2D"})
+
+# A model that is the same at so many sizes in a row is that of all: what a converter makes of one
+# depends on what a stride leaves of it, or a few strides.
+_SIZES_IN_A_ROW = 64
 
 #: Of more input shapes than this the half that was used least lately is forgotten.
 _MOST_VARIANTS = 2048
@@ -60,6 +67,7 @@ class Reshaped:
         self.seconds = seconds
         self._two_forms = any(node.op in _OF_TWO_FORMS for node in graph.nodes)
         self._family = family
+        self._everywhere: tuple[Ranges, OnnxSegment] | None = None
         self.model = self._shared(self.shapes, head_shapes(graph), model)
         if self.model is model:
             self._family.take(self.shapes, model)
@@ -72,8 +80,28 @@ class Reshaped:
     def trusted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment] | None:
         """Output shapes and model at input shapes for which nothing has to be converted, if so."""
         general = self.general
-        outputs = None if general is None else general.trusted(shapes)
-        return None if general is None or outputs is None else (outputs, general.model)
+        if general is not None and (outputs := general.trusted(shapes)) is not None:
+            return outputs, general.model
+        everywhere = self._everywhere
+        if everywhere is None or not everywhere[0].contains(shapes):
+            return None
+        try:
+            return self._inferred(self._inference, shapes), everywhere[1]
+        except EngineError:
+            return None
+
+    def trust(self, ranges: Ranges, model: OnnxSegment) -> None:
+        """Have a model be trusted with all input shapes in ranges, where that can be shown.
+
+        It converts the segment at many of them.
+
+        Args:
+            ranges: The ranges.
+            model: The model at some of them.
+        """
+        sizes = ranges.spread(_SIZES_IN_A_ROW)
+        if all(self.digest_at(shapes) == model.digest for shapes in sizes):
+            self._everywhere = ranges, model
 
     def at(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         """Output shapes and model at some input shapes: a model that others share if it can be.
@@ -118,7 +146,7 @@ class Reshaped:
         Raises:
             EngineError: The segment does not accept them.
         """
-        return head_shapes(self._with(shapes))
+        return self._inferred(self._inference, shapes)
 
     def graph_at(self, shapes: Shapes) -> Graph:
         """The segment with its shapes and dtypes at some input shapes.
@@ -157,15 +185,23 @@ class Reshaped:
         graph = self._with(shapes)
         return head_shapes(graph), to_onnx(graph, self._owned, varying=True)
 
+    @cached_property
+    def _inference(self) -> Inference:
+        return Inference(self._graph)
+
     def _with(self, shapes: Shapes) -> Graph:
+        return self._inferred(partial(with_shapes, self._graph), shapes)
+
+    def _inferred(self, infer: Callable[[Mapping[str, tuple[int, ...]]], _T], shapes: Shapes) -> _T:
+        """What is inferred from input shapes and those of the weights."""
         given = dict(zip(self._inputs, shapes, strict=True))
         known = {**self._known, **given}
         try:
-            return with_shapes(self._graph, known)
+            return infer(known)
         except EngineError:
             if not self._unread:
                 raise
-            return with_shapes(self._graph, {**self._unread, **known})
+            return infer({**self._unread, **known})
 
 
 class Variant(NamedTuple):
