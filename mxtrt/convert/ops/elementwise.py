@@ -285,7 +285,7 @@ def angle(call: Call) -> None:
 
 @converter("expm1", outputs=1)
 def expm1(call: Call) -> None:
-    """exp(x) - 1; where x is small x + x^2 / 2! + ... + x^8 / 8!, which cancels nothing."""
+    """exp(x) - 1; where x is small its Taylor polynomial of degree 8, which cancels nothing."""
     call.require_floats()
     data = call.input()
     plain = call.emit("Sub", [call.emit("Exp", [data]), call.constant(1)])
