@@ -19,7 +19,7 @@ from mxtrt.graph.symbol import Graph, text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.brought import Brought, complete, types_with, write_into
 from mxtrt.hooks.executor import InferenceExecutor, adopt
-from mxtrt.hooks.filling import fill
+from mxtrt.hooks.filling import bind_filled
 from mxtrt.hooks.partitioned import (
     BACKEND,
     EngineSymbol,
@@ -246,6 +246,8 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
 
 
 def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
+    filled = one_at_a_time(bind_filled)
+
     @functools.wraps(original)
     def simple_bind(
         self: Symbol,
@@ -259,7 +261,8 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
         shared_buffer: Any = None,
         **kwargs: Any,
     ) -> Executor:
-        executor = original(
+        make = functools.partial(
+            original,
             self,
             ctx,
             grad_req,
@@ -273,7 +276,10 @@ def _wrap_simple_bind(original: Callable[..., Executor]) -> Callable[..., Execut
         )
         options = _eligible(self, group2ctx, decision.wants_gradients(grad_req))
         if options is not None or isinstance(self, EngineSymbol):
-            fill(executor, None if shared_exec is None else set(shared_arg_names or ()))
+            shares = shared_exec is not None
+            executor = filled(make, ctx, shared_arg_names, shared_buffer, shares=shares)
+        else:
+            executor = make()
         write_into(executor, self)
         if options is not None:
             # The user gives the shapes of data; Module says which arguments are parameters.

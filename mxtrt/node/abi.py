@@ -214,6 +214,8 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "watch_free": (None, (_POINTER,)),
     # generators.cc
     "seed": (_INT, (_INT, _INT, _INT)),
+    "block_begin": (_INT, (_INT,)),
+    "block_end": (None, ()),
     "settle_generators_of": (_INT, (_INT, _INT)),
     "spoil_generators_of": (_INT, (_INT, _INT)),
     # onnxruntime.cc

@@ -9,7 +9,8 @@
 // add to one list of failures, without a lock (AddToGlobalExceptions in MXNet's
 // src/engine/threaded_engine.h).  So the generators are made while MXNet puts what is pushed into
 // one operation (a bulk), which fails once; and where seeding is known to fail, all generators have
-// one failure, in the list already, before they are seeded anew: MXNet then skips it.
+// one failure, in the list already, before they are seeded anew: MXNet then skips it.  simple_bind,
+// which fills each of its arrays with a kernel, is called in such a block too.
 //
 // An array that MXNet failed to fill with random numbers there, and that nobody has read yet,
 // shares the failure: it is read without an error afterwards.
@@ -38,8 +39,9 @@ namespace {
 constexpr const char* kSeeding = "rand_generator_seed_kernel";
 constexpr int kNoBulk = 0, kLargestBulk = 1 << 16;
 
-// Held while seeding may fail: two threads have generators of their own, and one list of failures.
-std::mutex g_seeding;
+// Held while seeding or filling may fail: MXNet has one list of failures for all threads and GPUs.
+// Recursive, as a bind inside a block may settle generators.
+std::recursive_mutex g_failing;
 
 // The GPUs whose generators of this thread are settled, and whether seeding them fails.
 thread_local std::map<int, bool> t_settled;
@@ -85,6 +87,14 @@ class Bulk {
   int before_ = 0;
 };
 
+// What this thread has MXNet do in a block fails at most once, and while no other block fails.
+class Block {
+ private:
+  const Lock<std::recursive_mutex> lock_{g_failing};
+  const Bulk bulk_;
+};
+thread_local std::vector<std::unique_ptr<const Block>> t_blocks;
+
 // How many generators MXNet keeps for each thread and GPU.
 int generators() {
   const char* text = std::getenv("MXNET_GPU_PARALLEL_RAND_COPY");
@@ -128,7 +138,11 @@ std::string error_of_all(void* operation, const Owned& array) {
   const Bulk bulk;
   std::vector<Owned> outputs;
   for (int turn = generators(); turn > 0; --turn) outputs.push_back(next(operation, array, false));
-  return g_mxnet.wait_to_read(outputs.back().get()) ? g_mxnet.get_last_error() : "";
+  std::string error;  // MXNet tells it once, whichever output is asked first
+  for (const auto& output : outputs) {
+    if (g_mxnet.wait_to_read(output.get())) error = g_mxnet.get_last_error();
+  }
+  return error;
 }
 
 // Settles the generators of a device, for t_settled.
@@ -166,7 +180,7 @@ std::vector<Owned> spoil(const Context& context) {
 
 void settle_generators(int ordinal) {
   if (t_settled.count(ordinal)) return;
-  const Lock lock(g_seeding);
+  const Lock lock(g_failing);
   settle({kGpu, ordinal});
 }
 
@@ -177,7 +191,7 @@ MXTRT_EXPORT int mxtrt_seed(int seed, int device_type, int device_id) {
     return device_type ? g_mxnet.seed_context(seed, device_type, device_id) : g_mxnet.seed(seed);
   };
   if (forked() || t_settled.empty()) return original();
-  const Lock lock(g_seeding);
+  const Lock lock(g_failing);
   std::vector<std::vector<Owned>> spoiled;
   // What cannot be mended the next forward tells.
   static_cast<void>(guarded([&] {
@@ -191,6 +205,18 @@ MXTRT_EXPORT int mxtrt_seed(int seed, int device_type, int device_id) {
   }));
   return status;
 }
+
+// Begins a block of a thread in which what fails on a GPU fails as one operation; the generators
+// are settled before.  Returns 0 after setting the error, and no block has begun.
+MXTRT_EXPORT int mxtrt_block_begin(int ordinal) {
+  return guarded([=] {
+    settle_generators(ordinal);
+    t_blocks.push_back(std::make_unique<const Block>());
+  });
+}
+
+// Ends the thread's last block, once what it pushed was waited for.
+MXTRT_EXPORT void mxtrt_block_end() { t_blocks.pop_back(); }
 
 // Tests: the same steps for the generators of a device type and ordinal, the CPU's too.
 MXTRT_EXPORT int mxtrt_settle_generators_of(int device_type, int ordinal) {

@@ -13,14 +13,15 @@ bool forked();
 
 // Holds a mutex.  Not in a forked process, where whoever held it at the fork may be missing, and
 // nothing changes any more what it guards.
+template <typename Mutex>
 class Lock {
  public:
-  explicit Lock(std::mutex& mutex) : lock_(mutex, std::defer_lock) {
+  explicit Lock(Mutex& mutex) : lock_(mutex, std::defer_lock) {
     if (!forked()) lock_.lock();
   }
 
  private:
-  std::unique_lock<std::mutex> lock_;
+  std::unique_lock<Mutex> lock_;
 };
 
 // True once Python has begun to exit: nothing is released any more.
