@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from mxnet.base import MXNetError
-
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment
 from mxtrt.engines.ranges import Profile, Ranges, Shapes, Symbol
@@ -163,6 +161,8 @@ def wanted_shapes(
                 f"{','.join(f'{a}-{c}' for a, _, c in sizes)}; widen the option to run it in an "
                 "engine"
             )
+    from mxnet.base import MXNetError
+
     known = {name: shape for name, shape in own.items() if shape is not None}
     low, usual, high = (
         {name: tuple(map(size, sizes)) for name, sizes in given.items()}
@@ -201,6 +201,8 @@ def _inputs_at(
     Raises:
         EngineError: MXNet does not accept the shapes.
     """
+    from mxnet.base import MXNetError
+
     fixed = {name: shape for name, shape in known.items() if name in weights}
     try:
         at = with_shapes(graph, {**fixed, **shapes})  # others follow, such as labels

@@ -116,14 +116,14 @@ def test_threads_that_spoil_each_others_first_binds_are_found(spoilt: bool) -> N
 
 
 def test_a_crash_is_a_failure_and_the_next_case_runs(make_chain: Callable[..., Case]) -> None:
-    """With the signal in its detail."""
+    """With the signal in its detail, or the words of MXNet, which ends a process by itself then."""
     case = make_chain("tanh")
     with Worker(Setup(masks=())) as mortal:
         mortal(case)
         assert mortal._process is not None
         assert mortal._process.pid is not None
         os.kill(mortal._process.pid, signal.SIGSEGV)
-        with pytest.raises(Failure, match=r"worker-crash-mxtrt-tanh.*SIGSEGV"):
+        with pytest.raises(Failure, match=r"worker-crash-mxtrt-tanh.*(SIGSEGV|Segmentation fault)"):
             mortal(case)
         assert mortal.restarts == 1
         assert mortal(case).plain
