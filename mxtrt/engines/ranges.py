@@ -81,6 +81,10 @@ class Ranges:
         """Whether input shapes are served."""
         return self.place(shapes) is not None
 
+    def varying(self, shapes: Shapes) -> set[int]:
+        """The sizes of the axes that vary, at input shapes."""
+        return {shapes[i][axis] for symbol in self.symbols for i, axis in symbol}
+
     def spread(self, count: int) -> Iterator[Shapes]:
         """Input shapes among them, from the smallest on: each axis takes so many sizes in turn.
 

@@ -82,11 +82,14 @@ class Reshaped:
         general = self.general
         if general is not None and (outputs := general.trusted(shapes)) is not None:
             return outputs, general.model
-        everywhere = self._everywhere
-        if everywhere is None or not everywhere[0].contains(shapes):
+        if self._everywhere is None:
+            return None
+        ranges, model = self._everywhere
+        # What is of size 1 is broadcast, and may be converted otherwise.
+        if not ranges.contains(shapes) or 1 in ranges.varying(shapes):
             return None
         try:
-            return self._inferred(self._inference, shapes), everywhere[1]
+            return self._inferred(self._inference, shapes), model
         except EngineError:
             return None
 

@@ -76,6 +76,20 @@ def test_sizes_at_which_the_model_differs_are_not_trusted(ranged, tmp_path):
     assert mxtrt.stats().engine_failures == before
 
 
+def test_sizes_of_one_are_not_trusted(ranged, tmp_path, conversions):
+    """They are broadcast, and may be converted otherwise."""
+    net = Net(pictures(), tmp_path, build="wait")
+    for batch in (2, 4, 3):
+        net.is_right((batch, 3, 32, 32))
+        assert mxtrt.ready(timeout=PATIENCE)
+    assert ranged.ranges[-1].smallest == ((1, 3, 32, 32),)
+    conversions.clear()
+    net.is_right((5, 3, 32, 32))
+    assert conversions == []
+    net.is_right((1, 3, 32, 32))
+    assert conversions != []
+
+
 def test_what_mxnet_does_not_accept_is_not_trusted(ranged, tmp_path):
     """Its own error is raised, and later requests are answered."""
     x = mx.sym.broadcast_add(DATA, mx.sym.var("other"))
