@@ -136,6 +136,9 @@ class EngineNode:
         self._unbuilt: dict[Shapes, _Failure] = {}
         self._given_up: Counter[str] = Counter()  # how often for others, by digest
         self._outdated = 0  # builds in a row whose weights were written to meanwhile
+        # Sessions to build again, by digest: those of before serve until then, also where a build
+        # was broken off.
+        self._due: set[str] = set()
         static, ranged = engine.static_shapes, engine.takes_ranges
         wide = options.precision in _WIDE
         # An engine of static shapes is for one node, and the first is for its own shapes.
@@ -182,10 +185,13 @@ class EngineNode:
             own = {name: arrays[name] for name in self.weights}
             with self._lock:
                 old = self.sessions.renew(own, shares)  # kept alive until the new ones serve
+                self._due |= old.keys()
                 self._unbuilt.clear()
             for shapes, variant in self.variants:
-                if variant.digest in old or not old or self.variants.is_bound(shapes):
+                due = variant.digest in self._due or not self._due
+                if due or self.variants.is_bound(shapes):
                     self._build(shapes)
+            self._due.clear()
 
     def calibrated(self, arrays: Mapping[str, Any]) -> tuple[OnnxSegment, list[Weight]]:
         """Its model at the first input shapes, with its weights, for a calibrator to run.

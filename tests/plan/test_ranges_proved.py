@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import mxnet as mx
 import pytest
 from support.ranged import Net, pictures, rounding_up, texts
 
@@ -121,6 +122,36 @@ def test_weights_that_change_during_the_comparison_are_no_reason(
         assert mxtrt.ready(timeout=60)
     assert ranged.ranges[-1] is not None
     assert net.node.report.notes[-1].startswith("one engine for data 1x(")
+
+
+def test_engines_that_an_outdated_build_did_not_come_to_are_built_by_the_next(ranged, tmp_path):
+    """Those of the weights before answer no request."""
+    ranged.refuses = lambda request: "no ranges" if request.ranges else None
+    net = Net(pictures(), tmp_path, build="wait")
+    sizes = (32, 40, 36)
+    for size in sizes:
+        net.is_right((1, 3, size, size))
+        assert mxtrt.ready(timeout=60)
+    dense = net.plain.collect_params()["dense_weight"]
+    turns = iter((False, True))  # written to again while the second of three engines is built
+
+    def write(request: Any) -> Any:
+        if next(turns, False):
+            dense.set_data(dense.data() * 2)
+            mx.nd.waitall()
+        return request
+
+    ranged.changes = write
+    dense.set_data(dense.data() * 3)
+    for size in 3 * sizes:
+        net.is_right((1, 3, size, size))
+        assert mxtrt.ready(timeout=60)
+    assert next(turns, None) is None
+    before = mxtrt.stats()
+    for size in sizes:
+        net.is_right((1, 3, size, size))
+    after = mxtrt.stats()
+    assert (after.postponed, after.engine_runs) == (before.postponed, before.engine_runs + 3)
 
 
 def test_a_request_finds_the_ranges_that_contain_its_shapes(ranged, tmp_path, monkeypatch):
