@@ -31,12 +31,10 @@ from mxtrt.convert.recipes import (
     recipe_of,
 )
 from mxtrt.convert.segment import OnnxSegment
+from mxtrt.graph.symbol import Shapes
 from mxtrt.system.background import breathe
 
-__all__ = ["PROOFS", "General", "Shapes", "generalize"]
-
-#: The shapes of all inputs, or of all outputs.
-Shapes = tuple[tuple[int, ...], ...]
+__all__ = ["PROOFS", "General", "generalize"]
 
 #: Converts the segment at input shapes: the shapes of its outputs, and the model; raises where it
 #: cannot be converted.

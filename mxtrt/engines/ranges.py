@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Profile", "Ranges", "Shapes", "Symbol"]
+from mxtrt.graph.symbol import Shapes
 
-#: The shapes of all inputs, or of all outputs.
-Shapes = tuple[tuple[int, ...], ...]
+__all__ = ["Profile", "Ranges", "Symbol"]
 
 #: Axes that are of one size whenever they vary: each an input and an axis of it.
 Symbol = tuple[tuple[int, int], ...]

@@ -29,6 +29,7 @@ __all__ = [
     "Graph",
     "Inference",
     "Node",
+    "Shapes",
     "TensorType",
     "check_json",
     "decoding",
@@ -49,6 +50,9 @@ MOST_CHARACTERS, DEEPEST, MOST_NODES, MOST_ENTRIES = 1 << 28, 64, 1_000_000, 100
 _VERSION = ["int", 10901]
 
 _SHAPE, _DTYPE = "__ext_shape__", "__ext_dtype__"
+
+#: The shapes of all inputs of a part of a graph, or of all its outputs.
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class Entry(NamedTuple):

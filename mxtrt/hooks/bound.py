@@ -10,12 +10,12 @@ from mxnet.base import MXNetError
 from mxnet.gluon.parameter import Parameter
 from mxnet.ndarray import CachedOp, NDArray
 
+from mxtrt.graph.symbol import Shapes
 from mxtrt.hooks.partitioned import EngineSymbol
 from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan import later
 from mxtrt.plan.freshness import Freshness
 from mxtrt.plan.inline import Alike, InlineRun, OtherArraysError
-from mxtrt.plan.later import Shapes
 from mxtrt.system.background import Job
 from mxtrt.system.threads import lock, rlock
 

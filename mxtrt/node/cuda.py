@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -261,11 +261,11 @@ class Cuda:
         Raises:
             NodeError: CUDA or the engine failed; nothing of the session is left.
         """
-        token, sizes = next(self._tokens), [*inputs, *outputs]
-        self._engines[token] = engine  # until the session's end, see _on_release
-        handle: int = self._lib.mxtrt_cuda_session(
+        sizes = [*inputs, *outputs]
+        return self._session(
+            self._lib.mxtrt_cuda_session,
+            engine,
             ordinal,
-            ctypes.c_int64(token),
             (ctypes.c_size_t * len(sizes))(*sizes),
             len(inputs),
             len(outputs),
@@ -273,10 +273,6 @@ class Cuda:
             int(on_device),
             int(record),
         )
-        if not handle:
-            self._engines.pop(token, None)
-            raise NodeError(self._functions.take_error())
-        return handle
 
     def create_range_session(
         self,
@@ -306,13 +302,12 @@ class Cuda:
         Raises:
             NodeError: CUDA or the engine failed; nothing of the session is left.
         """
-        token = next(self._tokens)
         sizes = [*(size for _, size in inputs), *outputs]
         dims = [size for shape, _ in inputs for size in shape]
-        self._engines[token] = engine
-        handle: int = self._lib.mxtrt_cuda_range_session(
+        return self._session(
+            self._lib.mxtrt_cuda_range_session,
+            engine,
             ordinal,
-            ctypes.c_int64(token),
             (ctypes.c_size_t * len(sizes))(*sizes),
             (ctypes.c_int64 * len(dims))(*dims),
             (ctypes.c_int * len(inputs))(*(len(shape) for shape, _ in inputs)),
@@ -325,6 +320,22 @@ class Cuda:
             engine.uses,
             len(engine.changes),
         )
+
+    def _session(
+        self,
+        create: Callable[..., Any],
+        engine: CudaEngine | CudaRangeEngine,
+        ordinal: int,
+        *facts: Any,
+    ) -> int:
+        """The handle of a session that a function of the library creates of an engine.
+
+        Raises:
+            NodeError: It did not; the engine is let go.
+        """
+        token = next(self._tokens)
+        self._engines[token] = engine  # until the session's end, see _on_release
+        handle: int = create(ordinal, ctypes.c_int64(token), *facts)
         if not handle:
             self._engines.pop(token, None)
             raise NodeError(self._functions.take_error())

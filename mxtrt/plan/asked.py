@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Protocol
 
-from mxtrt.engines.ranges import Shapes
 from mxtrt.errors import EngineError, NodeError
+from mxtrt.graph.symbol import Shapes
 from mxtrt.node.abi import Tensor
 from mxtrt.observe.counters import count
 

@@ -20,7 +20,7 @@ from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.ranges import Ranges
 from mxtrt.engines.shared import shared_sessions
 from mxtrt.errors import EngineError, Unsupported
-from mxtrt.graph.symbol import Graph, TensorType
+from mxtrt.graph.symbol import Graph, Shapes, TensorType
 from mxtrt.node import library
 from mxtrt.node.abi import Tensor
 from mxtrt.observe.counters import count
@@ -33,7 +33,7 @@ from mxtrt.plan.proofs import Proofs
 from mxtrt.plan.served import Served
 from mxtrt.plan.sessions import Sessions
 from mxtrt.plan.state import Stage, State
-from mxtrt.plan.variants import Reshaped, Shapes, Variants, head_shapes
+from mxtrt.plan.variants import Reshaped, Variants, head_shapes
 from mxtrt.plan.wanted import Wanted, wanted_batches
 from mxtrt.system import background
 from mxtrt.system.background import in_job
@@ -451,13 +451,8 @@ class EngineNode:
                 refusal = self._served.reason or f"the ranges of shapes are narrow: {error}"
         if refusal:
             self._note(refusal)
-        if variant.ranges is not None and self._take_over(shapes, variant.ranges):
-            model = self.variants.model_at(shapes)
-            trust = functools.partial(self._segment.trust, variant.ranges, model)
-            if in_job():
-                trust()
-            else:
-                background.submit(trust)
+        if variant.ranges is not None:
+            self._take_over(shapes, variant.ranges)
 
     def _build_one(self, shapes: Shapes, checked: bool) -> None:
         """Have the session serve known input shapes that is to be for them."""
@@ -508,16 +503,12 @@ class EngineNode:
                 with self._lock:
                     self.variants.move(known, made, other)
 
-    def _take_over(self, shapes: Shapes, ranges: Ranges) -> bool:
-        """Have a session for ranges serve all known shapes in them, in place of older ones.
-
-        Returns:
-            Whether it is a new one.
-        """
+    def _take_over(self, shapes: Shapes, ranges: Ranges) -> None:
+        """Have a new session for ranges serve all known shapes in them, in place of older ones."""
         assert self._served is not None
         _, digest, model, _ = self.variants[shapes]
         if not self._served.built(ranges, digest):
-            return False
+            return
         segment = self.variants.model_at(shapes)
         inside = [
             (known, variant.outputs)
@@ -538,7 +529,11 @@ class EngineNode:
         told = f"{count} profiles" if count > 1 else "one profile"
         served = [note for note in self.report.notes if not note.startswith(_RANGES)]
         self.report.notes[:] = [*served, f"{_RANGES}{ranges.describe(self.inputs)}, {told}"]
-        return True
+        trust = functools.partial(self._segment.trust, ranges, segment)
+        if in_job():
+            trust()
+        else:
+            background.submit(trust)
 
     def _make_room(self) -> None:
         """Give up the sessions beyond ``max_engines`` that were used least lately.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 
-from mxtrt.convert.general import Convert, General, Shapes, generalize
+from mxtrt.convert.general import Convert, General, generalize
 from mxtrt.convert.segment import OnnxSegment
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Graph, Shapes
 from mxtrt.system.recent import Recent
 from mxtrt.system.threads import lock, rlock
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from mxtrt.config import Options
 from mxtrt.errors import EngineError, RefusedNodesError
-from mxtrt.graph.symbol import inferred
+from mxtrt.graph.symbol import Shapes, inferred
 from mxtrt.observe.report import Report
 from mxtrt.system import background
 from mxtrt.system.background import Job
@@ -25,7 +25,6 @@ __all__ = [
     "MOST_OUTDATED",
     "MOST_TRIES",
     "OutdatedError",
-    "Shapes",
     "Tried",
     "build_for",
     "postpone",
@@ -34,9 +33,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("mxtrt")
-
-#: The shapes of all inputs.
-Shapes = tuple[tuple[int, ...], ...]
 
 #: A build that has failed so often is given up.
 MOST_TRIES = 3

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from mxtrt.engines.ranges import Profile, Ranges, Shapes, Symbol
+from mxtrt.engines.ranges import Profile, Ranges, Symbol
+from mxtrt.graph.symbol import Shapes
 
 __all__ = ["Learned", "divided"]
 

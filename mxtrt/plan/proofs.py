@@ -12,9 +12,9 @@ from typing import Any
 from mxtrt.config import Options
 from mxtrt.engines import Session
 from mxtrt.engines.cache import EngineCache
-from mxtrt.engines.ranges import Ranges, Shapes
+from mxtrt.engines.ranges import Ranges
 from mxtrt.errors import EngineError
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Graph, Shapes
 from mxtrt.plan.learned import Fits
 from mxtrt.plan.variants import Reshaped
 

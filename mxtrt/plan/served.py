@@ -7,8 +7,9 @@ import logging
 from typing import Any, Protocol
 
 from mxtrt.convert.segment import OnnxSegment
-from mxtrt.engines.ranges import Profile, Ranges, Shapes
+from mxtrt.engines.ranges import Profile, Ranges
 from mxtrt.errors import EngineError
+from mxtrt.graph.symbol import Shapes
 from mxtrt.plan.learned import Learned
 from mxtrt.plan.proofs import WrongError
 from mxtrt.plan.variants import Reshaped

@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
-from mxtrt.convert.general import General, Shapes
+from mxtrt.convert.general import General
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.engines.ranges import Ranges, Symbol
 from mxtrt.errors import EngineError
-from mxtrt.graph.symbol import Graph, Inference, TensorType, with_shapes
+from mxtrt.graph.symbol import Graph, Inference, Shapes, TensorType, with_shapes
 from mxtrt.node import library
 from mxtrt.plan.family import Family
 
-__all__ = ["Reshaped", "Shapes", "Variant", "Variants", "head_shapes"]
+__all__ = ["Reshaped", "Variant", "Variants", "head_shapes"]
 
 _T = TypeVar("_T")
 

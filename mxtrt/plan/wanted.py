@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from mxtrt.config import Options
 from mxtrt.convert.segment import OnnxSegment
-from mxtrt.engines.ranges import Profile, Ranges, Shapes, Symbol
+from mxtrt.engines.ranges import Profile, Ranges, Symbol
 from mxtrt.errors import EngineError
-from mxtrt.graph.symbol import Entry, Graph, with_shapes
+from mxtrt.graph.symbol import Entry, Graph, Shapes, with_shapes
 from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.learned import Fits, Learned, divided
 

@@ -57,7 +57,8 @@ def compare(node: EngineNode, session: Session, graphs: Sequence[Graph]) -> None
     weights = {w.name: Weight.of(w, known[w.name]).values for w in node.weight_types}
     pace = 0.0  # seconds for an element of the inputs
     for graph in graphs:
-        sizes = [_shape(graph, name) for name in node.inputs]
+        types = {one.name: one.types[0] for one in graph.nodes if one.is_variable}
+        sizes = [types[name].shape or () for name in node.inputs]
         volume = sum(map(math.prod, sizes))
         if pace * volume > _MOST_SECONDS:
             continue
@@ -78,10 +79,3 @@ def compare(node: EngineNode, session: Session, graphs: Sequence[Graph]) -> None
             raise EngineError(
                 f"its answer at input shapes {at} is {distance:.3g} tolerances from MXNet's"
             )
-
-
-def _shape(graph: Graph, name: str) -> tuple[int, ...]:
-    (variable,) = (node for node in graph.nodes if node.is_variable and node.name == name)
-    shape = variable.types[0].shape
-    assert shape is not None
-    return shape

@@ -13,10 +13,10 @@ import pytest
 from support.segments import segments_of
 
 from mxtrt import config
-from mxtrt.convert.general import Shapes, generalize
+from mxtrt.convert.general import generalize
 from mxtrt.convert.segment import OnnxSegment
 from mxtrt.engines import Weight
-from mxtrt.graph.symbol import TensorType
+from mxtrt.graph.symbol import Shapes, TensorType
 from mxtrt.precision import Retyped, retyped
 
 DATA = mx.sym.var("data")

@@ -16,8 +16,9 @@ from onnx import helper, numpy_helper
 import mxtrt
 from mxtrt.engines import BuildRequest, Session
 from mxtrt.engines.onnxruntime import OnnxRuntime
-from mxtrt.engines.ranges import Ranges, Shapes
+from mxtrt.engines.ranges import Ranges
 from mxtrt.errors import EngineError
+from mxtrt.graph.symbol import Shapes
 from mxtrt.plan.plan import live_plans
 from support.networks import assert_close
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from mxtrt.engines.base import BuildRequest, MemoryTally
-from mxtrt.engines.ranges import Ranges, Shapes
+from mxtrt.engines.ranges import Ranges
 from mxtrt.engines.tensorrt.api import Api
 from mxtrt.errors import EngineError
+from mxtrt.graph.symbol import Shapes
 from mxtrt.node import library
 from mxtrt.system.threads import lock
 
