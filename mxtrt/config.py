@@ -72,6 +72,26 @@ def _count(value: Any) -> int:
     return number
 
 
+def _positive(value: Any) -> int:
+    if (number := _count(value)) < 1:
+        raise ValueError
+    return number
+
+
+def _gpus(value: Any) -> tuple[int, ...]:
+    """Numbers of GPUs in their order, empty for all of them."""
+    if isinstance(value, str):
+        value = [] if value.strip() == "all" else value.split(",")
+        if value == [""]:
+            raise ValueError
+    elif isinstance(value, int):
+        value = [value]
+    numbers = tuple(_count(item) for item in value)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError
+    return numbers
+
+
 def _one_of(values: tuple[str, ...]) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in values:
@@ -294,6 +314,28 @@ class Options:
             "OMP_WAIT_POLICY nor GOMP_SPINCOUNT stops them, and no quota. Read once per process."
         ),
         parse=_flag_or_auto,
+    )
+    lanes: int = _option(
+        1,
+        "MXTRT_LANES",
+        expected="a number of lanes, at least 1",
+        meaning=(
+            "Runs of TensorRT engines that a GPU computes at once, at the most: another lane (a "
+            "stream, scratch memory, and a context of each engine that runs on it) is opened in "
+            "the background when runs overlap. A thread that is alone uses one. Engines for ranges "
+            "of shapes share one lane."
+        ),
+        parse=_positive,
+    )
+    gpus: tuple[int, ...] = _option(
+        (0,),
+        "MXTRT_GPUS",
+        expected='"all", or numbers of GPUs separated by commas, such as 0,1',
+        meaning=(
+            "GPUs on which TensorRT runs graphs of mx.cpu(), as CUDA_VISIBLE_DEVICES numbers them: "
+            "the first one, and the others too when runs overlap. Graphs on mx.gpu() stay there."
+        ),
+        parse=_gpus,
     )
     min_nodes: int = _option(
         1,

@@ -82,10 +82,12 @@ class MemoryTally:
 
     Attributes:
         bytes: How much it is now.
+        elsewhere: What the same engine holds on other GPUs.
     """
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.elsewhere: dict[int, MemoryTally] = {}
 
 
 class Session:

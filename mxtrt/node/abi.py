@@ -94,8 +94,12 @@ ENQUEUE = ctypes.CFUNCTYPE(
     ctypes.c_uint64,
     ctypes.c_uint64,
 )
-#: A session has ended: token.
+#: Nothing uses an engine any more: token.
 RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+#: Runs of a session overlap: token of its first engine.
+MORE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+#: A session lost a GPU: the same, and why.
+LOST = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_char_p)
 
 
 class Call(ctypes.Structure):
@@ -242,7 +246,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         ),
     ),
     # cuda_session.cc
-    "cuda_callbacks": (None, (ENQUEUE, RELEASE)),
+    "cuda_callbacks": (None, (ENQUEUE, RELEASE, MORE, LOST)),
     # cuda_ranges.cc
     "cuda_range_session": (
         _INT64,
@@ -262,6 +266,11 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
             _INT,
         ),
     ),
+    # cuda_fixed.cc
+    "cuda_session": (_INT64, (_INT, _INT64, _POINTER, _INT, _INT, _SIZE, _INT, _INT, _INT)),
+    "cuda_open_lane": (_INT, (_INT64, _INT64, _INT, _INT)),
+    "cuda_lane_answered": (None, (_INT64, _INT)),
+    "cuda_lanes": (_INT, (_INT64, _INT)),
     # cuda.cc
     "cuda_device": (_INT, (_INT, _POINTER, _INT, _POINTER, _POINTER, _POINTER)),
     "cuda_count": (_INT, (_POINTER,)),
@@ -274,7 +283,6 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "cuda_free": (None, (_ADDRESS,)),
     "cuda_copy_out": (_INT, (_INT, _POINTER, _ADDRESS, _SIZE, _POINTER)),
     "cuda_copy_in": (_INT, (_INT, _ADDRESS, _POINTER, _SIZE, _POINTER)),
-    "cuda_session": (_INT64, (_INT, _INT64, _POINTER, _INT, _INT, _SIZE, _INT, _INT)),
     "cuda_unrecordable": (_TEXT, (_INT64,)),
     "cuda_usage": (_INT, (_INT64, _POINTER, _POINTER, _POINTER)),
     # nvtx.cc

@@ -1,12 +1,4 @@
-// Sessions on an NVIDIA GPU, and what Python asks of a GPU.
-//
-// Python builds the engine; what a run puts on a stream is recorded as a CUDA graph, and a
-// forward launches the graph from here.  For graphs in host memory the record holds the copies in
-// and out too, between pinned memory and device memory of the session's own.  For graphs on the
-// GPU the engine reads and writes MXNet's arrays where they are: one record for every set of
-// addresses, the least recently used go first.
-#include <algorithm>
-#include <list>
+// What Python asks of a GPU, and of sessions there.
 #include <stdexcept>
 
 #include "cuda_session.h"
@@ -20,169 +12,6 @@ namespace mxtrt {
 namespace {
 
 constexpr int kComputeMajor = 75, kComputeMinor = 76;
-constexpr size_t kMostRecords = 32;
-constexpr uint64_t kMostPatience = 1 << 20;
-
-// A session for tensors of one size each.
-class FixedSession : public CudaSession {
- public:
-  FixedSession(Device& device, int64_t token, const size_t* sizes, int num_inputs, int num_outputs,
-               size_t scratch, bool on_device)
-      : CudaSession(device, token, num_inputs, num_outputs, scratch, on_device) {
-    for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].bytes = sizes[i];
-  }
-  FixedSession(const FixedSession&) = delete;
-  FixedSession& operator=(const FixedSession&) = delete;
-
-  ~FixedSession() override {
-    if (shutting_down() || forked()) return;
-    end([this] {
-      own_.reset();
-      records_.clear();
-    });
-  }
-
-  // Runs the engine once, records it and runs the record: whatever fails does so before the first
-  // forward.
-  void prepare(bool record) {
-    device_.make_current();
-    allocate_buffers();
-    once([&](const Turn& turn) {
-      // What is initialized lazily is, by this.
-      enqueue(own_addresses(), nullptr, turn, turn.stream);
-    });
-    if (!record) {
-      unrecordable_ = "recording is switched off";
-      return;
-    }
-    try {
-      once([&](const Turn& turn) { own_record(turn).launch(turn.stream); });
-    } catch (const std::exception& error) {
-      unrecordable_ = error.what();
-    }
-    if (on_device_) {
-      own_.reset();
-      free_buffers();
-    }
-  }
-
-  bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-           void* stream) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (on_device_ && stream) {
-      run_in_place(inputs, outputs, stream);
-      return false;
-    }
-    stream = device_.stream();
-    on_device_ ? run_in_place(inputs, outputs, stream) : run_from_host(inputs, stream);
-    ++g_tally.waits;
-    check(g_cuda.stream_wait(stream));
-    if (!on_device_) hand_outputs(outputs);
-    return true;
-  }
-
- private:
-  int64_t count_records() const override {
-    return static_cast<int64_t>(records_.size()) + (own_ != nullptr);
-  }
-
-  // What a run on the session's own buffers puts on a stream.
-  void enqueue_own(const Turn& turn, void* stream) {
-    if (!on_device_) copy_inputs_in(stream);
-    enqueue(own_addresses(), nullptr, turn, stream);
-    if (!on_device_) copy_outputs_out(stream);
-  }
-
-  // The record of a run on the session's own buffers.
-  const Record& own_record(const Turn& turn) {
-    if (!own_ || own_->generation != turn.generation) {
-      own_.reset();
-      own_ = recorded(own_addresses(), turn, [&](void* stream) { enqueue_own(turn, stream); });
-    }
-    return *own_;
-  }
-
-  // The record for these addresses; null when it is not worth recording.  Recording takes
-  // longer than a run: once all records are in use, each that pushes another out doubles the
-  // number of runs before the next may, so that addresses that never repeat do not record forever.
-  const Record* record_of(const Addresses& addresses, const Turn& turn) {
-    auto found = std::find_if(records_.begin(), records_.end(),
-                              [&](const auto& record) { return record->addresses == addresses; });
-    if (found != records_.end()) {
-      if ((*found)->generation == turn.generation) {
-        records_.splice(records_.begin(), records_, found);
-        return records_.front().get();
-      }
-      records_.erase(found);
-    }
-    if (records_.size() >= kMostRecords) {
-      if (runs_ < next_push_) return nullptr;
-      next_push_ = runs_ + patience_;
-      patience_ = std::min(2 * patience_, kMostPatience);
-      ++g_tally.waits;
-      check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
-      records_.pop_back();
-    }
-    records_.push_front(recorded(addresses, turn,
-                                 [&](void* stream) { enqueue(addresses, nullptr, turn, stream); }));
-    return records_.front().get();
-  }
-
-  // Calls `find` for a record; a failure to record is kept, and runs go through Python from then.
-  template <typename Find>
-  const Record* unless_unrecordable(Find find) {
-    if (!unrecordable_.empty()) return nullptr;
-    try {
-      return find();
-    } catch (const std::exception& error) {
-      unrecordable_ = error.what();
-      return nullptr;
-    }
-  }
-
-  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                    void* stream) {
-    const Addresses addresses = addresses_of(inputs, outputs);
-    Turn turn(device_, stream);
-    ++runs_;
-    if (auto* record = unless_unrecordable([&] { return record_of(addresses, turn); })) {
-      record->launch(stream);
-      return;
-    }
-    auto* staged = unless_unrecordable([&] {
-      allocate_buffers();
-      return &own_record(turn);
-    });
-    if (!staged) {
-      enqueue(addresses, nullptr, turn, stream);
-      return;
-    }
-    for (size_t i = 0; i < num_inputs_; ++i) {
-      g_tally.copy(buffers_[i].bytes);
-      check(g_cuda.copy_across(buffers_[i].device, addresses[i], buffers_[i].bytes, stream));
-    }
-    staged->launch(stream);
-    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
-      g_tally.copy(buffers_[i].bytes);
-      check(g_cuda.copy_across(addresses[i], buffers_[i].device, buffers_[i].bytes, stream));
-    }
-  }
-
-  void run_from_host(const std::vector<Tensor>& inputs, void* stream) {
-    take_inputs(inputs);
-    for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
-    Turn turn(device_, stream);
-    if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
-      record->launch(stream);
-    } else {
-      enqueue_own(turn, stream);
-    }
-  }
-
-  std::unique_ptr<Record> own_;
-  std::list<std::unique_ptr<Record>> records_;  // most recently used first
-  uint64_t runs_ = 0, next_push_ = 0, patience_ = kMostRecords;
-};
 
 std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
   auto session = std::dynamic_pointer_cast<CudaSession>(find_session(handle));
@@ -191,6 +20,7 @@ std::shared_ptr<CudaSession> cuda_session(int64_t handle) {
 }
 
 }  // namespace
+
 // Opens a GPU; gives its name, compute capability and memory.
 MXTRT_EXPORT int mxtrt_cuda_device(int ordinal, char* name, int name_size, int* major, int* minor,
                                    size_t* memory) {
@@ -282,24 +112,6 @@ MXTRT_EXPORT int mxtrt_cuda_copy_out(int ordinal, void* to, uint64_t from, size_
 MXTRT_EXPORT int mxtrt_cuda_copy_in(int ordinal, uint64_t to, const void* from, size_t bytes,
                                     void* stream) {
   return copy_now(ordinal, stream, [=](void* on) { return g_cuda.copy_in(to, from, bytes, on); });
-}
-
-// A session of an engine: sizes of its inputs, then outputs, in bytes; whether these are in GPU
-// memory at a forward; and its scratch memory.  The engine runs once.  Returns the session's
-// handle, or 0 after setting the error.
-MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t* sizes,
-                                        int num_inputs, int num_outputs, size_t scratch,
-                                        int on_device, int record) {
-  int64_t handle = 0;
-  guarded([&] {
-    auto& device = Device::get(ordinal);
-    const Restored restored;
-    auto session = std::make_shared<FixedSession>(device, token, sizes, num_inputs, num_outputs,
-                                                  scratch, on_device != 0);
-    session->prepare(record != 0);
-    handle = add_session(std::move(session));
-  });
-  return handle;
 }
 
 // Why runs of a session go through Python: empty, as they should not.

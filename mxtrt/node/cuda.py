@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mxtrt.errors import NodeError
-from mxtrt.node.abi import ENQUEUE, RELEASE, Functions, Tensor
+from mxtrt.node.abi import ENQUEUE, LOST, MORE, RELEASE, Functions, Tensor
+
+_log = logging.getLogger("mxtrt")
 
 __all__ = ["Cuda", "CudaDevice", "CudaEngine", "CudaMemory", "CudaRangeEngine", "CudaUsage"]
 
@@ -97,7 +101,13 @@ class Cuda:
         self._lib = functions.lib
         self._engines: dict[int, Any] = {}  # CudaEngine or CudaRangeEngine
         self._tokens = itertools.count(1)
-        self._callbacks = (ENQUEUE(self._on_enqueue), RELEASE(self._on_release))
+        self._more: dict[int, Callable[[], None]] = {}
+        self._callbacks = (
+            ENQUEUE(self._on_enqueue),
+            RELEASE(self._on_release),
+            MORE(self._on_more),
+            LOST(self._on_lost),
+        )
         self._lib.mxtrt_cuda_callbacks(*self._callbacks)
 
     def count(self) -> int:
@@ -242,6 +252,8 @@ class Cuda:
         *,
         on_device: bool,
         record: bool = True,
+        lanes: int = 1,
+        more: Callable[[int], None] | None = None,
     ) -> int:
         """A session of an engine; the engine runs once, so that what fails does so here.
 
@@ -254,6 +266,10 @@ class Cuda:
             on_device: Whether inputs and outputs are in GPU memory at a forward.
             record: Whether runs are recorded as CUDA graphs; otherwise every run calls
                 ``engine.enqueue``.
+            lanes: Lanes that the session may run on, of all GPUs.
+            more: Called with the session's handle when runs overlap and it has fewer, from the
+                thread of a run: returns at once, and in time has another lane opened or not, see
+                :meth:`open_lane` and :meth:`lane_answered`.
 
         Returns:
             The session's handle.
@@ -262,7 +278,7 @@ class Cuda:
             NodeError: CUDA or the engine failed; nothing of the session is left.
         """
         sizes = [*inputs, *outputs]
-        return self._session(
+        token, handle = self._session(
             self._lib.mxtrt_cuda_session,
             engine,
             ordinal,
@@ -272,7 +288,41 @@ class Cuda:
             ctypes.c_size_t(scratch),
             int(on_device),
             int(record),
+            lanes if more else 1,
         )
+        if more is not None:
+            self._more[token] = functools.partial(more, handle)
+        return handle
+
+    def open_lane(self, session: int, engine: CudaEngine, ordinal: int, most: int) -> None:
+        """Have a session run on another lane of a GPU too.
+
+        Args:
+            session: Its handle.
+            engine: Another context of its engine, which runs once.
+            ordinal: The GPU.
+            most: Lanes that this GPU may have.
+
+        Raises:
+            NodeError: The session is gone or runs on all of them, or CUDA or the engine failed.
+        """
+        with self._kept(engine) as token:
+            self._functions.checked(self._lib.mxtrt_cuda_open_lane(session, token, ordinal, most))
+
+    def lane_answered(self, session: int, more: bool) -> None:
+        """Take note that a session was given another lane, or that it can have no more."""
+        self._lib.mxtrt_cuda_lane_answered(session, int(more))
+
+    def lanes(self, session: int, ordinal: int) -> int:
+        """How many lanes of a GPU a session runs on.
+
+        Raises:
+            NodeError: The session is gone, or there is no such GPU.
+        """
+        count: int = self._lib.mxtrt_cuda_lanes(session, ordinal)
+        if count < 0:
+            raise NodeError(self._functions.take_error())
+        return count
 
     def create_range_session(
         self,
@@ -319,7 +369,7 @@ class Cuda:
             engine.changes,
             engine.uses,
             len(engine.changes),
-        )
+        )[1]
 
     def _session(
         self,
@@ -327,19 +377,31 @@ class Cuda:
         engine: CudaEngine | CudaRangeEngine,
         ordinal: int,
         *facts: Any,
-    ) -> int:
-        """The handle of a session that a function of the library creates of an engine.
+    ) -> tuple[int, int]:
+        """The engine's token, and the handle of a session that a function creates of it.
 
         Raises:
             NodeError: It did not; the engine is let go.
         """
+        with self._kept(engine) as token:
+            handle: int = create(ordinal, ctypes.c_int64(token), *facts)
+            if not handle:
+                raise NodeError(self._functions.take_error())
+        return token, handle
+
+    @contextlib.contextmanager
+    def _kept(self, engine: CudaEngine | CudaRangeEngine) -> Iterator[int]:
+        """A block that gives an engine to the library, under a token; see _on_release.
+
+        What the block raises means that it did not take it.
+        """
         token = next(self._tokens)
-        self._engines[token] = engine  # until the session's end, see _on_release
-        handle: int = create(ordinal, ctypes.c_int64(token), *facts)
-        if not handle:
+        self._engines[token] = engine
+        try:
+            yield token
+        except NodeError:
             self._engines.pop(token, None)
-            raise NodeError(self._functions.take_error())
-        return handle
+            raise
 
     def unrecordable(self, session: int) -> str:
         """Why every run of a session calls ``engine.enqueue``; empty when CUDA graphs do it."""
@@ -387,3 +449,13 @@ class Cuda:
 
     def _on_release(self, token: int) -> None:
         self._engines.pop(token, None)
+        self._more.pop(token, None)
+
+    def _on_more(self, token: int) -> None:
+        if (more := self._more.get(token)) is not None:
+            more()
+
+    def _on_lost(self, token: int, message: bytes) -> None:
+        _log.warning(
+            "a GPU failed, and other GPUs answer in its place: %s", message.decode(errors="replace")
+        )

@@ -22,28 +22,28 @@ constexpr size_t kMostRecords = 8;  // of a context
 // Runs at the same shapes before one is recorded, and so many after which recording was worth it.
 constexpr uint64_t kPatience = 2, kMostPatience = 64, kWorth = 16;
 
-class RangeSession : public CudaSession {
+class RangeSeat : public Seat {
  public:
-  RangeSession(Device& device, int64_t token, int num_inputs, int num_outputs, size_t scratch,
-               bool on_device, const int64_t* changes, int64_t* uses, int num_contexts)
-      : CudaSession(device, token, num_inputs, num_outputs, scratch, on_device),
+  RangeSeat(Device& device, int64_t token, int num_inputs, int num_outputs, size_t scratch,
+            bool on_device, const int64_t* changes, int64_t* uses, int num_contexts)
+      : Seat(device.first(), token, num_inputs, num_outputs, scratch, on_device),
         changes_(changes),
         uses_(uses),
         contexts_(num_contexts) {}
-  RangeSession(const RangeSession&) = delete;
-  RangeSession& operator=(const RangeSession&) = delete;
+  RangeSeat(const RangeSeat&) = delete;
+  RangeSeat& operator=(const RangeSeat&) = delete;
 
-  ~RangeSession() override {
+  ~RangeSeat() {
     if (shutting_down() || forked()) return;
     end([this] { contexts_.clear(); });
   }
 
   // Runs the engine at some shapes, records it and runs the record: what fails does so here.
   void prepare(const size_t* sizes, const std::vector<Shape>& shapes, bool record) {
-    device_.make_current();
+    lane.device.make_current();
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].bytes = sizes[i];
     allocate_buffers();
-    if (!record) unrecordable_ = "recording is switched off";
+    if (!record) unrecordable = "recording is switched off";
     for (uint64_t i = 0; i < kPatience; ++i) {
       once([&](const Turn& turn) { put_own(shapes, turn, turn.stream); });
     }
@@ -51,35 +51,32 @@ class RangeSession : public CudaSession {
     if (on_device_) free_buffers();
   }
 
-  bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-           void* stream) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<Shape> shapes;
-    shapes.reserve(inputs.size());
-    for (const auto& input : inputs) shapes.emplace_back(input.shape, input.shape + input.ndim);
-    const bool waits = !on_device_ || !stream;
-    if (waits) stream = device_.stream();
-    if (on_device_) {
-      const Addresses addresses = addresses_of(inputs, outputs);
-      Turn turn(device_, stream);
-      put(addresses, shapes, turn, stream,
-          [&](void* on) { return enqueue(addresses, &shapes, turn, on); });
-    } else {
-      for (size_t i = 0; i < buffers_.size(); ++i) {
-        buffers_[i].bytes = bytes(i < num_inputs_ ? inputs[i] : outputs[i - num_inputs_]);
-      }
-      device_.make_current();
-      make_room();
-      take_inputs(inputs);
-      for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
-      Turn turn(device_, stream);
-      put_own(shapes, turn, stream);
+  // Computes outputs in host memory.
+  void run_from_host(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) {
+    for (size_t i = 0; i < buffers_.size(); ++i) {
+      buffers_[i].bytes = bytes(i < num_inputs_ ? inputs[i] : outputs[i - num_inputs_]);
     }
-    if (!waits) return false;
-    ++g_tally.waits;
-    check(g_cuda.stream_wait(stream));
-    if (!on_device_) hand_outputs(outputs);
-    return true;
+    lane.device.make_current();
+    make_room();
+    take_inputs(inputs);
+    for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
+    {
+      Turn turn(lane, lane.stream());
+      put_own(shapes_of(inputs), turn, turn.stream);
+      mark(turn);
+    }
+    wait();
+    hand_outputs(outputs);
+  }
+
+  // Puts a run on a stream whose tensors are on the GPU.
+  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                    void* stream) {
+    const Addresses addresses = addresses_of(inputs, outputs);
+    const std::vector<Shape> shapes = shapes_of(inputs);
+    Turn turn(lane, stream);
+    put(addresses, shapes, turn, stream,
+        [&](void* on) { return enqueue(addresses, &shapes, turn, on); });
   }
 
  private:
@@ -90,6 +87,13 @@ class RangeSession : public CudaSession {
     uint64_t runs = 0;                           // at these shapes
     std::list<std::unique_ptr<Record>> records;  // at these shapes, most recently used first
   };
+
+  static std::vector<Shape> shapes_of(const std::vector<Tensor>& tensors) {
+    std::vector<Shape> shapes;
+    shapes.reserve(tensors.size());
+    for (const auto& one : tensors) shapes.emplace_back(one.shape, one.shape + one.ndim);
+    return shapes;
+  }
 
   int64_t count_records() const override {
     size_t count = 0;
@@ -163,7 +167,7 @@ class RangeSession : public CudaSession {
   template <typename Body>
   const Record* record_of(Context& context, const Addresses& addresses, const Turn& turn,
                           Body body) {
-    if (!unrecordable_.empty()) return nullptr;
+    if (!unrecordable.empty()) return nullptr;
     auto& records = context.records;
     if (!records.empty() && records.front()->generation != turn.generation) forget(context, turn);
     auto found = std::find_if(records.begin(), records.end(),
@@ -176,7 +180,7 @@ class RangeSession : public CudaSession {
     try {
       records.push_front(recorded(addresses, turn, body));
     } catch (const std::exception& error) {
-      unrecordable_ = error.what();
+      unrecordable = error.what();
       return nullptr;
     }
     return records.front().get();
@@ -188,6 +192,58 @@ class RangeSession : public CudaSession {
   int64_t* const uses_;
   std::vector<Context> contexts_;
   uint64_t patience_ = kPatience;
+};
+
+// The contexts of the engine are those of all its sessions: these run on one lane.
+class RangeSession : public CudaSession {
+ public:
+  template <typename... Facts>
+  RangeSession(Device& device, bool on_device, Facts... facts)
+      : device_(device), on_device_(on_device), seat_(device, facts...) {}
+
+  RangeSeat& seat() { return seat_; }
+  Device* device() override { return on_device_ ? &device_ : nullptr; }
+
+  bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+           Place* place) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (place->stream && on_device_) {
+      seat_.run_in_place(inputs, outputs, place->stream);
+      return false;
+    }
+    Ride ride(seat_.lane, place->caller ? place->caller : this_caller());
+    if (!on_device_) {
+      seat_.run_from_host(inputs, outputs);
+      return true;
+    }
+    if (place->later) place->lane = &seat_.lane;
+    seat_.run_in_place(inputs, outputs, seat_.lane.stream());
+    if (place->later) {
+      ride.hand_on();
+      return false;
+    }
+    ++g_tally.waits;
+    check(g_cuda.stream_wait(seat_.lane.stream()));
+    return true;
+  }
+
+  std::string unrecordable() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return seat_.unrecordable;
+  }
+
+  void usage(int64_t* records, size_t* host, size_t* device) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    *records = 0;
+    *host = *device = 0;
+    seat_.add_usage(records, host, device);
+  }
+
+ private:
+  Device& device_;
+  const bool on_device_;
+  std::mutex mutex_;
+  RangeSeat seat_;
 };
 
 }  // namespace
@@ -210,9 +266,10 @@ MXTRT_EXPORT int64_t mxtrt_cuda_range_session(int ordinal, int64_t token, const 
     }
     auto& device = Device::get(ordinal);
     const Restored restored;
-    auto session = std::make_shared<RangeSession>(device, token, num_inputs, num_outputs, scratch,
-                                                  on_device != 0, changes, uses, num_contexts);
-    session->prepare(sizes, shapes, record != 0);
+    auto session =
+        std::make_shared<RangeSession>(device, on_device != 0, token, num_inputs, num_outputs,
+                                       scratch, on_device != 0, changes, uses, num_contexts);
+    session->seat().prepare(sizes, shapes, record != 0);
     handle = add_session(std::move(session));
   });
   return handle;

@@ -14,6 +14,9 @@ namespace {
 
 std::atomic<EnqueueCallback> g_enqueue{nullptr};
 std::atomic<ReleaseCallback> g_release{nullptr};
+std::atomic<MoreCallback> g_more{nullptr};
+std::atomic<LostCallback> g_lost{nullptr};
+constexpr unsigned kNoTiming = 2;  // CU_EVENT_DISABLE_TIMING
 
 }  // namespace
 
@@ -24,47 +27,53 @@ Record::Record(Addresses addresses, uint64_t generation, void* graph)
   check(code);
 }
 
-CudaSession::CudaSession(Device& device, int64_t token, size_t num_inputs, size_t num_outputs,
-                         size_t scratch, bool on_device)
-    : device_(device),
-      token_(token),
+Seat::Seat(Lane& lane, int64_t token, size_t num_inputs, size_t num_outputs, size_t scratch,
+           bool on_device)
+    : lane(lane),
+      token(token),
       num_inputs_(num_inputs),
       scratch_(scratch),
       on_device_(on_device),
       buffers_(num_inputs + num_outputs) {
-  if (scratch_) device_.reserve(scratch_);
+  if (scratch_) lane.reserve(scratch_);
+  ++lane.sessions;
 }
 
-void CudaSession::finish() {
+void Seat::finish() {
   free_buffers();
-  if (scratch_) device_.give_back(scratch_);
+  if (event_) forgive(g_cuda.event_destroy(event_));
+  if (scratch_) lane.give_back(scratch_);
+  --lane.sessions;
   // The records used the engine's memory: Python may let it go only now.
   const Callout callout;
-  if (const ReleaseCallback release = g_release; release && callout) release(token_);
+  if (const ReleaseCallback release = g_release; release && callout) release(token);
 }
 
-std::string CudaSession::unrecordable() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return unrecordable_;
-}
-
-void CudaSession::usage(int64_t* records, size_t* host, size_t* device) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  *records = count_records();
-  *host = *device = 0;
+void Seat::add_usage(int64_t* records, size_t* host, size_t* device) const {
+  *records += count_records();
   for (const auto& buffer : buffers_) {
     if (buffer.host) *host += buffer.capacity;
     if (buffer.device) *device += buffer.capacity;
   }
 }
 
-static bool fits(const Buffer& buffer) { return buffer.device && buffer.capacity >= buffer.bytes; }
-
-bool CudaSession::buffers_fit() const {
-  return std::all_of(buffers_.begin(), buffers_.end(), fits);
+void Seat::mark(const Turn& turn) {
+  marked_ = lane.is_shared();
+  if (!marked_) return;
+  if (!event_) check(g_cuda.event_create(&event_, kNoTiming));
+  check(g_cuda.event_record(event_, turn.stream));
 }
 
-void CudaSession::allocate_buffers() {
+void Seat::wait() {
+  ++g_tally.waits;
+  check(marked_ ? g_cuda.event_wait(event_) : g_cuda.stream_wait(lane.stream()));
+}
+
+static bool fits(const Buffer& buffer) { return buffer.device && buffer.capacity >= buffer.bytes; }
+
+bool Seat::buffers_fit() const { return std::all_of(buffers_.begin(), buffers_.end(), fits); }
+
+void Seat::allocate_buffers() {
   for (auto& buffer : buffers_) {
     const size_t bytes = std::max<size_t>(buffer.bytes, 1);
     if (fits(buffer)) continue;
@@ -82,7 +91,7 @@ void CudaSession::allocate_buffers() {
   }
 }
 
-void CudaSession::free_buffers() {
+void Seat::free_buffers() {
   for (auto& buffer : buffers_) {
     if (buffer.host) forgive(g_cuda.free_host(buffer.host));
     if (buffer.device) forgive(g_cuda.free(buffer.device));
@@ -91,14 +100,14 @@ void CudaSession::free_buffers() {
   }
 }
 
-Addresses CudaSession::own_addresses() const {
+Addresses Seat::own_addresses() const {
   Addresses addresses;
   for (const auto& buffer : buffers_) addresses.push_back(buffer.device);
   return addresses;
 }
 
-int CudaSession::enqueue(const Addresses& addresses, const std::vector<Shape>* shapes,
-                         const Turn& turn, void* stream) {
+int Seat::enqueue(const Addresses& addresses, const std::vector<Shape>* shapes, const Turn& turn,
+                  void* stream) {
   if (turn.scratch_bytes < scratch_) {
     throw std::runtime_error("the GPU had no memory left for the engine's scratch");
   }
@@ -113,7 +122,7 @@ int CudaSession::enqueue(const Addresses& addresses, const std::vector<Shape>* s
   const EnqueueCallback call = g_enqueue;
   const Callout callout;
   const int context = call && callout
-                          ? call(token_, addresses.data(), static_cast<int>(addresses.size()),
+                          ? call(token, addresses.data(), static_cast<int>(addresses.size()),
                                  shapes ? dims.data() : nullptr, shapes ? ndims.data() : nullptr,
                                  static_cast<int>(ndims.size()), turn.scratch, stream)
                           : 0;
@@ -121,26 +130,26 @@ int CudaSession::enqueue(const Addresses& addresses, const std::vector<Shape>* s
   return context;
 }
 
-void CudaSession::copy_inputs_in(void* stream) {
+void Seat::copy_inputs_in(void* stream) {
   for (size_t i = 0; i < num_inputs_; ++i) {
     check(g_cuda.copy_in(buffers_[i].device, buffers_[i].host, buffers_[i].bytes, stream));
   }
 }
 
-void CudaSession::copy_outputs_out(void* stream) {
+void Seat::copy_outputs_out(void* stream) {
   for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
     check(g_cuda.copy_out(buffers_[i].host, buffers_[i].device, buffers_[i].bytes, stream));
   }
 }
 
-void CudaSession::take_inputs(const std::vector<Tensor>& inputs) {
+void Seat::take_inputs(const std::vector<Tensor>& inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     g_tally.copy(buffers_[i].bytes);
     std::memcpy(buffers_[i].host, inputs[i].data, buffers_[i].bytes);
   }
 }
 
-void CudaSession::hand_outputs(const std::vector<Tensor>& outputs) {
+void Seat::hand_outputs(const std::vector<Tensor>& outputs) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto& buffer = buffers_[num_inputs_ + i];
     g_tally.copy(buffer.bytes);
@@ -148,8 +157,8 @@ void CudaSession::hand_outputs(const std::vector<Tensor>& outputs) {
   }
 }
 
-Addresses CudaSession::addresses_of(const std::vector<Tensor>& inputs,
-                                    const std::vector<Tensor>& outputs) {
+Addresses Seat::addresses_of(const std::vector<Tensor>& inputs,
+                             const std::vector<Tensor>& outputs) {
   Addresses addresses;
   addresses.reserve(inputs.size() + outputs.size());
   for (const auto* tensors : {&inputs, &outputs}) {
@@ -160,9 +169,22 @@ Addresses CudaSession::addresses_of(const std::vector<Tensor>& inputs,
   return addresses;
 }
 
-MXTRT_EXPORT void mxtrt_cuda_callbacks(EnqueueCallback enqueue, ReleaseCallback release) {
+void ask_for_more(int64_t token) {
+  const Callout callout;
+  if (const MoreCallback more = g_more; more && callout) more(token);
+}
+
+void tell_of_loss(int64_t token, const std::string& message) {
+  const Callout callout;
+  if (const LostCallback lost = g_lost; lost && callout) lost(token, message.c_str());
+}
+
+MXTRT_EXPORT void mxtrt_cuda_callbacks(EnqueueCallback enqueue, ReleaseCallback release,
+                                       MoreCallback more, LostCallback lost) {
   g_enqueue = enqueue;
   g_release = release;
+  g_more = more;
+  g_lost = lost;
 }
 
 }  // namespace mxtrt

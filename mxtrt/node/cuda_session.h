@@ -25,6 +25,10 @@ using EnqueueCallback = int (*)(int64_t token, const DevicePointer* addresses, i
                                 DevicePointer scratch, void* stream);
 // Python: nothing uses the engine with this token any more.
 using ReleaseCallback = void (*)(int64_t token);
+// Python: runs of the session with this engine overlap; it may have another lane, in a while.
+using MoreCallback = void (*)(int64_t token);
+// Python: the session with this engine runs no more on a GPU that failed with these words.
+using LostCallback = void (*)(int64_t token, const char* message);
 
 // One input or output: memory of the session's own, its size in bytes, and that of the tensor.
 struct Buffer {
@@ -49,26 +53,28 @@ class Record {
   void* executable_ = nullptr;
 };
 
-// An engine on a GPU, with buffers for tensors that are in host memory.
-class CudaSession : public Session {
+// An engine's place on a lane: a context of it, and buffers for tensors that are in host memory.
+// Used by one thread at a time.
+class Seat {
  public:
-  CudaSession(Device& device, int64_t token, size_t num_inputs, size_t num_outputs, size_t scratch,
-              bool on_device);
-  CudaSession(const CudaSession&) = delete;
-  CudaSession& operator=(const CudaSession&) = delete;
+  Seat(Lane& lane, int64_t token, size_t num_inputs, size_t num_outputs, size_t scratch,
+       bool on_device);
+  Seat(const Seat&) = delete;
+  Seat& operator=(const Seat&) = delete;
 
+  Lane& lane;
+  const int64_t token;
   // Why runs go through Python; empty if they do not.
-  std::string unrecordable();
-  Device* device() override { return on_device_ ? &device_ : nullptr; }
-  std::unique_ptr<Bindings> bindings() override { return nullptr; }
-  // How many records there are, and bytes of pinned and device memory of the session's own.
-  void usage(int64_t* records, size_t* host, size_t* device);
+  std::string unrecordable;
+  // Adds how many records there are, and bytes of pinned and device memory of the seat's own.
+  void add_usage(int64_t* records, size_t* host, size_t* device) const;
 
  protected:
+  ~Seat() = default;
   // Called first by destructors: `drop` gives up the records, when no run is under way.
   template <typename Drop>
   void end(Drop drop);
-  // Puts something on the stream of the GPU's engines, and waits for it.
+  // Puts something on the lane's stream, and waits for it.
   template <typename Body>
   void once(Body body);
   // Everything that `body` puts on the recording stream, as a record.
@@ -89,40 +95,72 @@ class CudaSession : public Session {
   // Between the tensors of a forward in host memory and the pinned memory.
   void take_inputs(const std::vector<Tensor>& inputs);
   void hand_outputs(const std::vector<Tensor>& outputs);
+  // Waits on the lane's stream for what was there at `mark`, which is called in the same turn.
+  void mark(const Turn& turn);
+  void wait();
   static Addresses addresses_of(const std::vector<Tensor>& inputs,
                                 const std::vector<Tensor>& outputs);
 
-  Device& device_;
-  const int64_t token_;
   const size_t num_inputs_, scratch_;
   const bool on_device_;
   std::vector<Buffer> buffers_;
-  std::string unrecordable_;
-  std::mutex mutex_;
 
  private:
   void finish();
+
+  void* event_ = nullptr;  // of the last run; made once the lane is shared
+  bool marked_ = false;
+};
+
+// An engine on a GPU.
+class CudaSession : public Session {
+ public:
+  std::unique_ptr<Bindings> bindings() override { return nullptr; }
+  // Why runs go through Python; empty if they do not.
+  virtual std::string unrecordable() = 0;
+  // How many records there are, and bytes of pinned and device memory of the session's own.
+  virtual void usage(int64_t* records, size_t* host, size_t* device) = 0;
+};
+
+// Tells Python that runs overlap, and that a GPU failed.
+void ask_for_more(int64_t token);
+void tell_of_loss(int64_t token, const std::string& message);
+
+// A run on a lane's own stream: it leaves the lane at the end of a block, unless it was handed on.
+class Ride {
+ public:
+  Ride(Lane& lane, Caller caller) : lane_(&lane) { lane.enter(caller); }
+  Ride(const Ride&) = delete;
+  Ride& operator=(const Ride&) = delete;
+  ~Ride() {
+    if (lane_) lane_->leave();
+  }
+  // Whoever notices that the outputs are there leaves the lane.
+  void hand_on() { lane_ = nullptr; }
+
+ private:
+  Lane* lane_;
 };
 
 template <typename Drop>
-void CudaSession::end(Drop drop) {
+void Seat::end(Drop drop) {
   const Restored restored;
-  device_.settle();
+  lane.settle();
   drop();
   finish();
 }
 
 template <typename Body>
-void CudaSession::once(Body body) {
-  Turn turn(device_, device_.stream());
+void Seat::once(Body body) {
+  Turn turn(lane, lane.stream());
   body(turn);
   check(g_cuda.stream_wait(turn.stream));
 }
 
 template <typename Body>
-std::unique_ptr<Record> CudaSession::recorded(Addresses addresses, const Turn& turn, Body body) {
+std::unique_ptr<Record> Seat::recorded(Addresses addresses, const Turn& turn, Body body) {
   constexpr int kCaptureRelaxed = 2;
-  void* stream = device_.recording_stream();
+  void* stream = lane.recording_stream();
   void* graph = nullptr;
   check(g_cuda.begin_capture(stream, kCaptureRelaxed));
   try {

@@ -1,6 +1,6 @@
 #include "device.h"
 
-#include <memory>
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -9,6 +9,11 @@ namespace mxtrt {
 namespace {
 constexpr unsigned kNonBlocking = 1, kNoTiming = 2;
 }  // namespace
+
+Caller this_caller() {
+  static thread_local const char here = 0;
+  return &here;
+}
 
 Device& Device::get(int ordinal) {
   static std::mutex mutex;
@@ -30,23 +35,55 @@ Device::Device(int ordinal) {
   const Restored restored;
   check(g_cuda.device_get(&handle_, ordinal));
   check(g_cuda.retain_context(&context_, handle_));
-  make_current();
+  lanes_.push_back(std::make_unique<Lane>(*this));
+  first_ = lanes_.front().get();
+}
+
+void* Device::stream() const { return first_->stream(); }
+
+Lane* Device::another(const std::set<const Lane*>& than, size_t most) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Lane* found = nullptr;
+  for (const auto& lane : lanes_) {
+    if (than.count(lane.get()) || (found && found->sessions <= lane->sessions)) continue;
+    found = lane.get();
+  }
+  if (lanes_.size() >= most || (found && !found->sessions)) return found;
+  lanes_.push_back(std::make_unique<Lane>(*this));
+  return lanes_.back().get();
+}
+
+size_t Device::scratch_bytes() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  size_t bytes = 0;
+  for (const auto& lane : lanes_) bytes += lane->scratch_bytes();
+  return bytes;
+}
+
+Lane::Lane(Device& device) : device(device) {
+  const Restored restored;
+  device.make_current();
   check(g_cuda.stream_create(&stream_, kNonBlocking));
   check(g_cuda.stream_create(&recording_stream_, kNonBlocking));
   check(g_cuda.event_create(&event_, kNoTiming));
 }
 
-void Device::wait_for_last() {
-  make_current();
+void Lane::enter(Caller caller) {
+  if (riders_++) shared_ = true;
+  last_caller_ = caller;
+}
+
+void Lane::wait_for_last() {
+  device.make_current();
   if (last_stream_) check(g_cuda.stream_wait(last_stream_));
 }
 
-void Device::settle() noexcept {
+void Lane::settle() noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (try_current() == 0 && last_stream_) forgive(g_cuda.stream_wait(last_stream_));
+  if (device.try_current() == 0 && last_stream_) forgive(g_cuda.stream_wait(last_stream_));
 }
 
-void Device::reserve(size_t bytes) {
+void Lane::reserve(size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (bytes > size_) {
     wait_for_last();
@@ -64,33 +101,33 @@ void Device::reserve(size_t bytes) {
   reserved_.insert(bytes);
 }
 
-void Device::give_back(size_t bytes) noexcept {
+void Lane::give_back(size_t bytes) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   reserved_.erase(reserved_.find(bytes));
   if (!reserved_.empty() || !scratch_) return;
-  forgive(try_current());
+  forgive(device.try_current());
   forgive(g_cuda.free(scratch_));
   scratch_ = size_ = 0;
   ++generation_;
 }
 
-size_t Device::scratch_bytes() {
+size_t Lane::scratch_bytes() {
   std::lock_guard<std::mutex> lock(mutex_);
   return size_;
 }
 
-Turn::Turn(Device& device, void* on_stream)
-    : lock_(device.mutex_),
+Turn::Turn(Lane& lane, void* on_stream)
+    : lock_(lane.mutex_),
       stream(on_stream),
-      scratch(device.scratch_),
-      scratch_bytes(device.size_),
-      generation(device.generation_) {
-  device.make_current();
-  if (device.last_stream_ && device.last_stream_ != stream) {
-    check(g_cuda.event_record(device.event_, device.last_stream_));
-    check(g_cuda.stream_wait_event(stream, device.event_, 0));
+      scratch(lane.scratch_),
+      scratch_bytes(lane.size_),
+      generation(lane.generation_) {
+  lane.device.make_current();
+  if (lane.last_stream_ && lane.last_stream_ != stream) {
+    check(g_cuda.event_record(lane.event_, lane.last_stream_));
+    check(g_cuda.stream_wait_event(stream, lane.event_, 0));
   }
-  device.last_stream_ = stream;
+  lane.last_stream_ = stream;
 }
 
 }  // namespace mxtrt

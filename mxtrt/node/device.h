@@ -1,10 +1,13 @@
-// A GPU, and what all engines on it share.
+// A GPU, and the lanes on which engines run there.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <vector>
 
 #include "driver.h"
 
@@ -23,10 +26,13 @@ class Restored {
   void* before_ = nullptr;
 };
 
-// One GPU: its primary context, two streams, and the scratch memory of its engines.
-//
-// Engines keep their activations in one scratch memory per GPU, as large as the neediest of them
-// asks for.  So they run one after another, on whatever streams: whoever runs takes a Turn.
+// Tells threads from each other.
+using Caller = const void*;
+Caller this_caller();
+
+class Lane;
+
+// One GPU: its primary context, and its lanes.
 class Device {
  public:
   // The GPU with this ordinal, opened at the first call; throws std::runtime_error.
@@ -35,9 +41,48 @@ class Device {
   void make_current() const { check(try_current()); }
   int try_current() const { return g_cuda.set_context(context_); }
   int handle() const { return handle_; }
-  // For runs that no MXNet stream is given to, and for recording CUDA graphs.
+  // The lane of engines that run one after another; it is always there.
+  Lane& first() const { return *first_; }
+  // Its stream, on which everything else is done too.
+  void* stream() const;
+  // The lane that the fewest sessions run on, other than these: a new one as long as there are
+  // fewer than `most`.  Null if there is none.
+  Lane* another(const std::set<const Lane*>& than, size_t most);
+  size_t scratch_bytes();  // of all lanes
+
+ private:
+  explicit Device(int ordinal);
+
+  int handle_ = 0;
+  void* context_ = nullptr;
+  Lane* first_ = nullptr;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+// A stream of a GPU, and scratch memory for the engines that run on it.
+//
+// They keep their activations in the scratch memory, as large as the neediest of them asks for.
+// So they run one after another, on whatever streams: whoever runs takes a Turn.  Engines on
+// different lanes run at once.
+class Lane {
+ public:
+  explicit Lane(Device& device);
+
+  Device& device;
   void* stream() const { return stream_; }
-  void* recording_stream() const { return recording_stream_; }
+  void* recording_stream() const { return recording_stream_; }  // for recording CUDA graphs
+
+  // A run begins, and ends: when its outputs are there.
+  void enter(Caller caller);
+  void leave() { --riders_; }
+  int riders() const { return riders_; }
+  // Whether a run of another thread is under way.
+  bool is_taken(Caller caller) const { return riders_ > 0 && last_caller_ != caller; }
+  // Whether runs ever overlapped: what waits for one has to tell it from the next.
+  bool is_shared() const { return shared_; }
+
+  std::atomic<int> sessions{0};  // that run on it
 
   // Makes the scratch memory at least this large as long as it is not given back.
   void reserve(size_t bytes);
@@ -49,14 +94,14 @@ class Device {
 
  private:
   friend class Turn;
-  explicit Device(int ordinal);
   void wait_for_last();
 
-  int handle_ = 0;
-  void* context_ = nullptr;
   void* stream_ = nullptr;
   void* recording_stream_ = nullptr;
   void* event_ = nullptr;
+  std::atomic<int> riders_{0};
+  std::atomic<bool> shared_{false};
+  std::atomic<Caller> last_caller_{nullptr};
 
   std::mutex mutex_;
   void* last_stream_ = nullptr;
@@ -66,13 +111,13 @@ class Device {
   std::multiset<size_t> reserved_;
 };
 
-// Exclusive use of a GPU's scratch memory for what is put on a stream meanwhile; it runs after
+// Exclusive use of a lane's scratch memory for what is put on a stream meanwhile; it runs after
 // everything of earlier turns.
 class Turn {
   const std::lock_guard<std::mutex> lock_;  // before what it protects
 
  public:
-  Turn(Device& device, void* on_stream);
+  Turn(Lane& lane, void* on_stream);
 
   void* const stream;
   const DevicePointer scratch;

@@ -62,6 +62,7 @@ void open_driver() {
   find(&g_cuda.stream_wait, "cuStreamSynchronize");
   find(&g_cuda.stream_wait_event, "cuStreamWaitEvent");
   find(&g_cuda.event_create, "cuEventCreate");
+  find(&g_cuda.event_destroy, "cuEventDestroy_v2");
   find(&g_cuda.event_record, "cuEventRecord");
   find(&g_cuda.event_query, "cuEventQuery");
   find(&g_cuda.event_wait, "cuEventSynchronize");

@@ -34,6 +34,7 @@ struct Driver {
   int (*stream_wait)(void* stream);
   int (*stream_wait_event)(void* stream, void* event, unsigned flags);
   int (*event_create)(void** event, unsigned flags);
+  int (*event_destroy)(void* event);
   int (*event_record)(void* event, void* stream);
   int (*event_query)(void* event);
   int (*event_wait)(void* event);

@@ -191,8 +191,10 @@ void forward(State* state, void* stream) {
   if (!same_shapes(state->variant->outputs, state->outputs)) {
     throw std::runtime_error("the outputs of a forward have other shapes than those of the engine");
   }
+  Place place;
+  place.stream = stream;
   run_or_take_over(*state->node, *state->variant, state->bindings.get(), state->inputs,
-                   state->outputs, stream);
+                   state->outputs, &place);
 }
 
 }  // namespace

@@ -19,10 +19,10 @@ constexpr std::chrono::microseconds kLookEvery{50};
 // Runs that are under way on all GPUs.
 std::atomic<size_t> g_under_way{0};
 
-// Of all GPUs, in the order in which they came; a process has a few.
+// Of all lanes, in the order in which they came; a process has a few.
 struct All {
   std::mutex mutex;
-  std::vector<std::pair<Device*, Flights*>> of;
+  std::vector<std::pair<Lane*, Flights*>> of;
 
   static All& get() {
     static auto* all = new All;
@@ -32,29 +32,30 @@ struct All {
 
 }  // namespace
 
-Flights& Flights::of(Device& device) {
+Flights& Flights::of(Lane& lane) {
   auto& all = All::get();
   std::lock_guard<std::mutex> lock(all.mutex);
   for (const auto& [known, flights] : all.of) {
-    if (known == &device) return *flights;
+    if (known == &lane) return *flights;
   }
-  all.of.emplace_back(&device, new Flights(device));
+  all.of.emplace_back(&lane, new Flights(lane));
   return *all.of.back().second;
 }
 
-Flights::Flights(Device& device) : device_(device) { std::thread(&Flights::look, this).detach(); }
+Flights::Flights(Lane& lane) : lane_(lane) { std::thread(&Flights::look, this).detach(); }
 
 void Flights::add(int64_t node, std::vector<const Var*> outputs, const Completion& completion) {
   std::unique_lock<std::mutex> lock(mutex_);
-  device_.make_current();
   void* event = nullptr;
-  if (events_.empty()) {
-    check(g_cuda.event_create(&event, kNoTiming));
-  } else {
+  int code = lane_.device.try_current();
+  if (!code && events_.empty()) code = g_cuda.event_create(&event, kNoTiming);
+  if (!code && !event) {
     event = events_.back();
     events_.pop_back();
   }
-  check(g_cuda.event_record(event, device_.stream()));
+  if (!code) code = g_cuda.event_record(event, lane_.stream());
+  if (code) lane_.leave();
+  check(code);
   flights_.push_back({++last_, node, event, std::move(outputs), completion});
   g_under_way.fetch_add(1, std::memory_order_release);
   lock.unlock();
@@ -64,17 +65,17 @@ void Flights::add(int64_t node, std::vector<const Var*> outputs, const Completio
 void Flights::finish(const Var* output) {
   if (!g_under_way.load(std::memory_order_acquire)) return;
   auto& all = All::get();
-  std::vector<std::pair<Device*, Flights*>> known;
+  std::vector<std::pair<Lane*, Flights*>> known;
   {
     std::lock_guard<std::mutex> lock(all.mutex);
     known = all.of;
   }
-  for (const auto& [device, flights] : known) {
+  for (const auto& [lane, flights] : known) {
     if (flights->finish_own(output)) return;
   }
 }
 
-// Waits for the run that writes this array; false if it is none of this GPU's.
+// Waits for the run that writes this array; false if it is none of this lane's.
 bool Flights::finish_own(const Var* output) {
   std::unique_lock<std::mutex> lock(mutex_);
   auto found = std::find_if(flights_.begin(), flights_.end(), [&](const Flight& flight) {
@@ -86,7 +87,7 @@ bool Flights::finish_own(const Var* output) {
   lock.unlock();
   ++g_tally.waits;
   const Restored restored;
-  int code = device_.try_current();
+  int code = lane_.device.try_current();
   if (!code) code = g_cuda.event_wait(event);
   complete(number, code);
   return true;
@@ -105,6 +106,7 @@ void Flights::complete(uint64_t number, int code) {
   }
   g_under_way.fetch_sub(done.size(), std::memory_order_release);
   for (const auto& flight : done) {
+    lane_.leave();
     if (!code) {
       flight.completion();
       continue;
@@ -122,7 +124,7 @@ void Flights::look() {
     const uint64_t number = flights_.front().number;
     void* event = flights_.front().event;
     lock.unlock();
-    int code = device_.try_current();
+    int code = lane_.device.try_current();
     if (!code) {
       while ((code = g_cuda.event_query(event)) == kNotReady) {
         std::this_thread::sleep_for(kLookEvery);

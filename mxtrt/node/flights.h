@@ -1,4 +1,4 @@
-// Runs that are on a GPU's stream and that MXNet waits for.
+// Runs that are on a lane of a GPU and that MXNet waits for.
 //
 // MXNet is told that one is done by whoever notices first: a thread that waits for one of its
 // outputs, or a thread of ours that looks every few microseconds.
@@ -28,13 +28,14 @@ struct Completion {
   }
 };
 
-// The runs of one GPU, oldest first: its stream does them in this order.
+// The runs of one lane, oldest first: its stream does them in this order.
 class Flights {
  public:
-  // Those of a GPU; never destroyed, because their thread never ends.
-  static Flights& of(Device& device);
+  // Those of a lane; never destroyed, because their thread never ends.
+  static Flights& of(Lane& lane);
 
-  // What was put on the GPU's stream last is a run of this node with these outputs.
+  // What was put on the lane's stream last is a run of this node with these outputs; it leaves the
+  // lane when it is done.
   void add(int64_t node, std::vector<const Var*> outputs, const Completion& completion);
 
   // Returns when the run that writes this array is done, at once if there is none.
@@ -49,16 +50,16 @@ class Flights {
     Completion completion;
   };
 
-  explicit Flights(Device& device);
+  explicit Flights(Lane& lane);
   bool finish_own(const Var* output);
   void complete(uint64_t number, int code);
   void look();
 
-  Device& device_;
+  Lane& lane_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Flight> flights_;
-  std::vector<void*> events_;  // of this GPU, to be used again
+  std::vector<void*> events_;  // to be used again
   uint64_t last_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "callbacks.h"
+#include "device.h"
 #include "nvtx.h"
 
 namespace mxtrt {
@@ -15,19 +16,25 @@ std::shared_ptr<const Variant> variant_of(const Node& node, const std::vector<Sh
   return add_variant(node.key, inputs, in_forward) ? node.find(inputs) : nullptr;
 }
 
+// The stream behind which the outputs of a run may be written, null in host memory.
+static void* stream_of(const Variant& variant, const Place& place) {
+  if (place.stream || !place.later) return place.stream;
+  return place.lane ? place.lane->stream() : variant.session->device()->stream();
+}
+
 bool run_or_take_over(const Node& node, const Variant& variant, Bindings* bindings,
                       const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                      void* stream) {
+                      Place* place) {
   std::string message = "the engine was retired";
   if (!node.retired) {
     try {
-      variant.run(bindings, inputs, outputs, stream);
+      variant.run(bindings, inputs, outputs, place);
       return true;
     } catch (const std::exception& error) {
       message = error.what();
     }
   }
-  take_over(node.key, inputs, outputs, message, stream);
+  take_over(node.key, inputs, outputs, message, stream_of(variant, *place));
   return false;
 }
 

@@ -18,6 +18,6 @@ std::shared_ptr<const Variant> variant_of(const Node& node, const std::vector<Sh
 // too.
 bool run_or_take_over(const Node& node, const Variant& variant, Bindings* bindings,
                       const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                      void* stream);
+                      Place* place);
 
 }  // namespace mxtrt

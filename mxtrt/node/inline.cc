@@ -34,6 +34,7 @@ struct Launch {
   std::vector<void*> arrays;  // of the inputs; MXNet may not have allocated them yet
   std::vector<Tensor> inputs, outputs;
   std::vector<const Var*> written;
+  Caller caller = this_caller();
 
   Launch() = default;
   Launch(const Launch&) = delete;
@@ -51,7 +52,6 @@ void launch(void*, void* completion, void* parameter) {
   }();
   auto* task = static_cast<Launch*>(parameter);
   auto& session = *task->variant->session;
-  Device* device = session.device();
   const Restored restored;  // MXNet may call this on the thread that pushes it
   auto bindings = session.bindings();
   for (size_t i = 0; i < task->inputs.size(); ++i) {
@@ -59,19 +59,24 @@ void launch(void*, void* completion, void* parameter) {
   }
   const auto& done = *static_cast<Completion*>(completion);
   bool by_engine = false;
+  Place place;
+  place.later = true;
+  place.caller = task->caller;
   {
     Range range(task->node->name.c_str());
     // MXNet catches what this throws.
     by_engine = run_or_take_over(*task->node, *task->variant, bindings.get(), task->inputs,
-                                 task->outputs, device->stream());
+                                 task->outputs, &place);
   }
   if (!by_engine) {
     done();
   } else if (synchronous) {
-    check(g_cuda.stream_wait(device->stream()));
+    const int code = g_cuda.stream_wait(place.lane->stream());
+    place.lane->leave();
+    check(code);
     done();
   } else {
-    Flights::of(*device).add(task->node->key, std::move(task->written), done);
+    Flights::of(*place.lane).add(task->node->key, std::move(task->written), done);
   }
 }
 
@@ -186,7 +191,8 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
     if (!later) {
       Range range(node->name.c_str());
       auto bindings = variant->session->bindings();
-      variant->run(bindings.get(), in, out, nullptr);
+      Place place;
+      variant->run(bindings.get(), in, out, &place);
     } else {
       auto task = std::make_unique<Launch>();
       task->node = std::move(node);

@@ -19,9 +19,9 @@ constexpr int64_t kMostSpareBytes = int64_t{16} << 20;
 }  // namespace
 
 void Variant::run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out,
-                  void* stream) const {
+                  Place* place) const {
   const auto begin = std::chrono::steady_clock::now();
-  if (session->run(bindings, in, out, stream)) {
+  if (session->run(bindings, in, out, place)) {
     nanoseconds.store((std::chrono::steady_clock::now() - begin) / std::chrono::nanoseconds(1),
                       std::memory_order_relaxed);
   }

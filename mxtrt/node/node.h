@@ -32,7 +32,7 @@ struct Variant {
 
   // Runs the session and notes how long it took.
   void run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out,
-           void* stream) const;
+           Place* place) const;
 };
 
 // A node of a partitioned graph, found by the key in its `engine` attribute.

@@ -174,7 +174,7 @@ class OnnxRuntimeSession : public Session {
   std::unique_ptr<Bindings> bindings() override { return std::make_unique<Values>(); }
 
   bool run(Bindings* bindings, const std::vector<Tensor>& inputs,
-           const std::vector<Tensor>& outputs, void*) override {
+           const std::vector<Tensor>& outputs, Place*) override {
     auto& bound = *static_cast<Values*>(bindings);
     bound.inputs.resize(inputs.size());
     bound.outputs.resize(outputs.size());

@@ -9,11 +9,20 @@
 namespace mxtrt {
 
 class Device;
+class Lane;
 
 // Memory descriptors of the last forward, kept so that the same addresses need no new ones.
 class Bindings {
  public:
   virtual ~Bindings() = default;
+};
+
+// Where a run may go whose arrays are on a GPU.
+struct Place {
+  void* stream = nullptr;        // MXNet's, on which the outputs may come later
+  bool later = false;            // without one: whether they may come later on a stream of ours
+  const void* caller = nullptr;  // the thread that asked for the run, see this_caller
+  Lane* lane = nullptr;          // set by the run, before anything else, if its stream is used
 };
 
 // An engine that is ready to run.  `run` may be called from several threads at once, each
@@ -22,12 +31,12 @@ class Session {
  public:
   virtual ~Session() = default;
   virtual std::unique_ptr<Bindings> bindings() = 0;
-  // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.  With
-  // MXNet's CUDA stream it may only put the work there; returns whether the outputs are there.
+  // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.  Returns
+  // whether they are there: with a place for it the work may only be put on a stream.  Where that
+  // is a lane's, whoever knows that they are there calls its `leave`.
   virtual bool run(Bindings* bindings, const std::vector<Tensor>& inputs,
-                   const std::vector<Tensor>& outputs, void* stream) = 0;
-  // The GPU on whose stream a run is put when its arrays are there; null for a session that is
-  // done when `run` returns.
+                   const std::vector<Tensor>& outputs, Place* place) = 0;
+  // The GPU that the arrays of a run are on; null for a session that is done when `run` returns.
   virtual Device* device() { return nullptr; }
 };
 

@@ -32,6 +32,7 @@ class Stats:
         fallbacks: Calls that plain MXNet answered because an engine could not.
         postponed: Calls that plain MXNet answered while an engine was being built for them.
         building: Builds under way or waiting for their turn now, in the background.
+        lanes: Lanes that engines got on GPUs beyond their first, as runs overlapped.
         cache_hits: Engines found in the cache on disk.
         cache_misses: Engines looked for there and not found.
     """
@@ -47,6 +48,7 @@ class Stats:
     fallbacks: int = 0
     postponed: int = 0
     building: int = 0
+    lanes: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
 

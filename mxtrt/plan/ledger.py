@@ -120,8 +120,9 @@ def holdings_of(plans: Iterable[Plan]) -> list[Holding]:
                 if session.gpu_memory is None:
                     holdings.append(Holding(name, "engine", "host", session.weight_bytes))
                 else:
-                    place = f"gpu {session.gpu}"
-                    tallies[id(session.gpu_memory)] = name, place, session.gpu_memory.bytes
+                    held = {session.gpu: session.gpu_memory, **session.gpu_memory.elsewhere}
+                    for gpu, tally in held.items():
+                        tallies[id(tally)] = name, f"gpu {gpu}", tally.bytes
     holdings += [Holding(name, "engine", place, size) for name, place, size in tallies.values()]
     for gpu in _gpus(plans):
         from mxtrt.node import library
@@ -145,7 +146,11 @@ def _idle(plans: Iterable[Plan]) -> list[Holding]:
 def _gpus(plans: Iterable[Plan]) -> list[int]:
     """The GPUs that engines run on."""
     sessions = [session for plan in plans for session in plan.sessions()]
-    return sorted({session.gpu for session in sessions if session.gpu_memory is not None})
+    gpus: set[int] = set()
+    for session in sessions:
+        if session.gpu_memory is not None:
+            gpus.update((session.gpu, *session.gpu_memory.elsewhere))
+    return sorted(gpus)
 
 
 def _weights(owner: str, arrays: Iterable[Any]) -> list[Holding]:

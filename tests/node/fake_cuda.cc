@@ -1,15 +1,18 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1, with two GPUs: device memory is host memory, and
 // work is done when it is put on a stream (or, with kLate, when the stream is waited for), or
-// recorded while the stream is capturing.  As the driver does it refuses streams and events of a
-// GPU that is not the thread's current one, and has freed device memory come back at its address;
-// as it does not, it notices freed memory.
+// recorded while the stream is capturing; with kSlow a launch takes so many microseconds.  As the
+// driver does it refuses streams and events of a GPU that is not the thread's current one, and has
+// freed device memory come back at its address; as it does not, it notices freed memory.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -35,6 +38,7 @@ struct Stream {
 
 struct Event {
   const Context* context = t_context;
+  Stream* stream = nullptr;
 };
 
 struct Executable {
@@ -47,9 +51,10 @@ static std::map<Pointer, size_t> g_memory;
 static std::vector<Pointer> g_free;       // blocks of device memory, the last freed one last
 static std::set<const void*> g_released;  // host memory
 static std::set<Pointer> g_managed;
-static long g_counts[12];
+static std::atomic<long> g_counts[15];
 enum { kCaptures, kLaunches, kGraphs, kBytes, kPrefetches, kFailCapture, kQueries, kWaits };
-enum { kLate = kWaits + 1, kFailCopy, kInError, kHold };
+enum { kLate = kWaits + 1, kFailCopy, kInError, kHold, kSlow, kFailGpu, kMostAtOnce };
+static std::atomic<long> g_at_once;
 
 EXPORT long fake_count(int which) { return g_counts[which]; }
 EXPORT void fake_set(int which, long value) { g_counts[which] = value; }
@@ -194,10 +199,16 @@ EXPORT int cuEventQuery(void* event) {
   const bool holds = held && static_cast<Event*>(event)->context == &g_contexts[held - 1];
   return ++g_counts[kQueries] % 3 || holds ? 600 : 0;
 }
-EXPORT int cuEventSynchronize(void*) { return ++g_counts[kWaits], 0; }
+EXPORT int cuEventSynchronize(void* event) {
+  ++g_counts[kWaits];
+  Stream* stream = static_cast<Event*>(event)->stream;
+  return stream ? cuStreamSynchronize(stream) : 0;
+}
+EXPORT int cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), 0; }
 EXPORT int cuEventRecord(void* event, void* stream) {
-  const auto* context = static_cast<Event*>(event)->context;
-  return context == static_cast<Stream*>(stream)->context ? 0 : kInvalidHandle;
+  auto* recorded = static_cast<Event*>(event);
+  recorded->stream = static_cast<Stream*>(stream);
+  return recorded->context == recorded->stream->context ? 0 : kInvalidHandle;
 }
 EXPORT int cuStreamBeginCapture_v2(void* stream, int) {
   if (g_counts[kFailCapture]) return 900;
@@ -218,6 +229,16 @@ EXPORT int cuGraphLaunch(void* executable, void* stream) {
   auto* graph = static_cast<Executable*>(executable);
   if (graph->context != static_cast<Stream*>(stream)->context) return kInvalidHandle;
   ++g_counts[kLaunches];
+  // kFailGpu: 1 for a first GPU that fails, 2 for a second one.
+  if (const long failed = g_counts[kFailGpu]; failed && graph->context == &g_contexts[failed - 1]) {
+    return 700;
+  }
+  const long at_once = ++g_at_once;
+  long most = g_counts[kMostAtOnce];
+  while (most < at_once && !g_counts[kMostAtOnce].compare_exchange_weak(most, at_once)) {
+  }
+  std::this_thread::sleep_for(std::chrono::microseconds(g_counts[kSlow]));
+  --g_at_once;
   for (auto& work : graph->work) {
     if (int code = work()) return code;
   }

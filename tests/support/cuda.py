@@ -17,7 +17,7 @@ SETUP = """
     fake.fake_copies.restype = ctypes.c_long
     fake.fake_copies.argtypes = [ctypes.c_void_p]
     CAPTURES, LAUNCHES, GRAPHS, BYTES, PREFETCHES, FAIL, QUERIES, WAITS = range(8)
-    LATE, FAIL_COPY, IN_ERROR, HOLD = range(8, 12)
+    LATE, FAIL_COPY, IN_ERROR, HOLD, SLOW, FAIL_GPU, MOST_AT_ONCE = range(8, 15)
     lib = library()
 
     class Doubler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import weakref
@@ -11,6 +12,7 @@ from mxtrt.engines.cache import EngineCache
 from mxtrt.engines.kinds import TENSORRT
 from mxtrt.engines.tensorrt.api import PACKAGES, Api, installed, load_api
 from mxtrt.engines.tensorrt.builder import blueprint, canonical, content_hash
+from mxtrt.engines.tensorrt.lanes import Lanes
 from mxtrt.engines.tensorrt.process import BuilderProcess
 from mxtrt.engines.tensorrt.runtime import LoadedEngine, Runtime
 from mxtrt.errors import EngineError, NodeError
@@ -66,19 +68,24 @@ class TensorRT:
         request = canonical(request)
         cuda = library().cuda
         try:
-            with cuda.current(request.gpu or 0):
+            with cuda.current(_gpus(request)[0]):
                 loaded = self._load(request)
                 outputs = [tensor.nbytes for tensor in request.outputs]
                 on_device = request.gpu is not None
                 if request.ranges is None:
-                    sizes = [tensor.nbytes for tensor in request.inputs]
+                    context = loaded.context(request)
+                    gpus = _gpus(request)
+                    runtime = functools.partial(self._runtime, like=gpus[0])
+                    lanes = Lanes(context, gpus, request.options.lanes, runtime)
                     handle = cuda.create_session(
-                        loaded.context(request),
-                        sizes,
+                        context,
+                        [tensor.nbytes for tensor in request.inputs],
                         outputs,
                         loaded.scratch,
                         loaded.runtime.ordinal,
                         on_device=on_device,
+                        lanes=lanes.most,
+                        more=lanes.want,
                     )
                 else:
                     handle = cuda.create_range_session(
@@ -96,8 +103,22 @@ class TensorRT:
         content = loaded.content if request.ranges else ""
         return Session(handle, loaded.tally, loaded.runtime.ordinal, notes, content=content)
 
+    def _runtime(self, ordinal: int, like: int) -> Runtime:
+        """The runtime of a GPU for engines that were built on another one.
+
+        Raises:
+            EngineError: They are not of one kind, or TensorRT does not start there.
+            NodeError: There is no such GPU.
+        """
+        if self._facts(ordinal) != self._facts(like):
+            raise EngineError(f"GPU {ordinal} is of another kind than GPU {like}")
+        with self._lock:
+            if ordinal not in self._runtimes:
+                self._runtimes[ordinal] = self._start(ordinal)
+        return self._runtimes[ordinal]
+
     def _load(self, request: BuildRequest) -> LoadedEngine:
-        ordinal = request.gpu or 0
+        ordinal = _gpus(request)[0]
         facts = self._facts(ordinal)
         served = (self._api.profile_copies, *self._api.range_features) if request.ranges else ()
         key = content_hash(request, (*facts, *served))
@@ -154,7 +175,7 @@ class TensorRT:
     def _build_plan(
         self, request: BuildRequest, facts: tuple[object, ...], cache: EngineCache
     ) -> bytes:
-        ordinal = request.gpu or 0
+        ordinal = _gpus(request)[0]
         library().cuda.make_current(ordinal)
         timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
         known = bytes(cache.load(timings) or b"")
@@ -163,6 +184,17 @@ class TensorRT:
         if learnt and learnt != known:
             cache.store(timings, learnt)
         return plan
+
+
+def _gpus(request: BuildRequest) -> tuple[int, ...]:
+    """The GPUs that a session may run on, the one first that its engine is built on.
+
+    Raises:
+        NodeError: There is no driver.
+    """
+    if request.gpu is not None:
+        return (request.gpu,)
+    return request.options.gpus or tuple(range(library().cuda.count()))
 
 
 @once

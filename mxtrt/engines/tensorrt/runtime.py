@@ -84,6 +84,7 @@ class LoadedEngine:
         size = engine.device_memory_size_v2 if newer else engine.device_memory_size
         self.scratch = int(size)
         self._contexts: weakref.ref[Contexts] | None = None
+        self._elsewhere: dict[int, LoadedEngine] = {}
         self._lock = lock()
 
     def context(self, request: BuildRequest) -> Context:
@@ -96,6 +97,22 @@ class LoadedEngine:
         context = Context(self, self.make_context(), names)
         context.set_shapes([tensor.shape or () for tensor in request.inputs])
         return context
+
+    def on(self, runtime: Runtime) -> LoadedEngine:
+        """The same engine on the GPU of a runtime, which is of this GPU's kind; loaded once.
+
+        Raises:
+            EngineError: TensorRT refused it.
+        """
+        ordinal = runtime.ordinal
+        if ordinal == self.runtime.ordinal:
+            return self
+        with self._lock:
+            if ordinal not in self._elsewhere:
+                made = runtime.load(memoryview(self.engine.serialize()))
+                self._elsewhere[ordinal] = made
+                self.tally.elsewhere[ordinal] = made.tally
+        return self._elsewhere[ordinal]
 
     def contexts(self, request: BuildRequest) -> Contexts:
         """Its contexts, one for each of the request's optimization profiles.
@@ -159,7 +176,19 @@ class Context:
         self._loaded = loaded  # TensorRT wants engines to outlive their contexts
         self._context = context
         self._names = tuple(names)
+        self._shapes: Sequence[tuple[int, ...]] = ()
         self._scratch = 0
+
+    def another(self, runtime: Runtime) -> Context:
+        """Another context of the engine, on the GPU of a runtime, at the same shapes.
+
+        Raises:
+            EngineError: TensorRT made none.
+        """
+        loaded = self._loaded.on(runtime)
+        made = Context(loaded, loaded.make_context(), self._names)
+        made.set_shapes(self._shapes)
+        return made
 
     def set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Set the shapes of the inputs.
@@ -171,6 +200,7 @@ class Context:
             if not self._context.set_input_shape(name, shape):
                 said = self._loaded.runtime.api.errors()
                 raise EngineError(f"TensorRT does not take the shape {shape} of {name}: {said}")
+        self._shapes = shapes
 
     def enqueue(self, addresses: Sequence[int], scratch: int, stream: int) -> None:
         """Put a run on a stream.

@@ -1,0 +1,501 @@
+// Sessions on an NVIDIA GPU for tensors of one size each.
+//
+// Python builds the engine; what a run puts on a stream is recorded as a CUDA graph, and a
+// forward launches the graph from here.  For graphs in host memory the record holds the copies in
+// and out too, between pinned memory and device memory of the session's own.  For graphs on the
+// GPU the engine reads and writes MXNet's arrays where they are: one record for every set of
+// addresses, the least recently used go first.
+//
+// A session begins with a seat on the first lane of its GPU.  Where runs overlap it asks Python for
+// another seat, on another lane, and goes on with what it has until that is there.
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <set>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+#include "cuda_session.h"
+#include "errors.h"
+#include "export.h"
+#include "process.h"
+#include "registry.h"
+#include "tally.h"
+
+namespace mxtrt {
+namespace {
+
+constexpr size_t kMostRecords = 32;
+constexpr uint64_t kMostPatience = 1 << 20;
+
+// What a session knows of its engine, on every lane.
+struct Facts {
+  std::vector<size_t> sizes;  // bytes of the inputs, then outputs
+  size_t num_inputs, scratch;
+  bool on_device;  // whether these are in GPU memory at a forward
+  bool record;     // whether runs are recorded
+};
+
+class FixedSeat : public Seat {
+ public:
+  FixedSeat(Lane& lane, int64_t token, const Facts& facts)
+      : Seat(lane, token, facts.num_inputs, facts.sizes.size() - facts.num_inputs, facts.scratch,
+             facts.on_device) {
+    for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].bytes = facts.sizes[i];
+  }
+  FixedSeat(const FixedSeat&) = delete;
+  FixedSeat& operator=(const FixedSeat&) = delete;
+
+  ~FixedSeat() {
+    if (shutting_down() || forked()) return;
+    end([this] {
+      own_.reset();
+      records_.clear();
+    });
+  }
+
+  // Runs the engine once, records it and runs the record: whatever fails does so before the first
+  // forward.
+  void prepare(bool record) {
+    lane.device.make_current();
+    allocate_buffers();
+    once([&](const Turn& turn) {
+      // What is initialized lazily is, by this.
+      enqueue(own_addresses(), nullptr, turn, turn.stream);
+    });
+    if (!record) {
+      unrecordable = "recording is switched off";
+      return;
+    }
+    try {
+      once([&](const Turn& turn) { own_record(turn).launch(turn.stream); });
+    } catch (const std::exception& error) {
+      unrecordable = error.what();
+    }
+    if (on_device_) {
+      own_.reset();
+      free_buffers();
+    }
+  }
+
+  // Computes outputs in host memory.
+  void run_from_host(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) {
+    take_inputs(inputs);
+    for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
+    {
+      Turn turn(lane, lane.stream());
+      if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
+        record->launch(turn.stream);
+      } else {
+        enqueue_own(turn, turn.stream);
+      }
+      mark(turn);
+    }
+    wait();
+    hand_outputs(outputs);
+  }
+
+  // Puts a run on a stream whose tensors are on the GPU.
+  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                    void* stream) {
+    const Addresses addresses = addresses_of(inputs, outputs);
+    Turn turn(lane, stream);
+    ++runs_;
+    if (auto* record = unless_unrecordable([&] { return record_of(addresses, turn); })) {
+      record->launch(stream);
+      return;
+    }
+    auto* staged = unless_unrecordable([&] {
+      allocate_buffers();
+      return &own_record(turn);
+    });
+    if (!staged) {
+      enqueue(addresses, nullptr, turn, stream);
+      return;
+    }
+    for (size_t i = 0; i < num_inputs_; ++i) {
+      g_tally.copy(buffers_[i].bytes);
+      check(g_cuda.copy_across(buffers_[i].device, addresses[i], buffers_[i].bytes, stream));
+    }
+    staged->launch(stream);
+    for (size_t i = num_inputs_; i < buffers_.size(); ++i) {
+      g_tally.copy(buffers_[i].bytes);
+      check(g_cuda.copy_across(addresses[i], buffers_[i].device, buffers_[i].bytes, stream));
+    }
+  }
+
+  // What its session knows of it.
+  bool used = false;  // by a thread
+  bool lost = false;  // its GPU failed
+  Caller last_caller = nullptr;
+  uint64_t last_use = 0;  // by the session's count
+
+ private:
+  int64_t count_records() const override {
+    return static_cast<int64_t>(records_.size()) + (own_ != nullptr);
+  }
+
+  // What a run on the session's own buffers puts on a stream.
+  void enqueue_own(const Turn& turn, void* stream) {
+    if (!on_device_) copy_inputs_in(stream);
+    enqueue(own_addresses(), nullptr, turn, stream);
+    if (!on_device_) copy_outputs_out(stream);
+  }
+
+  // The record of a run on the session's own buffers.
+  const Record& own_record(const Turn& turn) {
+    if (!own_ || own_->generation != turn.generation) {
+      own_.reset();
+      own_ = recorded(own_addresses(), turn, [&](void* stream) { enqueue_own(turn, stream); });
+    }
+    return *own_;
+  }
+
+  // The record for these addresses; null when it is not worth recording.  Recording takes
+  // longer than a run: once all records are in use, each that pushes another out doubles the
+  // number of runs before the next may, so that addresses that never repeat do not record forever.
+  const Record* record_of(const Addresses& addresses, const Turn& turn) {
+    auto found = std::find_if(records_.begin(), records_.end(),
+                              [&](const auto& record) { return record->addresses == addresses; });
+    if (found != records_.end()) {
+      if ((*found)->generation == turn.generation) {
+        records_.splice(records_.begin(), records_, found);
+        return records_.front().get();
+      }
+      records_.erase(found);
+    }
+    if (records_.size() >= kMostRecords) {
+      if (runs_ < next_push_) return nullptr;
+      next_push_ = runs_ + patience_;
+      patience_ = std::min(2 * patience_, kMostPatience);
+      ++g_tally.waits;
+      check(g_cuda.stream_wait(turn.stream));  // its last launch may still be under way
+      records_.pop_back();
+    }
+    records_.push_front(recorded(addresses, turn,
+                                 [&](void* stream) { enqueue(addresses, nullptr, turn, stream); }));
+    return records_.front().get();
+  }
+
+  // Calls `find` for a record; a failure to record is kept, and runs go through Python from then.
+  template <typename Find>
+  const Record* unless_unrecordable(Find find) {
+    if (!unrecordable.empty()) return nullptr;
+    try {
+      return find();
+    } catch (const std::exception& error) {
+      unrecordable = error.what();
+      return nullptr;
+    }
+  }
+
+  std::unique_ptr<Record> own_;
+  std::list<std::unique_ptr<Record>> records_;  // most recently used first
+  uint64_t runs_ = 0, next_push_ = 0, patience_ = kMostRecords;
+};
+
+class FixedSession : public CudaSession {
+ public:
+  FixedSession(Device& device, int64_t token, Facts facts, size_t most_seats)
+      : device_(device), token_(token), facts_(std::move(facts)), most_seats_(most_seats) {
+    add(device.first(), token);
+  }
+  FixedSession(const FixedSession&) = delete;
+  FixedSession& operator=(const FixedSession&) = delete;
+
+  Device* device() override { return facts_.on_device ? &device_ : nullptr; }
+
+  bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+           Place* place) override {
+    if (facts_.on_device) return run_on_device(inputs, outputs, place);
+    for (;;) {
+      const Taken seat(*this, this_caller(), nullptr);
+      const Ride ride(seat->lane, this_caller());
+      try {
+        seat->run_from_host(inputs, outputs);
+        return true;
+      } catch (const std::exception& error) {
+        if (!others_are_left(*seat, error.what())) throw;
+      }
+    }
+  }
+
+  // A seat on another lane of a GPU, of which its session has fewer than `most`.  Returns whether
+  // there was one to have.
+  bool open_lane(Device& device, int64_t token, size_t most) {
+    std::set<const Lane*> mine;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (const auto& seat : seats_) mine.insert(&seat->lane);
+    }
+    Lane* lane = device.another(mine, most);
+    if (lane) add(*lane, token);
+    return lane != nullptr;
+  }
+
+  // Takes note that Python answered the last question for another lane, and whether more may be
+  // asked.
+  void answered(bool more) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!more) most_seats_ = 0;
+    asked_ = false;
+  }
+
+  size_t lanes(const Device& device) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return static_cast<size_t>(std::count_if(seats_.begin(), seats_.end(), [&](const auto& seat) {
+      return &seat->lane.device == &device;
+    }));
+  }
+
+  std::string unrecordable() override {
+    std::string reason;
+    each([&](const Seat& seat) {
+      if (reason.empty()) reason = seat.unrecordable;
+    });
+    return reason;
+  }
+
+  void usage(int64_t* records, size_t* host, size_t* device) override {
+    *records = 0;
+    *host = *device = 0;
+    each([&](const Seat& seat) { seat.add_usage(records, host, device); });
+  }
+
+ private:
+  // Who waits for a seat; what is given back goes to those who came first.
+  struct Waiting {
+    Waiting(Caller caller, FixedSeat* only) : caller(caller), only(only) {}
+
+    const Caller caller;
+    FixedSeat* const only;  // the seat that will do, null for any
+    FixedSeat* seat = nullptr;
+    std::condition_variable given;
+  };
+
+  // Exclusive use of a seat.
+  class Taken {
+   public:
+    // One for a run of a thread, or a certain one.
+    Taken(FixedSession& session, Caller caller, FixedSeat* only)
+        : session_(session), seat_(session.take(caller, only)) {}
+    Taken(const Taken&) = delete;
+    Taken& operator=(const Taken&) = delete;
+    ~Taken() { session_.give(seat_); }
+    FixedSeat* operator->() const { return seat_; }
+    FixedSeat& operator*() const { return *seat_; }
+
+   private:
+    FixedSession& session_;
+    FixedSeat* const seat_;
+  };
+
+  void add(Lane& lane, int64_t token) {
+    auto seat = std::make_unique<FixedSeat>(lane, token, facts_);
+    seat->prepare(facts_.record);
+    FixedSeat* added = seat.get();
+    added->used = true;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      seats_.push_back(std::move(seat));
+    }
+    give(added);  // to who waits
+  }
+
+  bool run_on_device(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                     Place* place) {
+    if (place->stream) {  // MXNet's threads put runs there, of many callers
+      const Taken seat(*this, nullptr, first());
+      seat->run_in_place(inputs, outputs, place->stream);
+      return false;
+    }
+    const Caller caller = place->caller ? place->caller : this_caller();
+    const Taken seat(*this, caller, nullptr);
+    Ride ride(seat->lane, caller);
+    if (place->later) place->lane = &seat->lane;
+    seat->run_in_place(inputs, outputs, seat->lane.stream());
+    if (place->later) {
+      ride.hand_on();
+      return false;
+    }
+    ++g_tally.waits;
+    check(g_cuda.stream_wait(seat->lane.stream()));
+    return true;
+  }
+
+  FixedSeat* first() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return seats_.front().get();
+  }
+
+  FixedSeat* take(Caller caller, FixedSeat* only) {
+    bool ask = false;
+    FixedSeat* seat = nullptr;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      seat = only ? (only->used ? nullptr : only) : best(caller);
+      ask = !only && wants_more(caller, seat);
+      asked_ |= ask;
+      if (seat) {
+        hand(seat, caller);
+      } else {
+        ++g_tally.waits;
+        Waiting me(caller, only);
+        waiting_.push_back(&me);
+        if (ask) {  // Python may have to wait for a thread that waits for this one
+          lock.unlock();
+          ask_for_more(token_);
+          ask = false;
+          lock.lock();
+        }
+        me.given.wait(lock, [&] { return me.seat != nullptr; });
+        seat = me.seat;
+      }
+    }
+    if (ask) ask_for_more(token_);
+    return seat;
+  }
+
+  void give(FixedSeat* seat) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    seat->used = false;
+    const auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiting* other) {
+      return other->only ? other->only == seat : !seat->lost;
+    });
+    if (next == waiting_.end()) return;
+    hand(seat, (*next)->caller);
+    (*next)->seat = seat;
+    (*next)->given.notify_one();
+    waiting_.erase(next);
+  }
+
+  void hand(FixedSeat* seat, Caller caller) {
+    seat->used = true;
+    if (!caller) return;
+    seat->last_use = ++uses_;
+    seat->last_caller = caller;
+  }
+
+  // The seat for a run of a thread: its last one, or the one used last, of those whose lanes nobody
+  // else runs on; else one whose lane has the fewest runs.  Null if all are in use.
+  FixedSeat* best(Caller caller) {
+    FixedSeat* found = nullptr;
+    const auto rank = [&](const FixedSeat& seat) {
+      return std::make_tuple(seat.lane.is_taken(caller) ? seat.lane.riders() : 0,
+                             seat.last_caller != caller, ~seat.last_use);
+    };
+    for (const auto& seat : seats_) {
+      if (seat->used || seat->lost) continue;
+      if (!found || rank(*seat) < rank(*found)) found = seat.get();
+    }
+    return found;
+  }
+
+  // Whether a thread would run sooner with another seat: the session's own runs overlap, or others
+  // run on the one lane that it has.  There is one more than there are threads at the most.
+  bool wants_more(Caller caller, const FixedSeat* seat) const {
+    if (asked_ || seats_.size() >= most_seats_) return false;
+    if (!seat) return true;
+    if (!seat->lane.is_taken(caller)) return false;
+    if (seats_.size() == 1) return true;
+    return facts_.on_device && std::none_of(seats_.begin(), seats_.end(), [&](const auto& one) {
+             return one->last_caller == caller;
+           });
+  }
+
+  // Gives up the seats on a GPU that failed; whether there are others.
+  bool others_are_left(FixedSeat& failed, const std::string& message) {
+    bool left = false, first = false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (const auto& seat : seats_) {
+        left |= !seat->lost && &seat->lane.device != &failed.lane.device;
+      }
+      if (!left) return false;
+      first = !failed.lost;
+      for (const auto& seat : seats_) seat->lost |= &seat->lane.device == &failed.lane.device;
+    }
+    if (first) tell_of_loss(token_, message);
+    return true;
+  }
+
+  template <typename Body>
+  void each(Body body) {
+    std::vector<FixedSeat*> seats;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (const auto& seat : seats_) seats.push_back(seat.get());
+    }
+    for (FixedSeat* one : seats) body(*Taken(*this, nullptr, one));
+  }
+
+  Device& device_;
+  const int64_t token_;
+  const Facts facts_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<FixedSeat>> seats_;
+  std::deque<Waiting*> waiting_;
+  uint64_t uses_ = 0;
+  size_t most_seats_;
+  bool asked_ = false;
+};
+
+std::shared_ptr<FixedSession> fixed_session(int64_t handle) {
+  auto session = std::dynamic_pointer_cast<FixedSession>(find_session(handle));
+  if (!session) throw std::runtime_error("no such session");
+  return session;
+}
+
+}  // namespace
+
+// A session of an engine: sizes of its inputs, then outputs, in bytes; whether these are in GPU
+// memory at a forward; its scratch memory; whether runs are recorded; and the most lanes that it
+// may run on, of all GPUs.  The engine runs once.  Returns the session's handle, or 0 after
+// setting the error.
+MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t* sizes,
+                                        int num_inputs, int num_outputs, size_t scratch,
+                                        int on_device, int record, int most_lanes) {
+  int64_t handle = 0;
+  guarded([&] {
+    auto& device = Device::get(ordinal);
+    const Restored restored;
+    Facts facts{{sizes, sizes + num_inputs + num_outputs},
+                static_cast<size_t>(num_inputs),
+                scratch,
+                on_device != 0,
+                record != 0};
+    handle = add_session(std::make_shared<FixedSession>(device, token, std::move(facts),
+                                                        static_cast<size_t>(most_lanes)));
+  });
+  return handle;
+}
+
+// Has a session run on another lane of a GPU, which has `most` at the most, with another context of
+// its engine; Python's answer to MoreCallback.  Returns 0 after setting the error: there is no such
+// lane, or no room for the engine there.
+MXTRT_EXPORT int mxtrt_cuda_open_lane(int64_t handle, int64_t token, int ordinal, int most) {
+  return guarded([=] {
+    auto session = fixed_session(handle);
+    auto& device = Device::get(ordinal);
+    const Restored restored;
+    if (!session->open_lane(device, token, static_cast<size_t>(most))) {
+      throw std::runtime_error("the session runs on all lanes of the GPU");
+    }
+  });
+}
+
+// Ends what MoreCallback began: whether the session may ask again.
+MXTRT_EXPORT void mxtrt_cuda_lane_answered(int64_t handle, int more) {
+  guarded([=] { fixed_session(handle)->answered(more != 0); });
+}
+
+// How many lanes of a GPU a session runs on; -1 for a session that is gone.
+MXTRT_EXPORT int mxtrt_cuda_lanes(int64_t handle, int ordinal) {
+  int count = -1;
+  guarded([&] { count = static_cast<int>(fixed_session(handle)->lanes(Device::get(ordinal))); });
+  return count;
+}
+
+}  // namespace mxtrt
