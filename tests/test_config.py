@@ -75,6 +75,11 @@ def test_both_names_of_the_switch_are_read(monkeypatch):
                 3,
             )
         ),
+        *(
+            ("gpus", value, f'option gpus is {value!r}, expected "all", or numbers of GPUs')
+            for value in ("", "every", "0,", "0,0", "-1", -1, 1.5)
+        ),
+        ("lanes", 0, "option lanes is 0, expected a number of lanes, at least 1"),
         ("presicion", "fp16", "unknown option 'presicion', expected one of enabled, engine"),
     ],
 )

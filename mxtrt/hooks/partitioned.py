@@ -158,11 +158,12 @@ def partition_symbol(
             raise EngineError("a pending write to one of its parameters or inputs failed")
     gpu = None if ctx is None else gpu_of(ctx)
     if gpu is not None:
-        waiting.install()
         seeding.install()
     request = Request(options, weights, gpu, refused or {}, keep, kind, check)
     rewritten, plan = run_pass(symbol, request, args, aux, ctx, inference)
     publish(plan.report)
+    if any(not node.engine.on_cpu for node in plan.nodes):
+        waiting.install()
     if plan.nodes:
         count("binds")
         count("segments", len(plan.nodes))

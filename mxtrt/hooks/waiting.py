@@ -1,4 +1,4 @@
-"""Waiting for an array whose engine runs on a GPU.
+"""Waiting for an array that an engine on a GPU writes.
 
 MXNet's own wait sleeps until one of its threads has noticed that the GPU is done, and waking two
 sleeping threads takes longer than many a network runs.  The thread that waits looks at the GPU

@@ -80,22 +80,21 @@ class FixedSeat : public Seat {
     }
   }
 
-  // Computes outputs in host memory.
-  void run_from_host(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) {
+  // Puts a run on the lane's stream whose tensors are in host memory.
+  void start_from_host(const std::vector<Tensor>& inputs) {
     take_inputs(inputs);
     for (const auto& buffer : buffers_) g_tally.copy(buffer.bytes);  // to the GPU and back
-    {
-      Turn turn(lane, lane.stream());
-      if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
-        record->launch(turn.stream);
-      } else {
-        enqueue_own(turn, turn.stream);
-      }
-      mark(turn);
+    Turn turn(lane, lane.stream());
+    if (auto* record = unless_unrecordable([&] { return &own_record(turn); })) {
+      record->launch(turn.stream);
+    } else {
+      enqueue_own(turn, turn.stream);
     }
-    wait();
-    hand_outputs(outputs);
+    mark(turn);
   }
+
+  using Seat::hand_outputs;
+  using Seat::wait;
 
   // Puts a run on a stream whose tensors are on the GPU.
   void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
@@ -210,17 +209,28 @@ class FixedSession : public CudaSession {
   bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
            Place* place) override {
     if (facts_.on_device) return run_on_device(inputs, outputs, place);
+    const Caller caller = place->caller ? place->caller : this_caller();
     for (;;) {
-      const Taken seat(*this, this_caller(), nullptr);
-      const Ride ride(seat->lane, this_caller());
+      auto seat = std::make_shared<const Taken>(*this, caller, nullptr);
+      Ride ride((*seat)->lane, caller);
       try {
-        seat->run_from_host(inputs, outputs);
+        (*seat)->start_from_host(inputs);
+        if (place->later) {
+          place->lane = &(*seat)->lane;
+          place->land = [&, seat, this](int code) mutable { land(code, seat, inputs, outputs); };
+          ride.hand_on();
+          return false;
+        }
+        (*seat)->wait();
+        (*seat)->hand_outputs(outputs);
         return true;
       } catch (const std::exception& error) {
-        if (!others_are_left(*seat, error.what())) throw;
+        if (!others_are_left(**seat, error.what())) throw;
       }
     }
   }
+
+  bool may_come_later() const override { return !facts_.on_device; }
 
   // A seat on another lane of a GPU, of which its session has fewer than `most`.  Returns whether
   // there was one to have.
@@ -325,6 +335,21 @@ class FixedSession : public CudaSession {
     return true;
   }
 
+  // The end of a run in host memory that came later, or did not: then it is done once more where
+  // another GPU is left.  Gives up the seat.
+  void land(int code, std::shared_ptr<const Taken>& seat, const std::vector<Tensor>& inputs,
+            const std::vector<Tensor>& outputs) {
+    const auto landed = std::move(seat);
+    try {
+      check(code);
+      (*landed)->hand_outputs(outputs);
+    } catch (const std::exception& error) {
+      if (!others_are_left(**landed, error.what())) throw;
+      Place now;
+      run(nullptr, inputs, outputs, &now);
+    }
+  }
+
   FixedSeat* first() {
     std::lock_guard<std::mutex> lock(mutex_);
     return seats_.front().get();
@@ -393,16 +418,16 @@ class FixedSession : public CudaSession {
     return found;
   }
 
-  // Whether a thread would run sooner with another seat: the session's own runs overlap, or others
-  // run on the one lane that it has.  There is one more than there are threads at the most.
+  // Whether a thread would run sooner with another seat: others run on the one lane that the
+  // session has, or on all seats, none of which it used last.  A thread that asks for one run after
+  // another without waiting does not: it is alone.
   bool wants_more(Caller caller, const FixedSeat* seat) const {
     if (asked_ || seats_.size() >= most_seats_) return false;
-    if (!seat) return true;
-    if (!seat->lane.is_taken(caller)) return false;
-    if (seats_.size() == 1) return true;
-    return facts_.on_device && std::none_of(seats_.begin(), seats_.end(), [&](const auto& one) {
-             return one->last_caller == caller;
-           });
+    if (seat && !seat->lane.is_taken(caller)) return false;
+    if (seat && seats_.size() == 1) return true;
+    if (seat && !facts_.on_device) return false;
+    return std::none_of(seats_.begin(), seats_.end(),
+                        [&](const auto& one) { return one->last_caller == caller; });
   }
 
   // Gives up the seats on a GPU that failed; whether there are others.

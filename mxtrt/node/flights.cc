@@ -44,7 +44,8 @@ Flights& Flights::of(Lane& lane) {
 
 Flights::Flights(Lane& lane) : lane_(lane) { std::thread(&Flights::look, this).detach(); }
 
-void Flights::add(int64_t node, std::vector<const Var*> outputs, const Completion& completion) {
+void Flights::add(int64_t node, std::vector<const Var*> outputs, const Completion& completion,
+                  std::function<void(int code)> land) {
   std::unique_lock<std::mutex> lock(mutex_);
   void* event = nullptr;
   int code = lane_.device.try_current();
@@ -56,7 +57,7 @@ void Flights::add(int64_t node, std::vector<const Var*> outputs, const Completio
   if (!code) code = g_cuda.event_record(event, lane_.stream());
   if (code) lane_.leave();
   check(code);
-  flights_.push_back({++last_, node, event, std::move(outputs), completion});
+  flights_.push_back({++last_, node, event, std::move(outputs), completion, std::move(land)});
   g_under_way.fetch_add(1, std::memory_order_release);
   lock.unlock();
   wake_.notify_one();
@@ -105,16 +106,26 @@ void Flights::complete(uint64_t number, int code) {
     }
   }
   g_under_way.fetch_sub(done.size(), std::memory_order_release);
-  for (const auto& flight : done) {
+  for (auto& flight : done) {
     lane_.leave();
-    if (!code) {
-      flight.completion();
-      continue;
-    }
-    const std::runtime_error error(words_of(code));
-    report_failure(flight.node, error.what());
-    flight.completion(&error);
+    flight.complete(code);
   }
+}
+
+void Flights::Flight::complete(int code) {
+  try {
+    if (land) {
+      land(code);
+    } else if (code) {
+      report_failure(node, words_of(code));
+      check(code);
+    }
+  } catch (const std::exception& caught) {
+    const std::runtime_error error(caught.what());
+    completion(&error);
+    return;
+  }
+  completion();
 }
 
 void Flights::look() {

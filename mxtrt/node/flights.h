@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -34,9 +35,10 @@ class Flights {
   // Those of a lane; never destroyed, because their thread never ends.
   static Flights& of(Lane& lane);
 
-  // What was put on the lane's stream last is a run of this node with these outputs; it leaves the
-  // lane when it is done.
-  void add(int64_t node, std::vector<const Var*> outputs, const Completion& completion);
+  // What was put on the lane's stream last is a run of this node with these outputs.  When it is
+  // done `land` is called, if there is one, with CUDA's code; it may throw std::runtime_error.
+  void add(int64_t node, std::vector<const Var*> outputs, const Completion& completion,
+           std::function<void(int code)> land);
 
   // Returns when the run that writes this array is done, at once if there is none.
   static void finish(const Var* output);
@@ -48,6 +50,9 @@ class Flights {
     void* event;
     std::vector<const Var*> outputs;
     Completion completion;
+    std::function<void(int code)> land;
+
+    void complete(int code);
   };
 
   explicit Flights(Lane& lane);

@@ -18,8 +18,9 @@ std::shared_ptr<const Variant> variant_of(const Node& node, const std::vector<Sh
 
 // The stream behind which the outputs of a run may be written, null in host memory.
 static void* stream_of(const Variant& variant, const Place& place) {
-  if (place.stream || !place.later) return place.stream;
-  return place.lane ? place.lane->stream() : variant.session->device()->stream();
+  const Device* device = variant.session->device();
+  if (place.stream || !place.later || !device) return place.stream;
+  return place.lane ? place.lane->stream() : device->stream();
 }
 
 bool run_or_take_over(const Node& node, const Variant& variant, Bindings* bindings,

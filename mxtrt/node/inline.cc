@@ -1,10 +1,13 @@
 // Running a node from the calling thread, without MXNet's engine threads.
 //
-// A run in host memory is done when the call returns; it is worth it where the run is shorter than
-// handing it to MXNet's engine and back.  A run on a GPU is put on the GPU's stream, see flights.h.
+// A short run in host memory is done when the call returns; it is worth it where the run is shorter
+// than handing it to MXNet's engine and back.  A run of a GPU is put on a lane, see flights.h:
+// where the arrays are on the GPU, and where a run in host memory is not short.
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -34,7 +37,8 @@ struct Launch {
   std::vector<void*> arrays;  // of the inputs; MXNet may not have allocated them yet
   std::vector<Tensor> inputs, outputs;
   std::vector<const Var*> written;
-  Caller caller = this_caller();
+  const Caller caller = this_caller();
+  std::chrono::steady_clock::time_point begun;
 
   Launch() = default;
   Launch(const Launch&) = delete;
@@ -44,6 +48,17 @@ struct Launch {
     for (void* array : arrays) free_array(array);
   }
 };
+
+// Ends a run in host memory; with MXNet's operators where it failed.
+void land_or_take_over(const Launch& task, const std::function<void(int)>& land, int code) {
+  try {
+    land(code);
+    task.variant->nanoseconds.store((std::chrono::steady_clock::now() - task.begun).count(),
+                                    std::memory_order_relaxed);
+  } catch (const std::exception& error) {
+    take_over(task.node->key, task.inputs, task.outputs, error.what(), nullptr);
+  }
+}
 
 void launch(void*, void* completion, void* parameter) {
   static const bool synchronous = [] {
@@ -59,6 +74,7 @@ void launch(void*, void* completion, void* parameter) {
   }
   const auto& done = *static_cast<Completion*>(completion);
   bool by_engine = false;
+  task->begun = std::chrono::steady_clock::now();
   Place place;
   place.later = true;
   place.caller = task->caller;
@@ -68,15 +84,21 @@ void launch(void*, void* completion, void* parameter) {
     by_engine = run_or_take_over(*task->node, *task->variant, bindings.get(), task->inputs,
                                  task->outputs, &place);
   }
-  if (!by_engine) {
+  if (!by_engine || !place.lane) {
     done();
-  } else if (synchronous) {
+    return;
+  }
+  std::function<void(int)> land;
+  if (place.land) {
+    land = [=, land = std::move(place.land)](int code) { land_or_take_over(*task, land, code); };
+  }
+  if (synchronous) {
     const int code = g_cuda.stream_wait(place.lane->stream());
     place.lane->leave();
-    check(code);
+    land ? land(code) : check(code);
     done();
   } else {
-    Flights::of(*place.lane).add(task->node->key, std::move(task->written), done);
+    Flights::of(*place.lane).add(task->node->key, std::move(task->written), done, std::move(land));
   }
 }
 
@@ -166,9 +188,10 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
     }
     auto variant = node->find(shapes);
     if (!variant || !variant->session) return -1;
-    const bool later = variant->session->device() != nullptr;
-    const int64_t last = variant->nanoseconds.load(std::memory_order_relaxed);
-    if (!later && last > call->limit) return -1;
+    const bool is_long = variant->nanoseconds.load(std::memory_order_relaxed) > call->limit;
+    const bool later =
+        variant->session->device() || (is_long && variant->session->may_come_later());
+    if (is_long && !later) return -1;
 
     std::vector<Tensor> in(num_inputs), out(num_outputs);
     for (int i = 0; i < num_inputs; ++i) {

@@ -1,6 +1,7 @@
 // What an engine is to a node.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -17,12 +18,16 @@ class Bindings {
   virtual ~Bindings() = default;
 };
 
-// Where a run may go whose arrays are on a GPU.
+// Where and when a run on a GPU may be done.
 struct Place {
   void* stream = nullptr;        // MXNet's, on which the outputs may come later
-  bool later = false;            // without one: whether they may come later on a stream of ours
+  bool later = false;            // without one: whether they may come later on a lane
   const void* caller = nullptr;  // the thread that asked for the run, see this_caller
-  Lane* lane = nullptr;          // set by the run, before anything else, if its stream is used
+  // Set by a run that comes later on a lane.  Who notices that the lane has done it, with a code of
+  // CUDA's, calls `land`, if there is one, and then the lane's `leave`.
+  Lane* lane = nullptr;
+  // Brings outputs in host memory; throws std::runtime_error where they do not come.
+  std::function<void(int code)> land;
 };
 
 // An engine that is ready to run.  `run` may be called from several threads at once, each
@@ -32,12 +37,14 @@ class Session {
   virtual ~Session() = default;
   virtual std::unique_ptr<Bindings> bindings() = 0;
   // Computes the outputs into memory that MXNet allocated; throws std::runtime_error.  Returns
-  // whether they are there: with a place for it the work may only be put on a stream.  Where that
-  // is a lane's, whoever knows that they are there calls its `leave`.
+  // whether they are there: with a place for it the work may only be put on a stream, and the
+  // tensors are needed until it is done.
   virtual bool run(Bindings* bindings, const std::vector<Tensor>& inputs,
                    const std::vector<Tensor>& outputs, Place* place) = 0;
   // The GPU that the arrays of a run are on; null for a session that is done when `run` returns.
   virtual Device* device() { return nullptr; }
+  // Whether runs whose arrays are in host memory may come later too.
+  virtual bool may_come_later() const { return false; }
 };
 
 }  // namespace mxtrt

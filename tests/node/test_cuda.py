@@ -497,6 +497,35 @@ def test_a_run_that_is_not_put_on_the_gpu_is_answered_too(check_symbol):
     """)
 
 
+def test_a_run_in_host_memory_that_does_not_come_is_answered(check_symbol):
+    """It was on its way when the GPU failed: who waits for its output has MXNet's answer."""
+    check_symbol("""
+    def build(self, request):
+        sizes = [request.inputs[0].nbytes], [request.outputs[0].nbytes]
+        double = Doubler(sizes[0][0] // 4)
+        return Session(lib.cuda.create_session(double, *sizes, 0, 0, on_device=False))
+
+    Engine.build = build
+    with mxtrt.options(enabled=True, inline_below=1):
+        executor = symbol.bind(mx.cpu(), given, grad_req="null")
+    for k in range(4):
+        (out,) = executor.forward(data=mx.nd.array(x + k))
+        assert (out.asnumpy() == 2 * (x + k)).all()
+    assert mxtrt.stats().engine_runs == 4 and mxtrt.stats().fallbacks == 0
+    fake.fake_set(HOLD, 1)  # the GPU takes long
+    (out,) = executor.forward(data=mx.nd.array(x + 4))
+    fake.fake_set(IN_ERROR, 1)
+    assert (out.asnumpy() == 2 * (x + 4)).all()
+    fake.fake_set(HOLD, 0)
+    (out,) = executor.forward(data=mx.nd.array(x + 5))
+    assert (out.asnumpy() == 2 * (x + 5)).all()
+    assert mxtrt.stats().engine_failures == mxtrt.stats().fallbacks == 1
+    assert executor._mxtrt is None
+    fake.fake_set(IN_ERROR, 0)
+    print("ok")
+    """)
+
+
 def test_a_failing_node_that_was_released_says_what_failed(check_symbol):
     """Its run outlived it; nobody knows its segment any more."""
     check_symbol("""
