@@ -38,7 +38,7 @@ struct Facts {
   bool record;     // whether runs are recorded
 };
 
-class FixedSeat : public Seat {
+class FixedSeat final : public Seat {
  public:
   FixedSeat(Lane& lane, int64_t token, const Facts& facts)
       : Seat(lane, token, facts.num_inputs, facts.sizes.size() - facts.num_inputs, facts.scratch,
@@ -48,7 +48,7 @@ class FixedSeat : public Seat {
   FixedSeat(const FixedSeat&) = delete;
   FixedSeat& operator=(const FixedSeat&) = delete;
 
-  ~FixedSeat() {
+  ~FixedSeat() override {
     if (shutting_down() || forked()) return;
     end([this] {
       own_.reset();
@@ -201,9 +201,6 @@ class FixedSession : public CudaSession {
       : device_(device), token_(token), facts_(std::move(facts)), most_seats_(most_seats) {
     add(device.first(), token);
   }
-  FixedSession(const FixedSession&) = delete;
-  FixedSession& operator=(const FixedSession&) = delete;
-
   Device* device() override { return facts_.on_device ? &device_ : nullptr; }
 
   bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,

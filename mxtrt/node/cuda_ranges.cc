@@ -22,7 +22,7 @@ constexpr size_t kMostRecords = 8;  // of a context
 // Runs at the same shapes before one is recorded, and so many after which recording was worth it.
 constexpr uint64_t kPatience = 2, kMostPatience = 64, kWorth = 16;
 
-class RangeSeat : public Seat {
+class RangeSeat final : public Seat {
  public:
   RangeSeat(Device& device, int64_t token, int num_inputs, int num_outputs, size_t scratch,
             bool on_device, const int64_t* changes, int64_t* uses, int num_contexts)
@@ -33,7 +33,7 @@ class RangeSeat : public Seat {
   RangeSeat(const RangeSeat&) = delete;
   RangeSeat& operator=(const RangeSeat&) = delete;
 
-  ~RangeSeat() {
+  ~RangeSeat() override {
     if (shutting_down() || forked()) return;
     end([this] { contexts_.clear(); });
   }

@@ -70,7 +70,7 @@ class Seat {
   void add_usage(int64_t* records, size_t* host, size_t* device) const;
 
  protected:
-  ~Seat() = default;
+  virtual ~Seat() = default;
   // Called first by destructors: `drop` gives up the records, when no run is under way.
   template <typename Drop>
   void end(Drop drop);

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.tensorrt import request_for
 
 from mxtrt.engines.base import MemoryTally
 from mxtrt.engines.tensorrt import engine, lanes, runtime
@@ -14,7 +15,6 @@ from mxtrt.engines.tensorrt.lanes import Lanes
 from mxtrt.engines.tensorrt.runtime import Context, LoadedEngine
 from mxtrt.errors import EngineError, NodeError
 from mxtrt.observe.counters import stats
-from support.tensorrt import request_for
 
 
 class Cuda:
@@ -129,12 +129,13 @@ def test_lanes_are_spread_over_the_gpus(cuda, home, runtimes):
     assert [one.loads for one in runtimes] == [0, 1, 1]
     assert all(context._context.gpu == gpu for gpu, context in cuda.opened)
     assert all(context._context.shapes == {"data": (2, 3)} for _, context in cuda.opened)
-    assert cuda.answers == [True] * 5 and stats().lanes == before + 5
+    assert cuda.answers == [True] * 5
+    assert stats().lanes == before + 5
     held = home._loaded.tally
-    assert held.bytes == 200 and {gpu: t.bytes for gpu, t in held.elsewhere.items()} == {
-        1: 200,
-        2: 200,
-    }
+    assert {
+        0: held.bytes,
+        **{gpu: one.bytes for gpu, one in held.elsewhere.items()},
+    } == dict.fromkeys(range(3), 200)
 
 
 def test_a_gpu_that_refuses_leaves_the_lane_to_another(cuda, home, runtimes):
@@ -143,7 +144,8 @@ def test_a_gpu_that_refuses_leaves_the_lane_to_another(cuda, home, runtimes):
     cuda.refused = {1}
     wanted.want(7)
     wanted.want(7)
-    assert [gpu for gpu, _ in cuda.opened] == [0] and cuda.answers == [True, False]
+    assert [gpu for gpu, _ in cuda.opened] == [0]
+    assert cuda.answers == [True, False]
 
 
 def test_an_engine_that_does_not_load_elsewhere_stays_where_it_is(cuda, home, runtimes):
@@ -156,14 +158,16 @@ def test_an_engine_that_does_not_load_elsewhere_stays_where_it_is(cuda, home, ru
 
     wanted = Lanes(home, (0, 1), 2, runtime_of)
     wanted.want(7)
-    assert [gpu for gpu, _ in cuda.opened] == [0] and cuda.answers == [True]
+    assert [gpu for gpu, _ in cuda.opened] == [0]
+    assert cuda.answers == [True]
 
 
 def test_a_session_that_is_gone_gets_nothing(cuda, home, runtimes):
     """It was dropped before its lane was opened."""
     cuda.gone = True
     Lanes(home, (0, 1), 2, runtimes.__getitem__).want(7)
-    assert cuda.opened == [] and cuda.answers == [False]
+    assert cuda.opened == []
+    assert cuda.answers == [False]
 
 
 @pytest.mark.parametrize(
