@@ -292,6 +292,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Types of the package and the fuzzer."""
-    session.install("mypy", ".[bench,fuzz,metrics]")
+    """Types of the package, the fuzzer and the examples."""
+    session.install("mypy", ".[bench,fuzz,serving]")
     session.run("mypy")
+    session.run("mypy", "examples")
