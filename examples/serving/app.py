@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -50,6 +51,10 @@ SECONDS = Histogram(
 )
 if mxtrt is not None:
     metrics.register()
+
+# Held while the network's operators are queued, not while they compute: two BatchNorms of one block
+# that two threads queue at once may wait for each other for ever, in MXNet's engine.
+queueing = threading.Lock()
 
 
 class Answer(BaseModel):
@@ -191,7 +196,9 @@ def predict(
         raise HTTPException(400, f"The body cannot be read as {kind}: {error}.") from None
     pixels = np.asarray(ImageOps.fit(picture, (SIZE, SIZE)), np.float32)
     data = ((pixels - MEAN) / DEVIATION).transpose(2, 0, 1)[None]
-    scores = app.state.net(mx.nd.array(data)).asnumpy()[0]
+    with queueing:
+        answer = app.state.net(mx.nd.array(data))
+    scores = answer.asnumpy()[0]
     best = scores.argsort()[:-6:-1]
     return Answer(classes=best.tolist(), scores=scores[best].tolist())
 
