@@ -9,6 +9,7 @@ those for many shapes there, ``cuda_session.cc`` what both do; ``device.cc`` has
 lanes, ``flights.cc`` the runs that are on their way, ``cuda.cc`` is what Python asks of a GPU, and
 ``driver.cc`` looks up NVIDIA's driver.  ``arrays.cc`` watches MXNet's
 arrays for writes and moves weights out of memory; ``arrays.h`` says what is known of the arrays.
+``pushes.cc`` has MXNet's engine take operations of several threads without coming to a stop.
 ``callbacks.cc`` asks Python, ``process.cc`` knows of forks and the end of the process,
 ``errors.cc`` keeps messages, ``tally.cc`` counts, and ``nvtx.cc`` names ranges for profilers.
 ``library``, ``cuda`` and ``watch`` are these in Python.

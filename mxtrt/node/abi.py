@@ -216,6 +216,8 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "watch_counts": (_INT, (_POINTER, _POINTER)),
     "watch_since": (None, (_POINTER, _POINTER)),
     "watch_free": (None, (_POINTER,)),
+    # pushes.cc
+    "order_pushes": (_INT, ()),
     # generators.cc
     "seed": (_INT, (_INT, _INT, _INT)),
     "block_begin": (_INT, (_INT,)),

@@ -82,6 +82,8 @@ class Library(Functions):
                 *(ctypes.cast(getattr(_LIB, n), ctypes.c_void_p).value for n in MXNET_FUNCTIONS)
             )
         )
+        #: Whether MXNet's engine takes operations of several threads, see ``pushes.cc``.
+        self.orders_pushes = bool(self.lib.mxtrt_order_pushes())
         #: Whether arrays are what a graph was bound for, see ``mxtrt_are_alike`` in ``arrays.cc``.
         self.are_alike = self.lib.mxtrt_are_alike
         self._check_layout()
