@@ -6,6 +6,7 @@ README.md in this folder says what it answers and which variables it reads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -53,8 +54,8 @@ if mxtrt is not None:
     metrics.register()
 
 # Held while the network's operators are queued, not while they compute: two BatchNorms of one block
-# that two threads queue at once may wait for each other for ever, in MXNet's engine.
-queueing = threading.Lock()
+# that two threads queue at once may wait for each other for ever, in plain MXNet's engine.
+queueing = threading.Lock() if mxtrt is None else contextlib.nullcontext()
 
 
 class Answer(BaseModel):
