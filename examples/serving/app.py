@@ -55,7 +55,8 @@ if mxtrt is not None:
 
 # Held while the network's operators are queued, not while they compute: two BatchNorms of one block
 # that two threads queue at once may wait for each other for ever, in plain MXNet's engine.
-queueing = threading.Lock() if mxtrt is None else contextlib.nullcontext()
+WITH_ENGINES = mxtrt is not None and os.environ.get("USE_TENSORRT") == "1"
+queueing = contextlib.nullcontext() if WITH_ENGINES else threading.Lock()
 
 
 class Answer(BaseModel):
