@@ -409,8 +409,8 @@ class Options:
         "MXTRT_INLINE_BELOW",
         expected="a time in microseconds",
         meaning=(
-            "A graph in host memory that is one segment runs on the calling thread where its last "
-            "run took less than this many microseconds, because handing it to MXNet's engine "
+            "A graph in host memory that is one segment runs on the calling thread where its "
+            "runs take less than this many microseconds, because handing it to MXNet's engine "
             "thread and back would cost more than it hides; 0 always hands it over, on GPUs too."
         ),
         parse=_count,

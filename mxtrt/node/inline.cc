@@ -53,8 +53,7 @@ struct Launch {
 void land_or_take_over(const Launch& task, const std::function<void(int)>& land, int code) {
   try {
     land(code);
-    task.variant->nanoseconds.store((std::chrono::steady_clock::now() - task.begun).count(),
-                                    std::memory_order_relaxed);
+    task.variant->note_time_since(task.begun);
   } catch (const std::exception& error) {
     take_over(task.node->key, task.inputs, task.outputs, error.what(), nullptr);
   }

@@ -115,7 +115,7 @@ class Library(Functions):
             num_inputs: How many they are.
             outputs: A C array for the handles of its outputs.
             num_outputs: How many they are.
-            limit: Nanoseconds; where its last run in host memory took longer, it does not run.
+            limit: Nanoseconds; where its runs in host memory take longer, it does not run.
             context: MXNet's number of the device type of the arrays, and which of these devices.
 
         Returns:
@@ -242,7 +242,7 @@ class Library(Functions):
         return last
 
     def last_run(self, key: int) -> float:
-        """Seconds that the last run of a node took; 0 where it has not run."""
+        """Seconds that runs of a node take, at its last shapes; 0 where it has not run."""
         nanoseconds: int = self.lib.mxtrt_node_last_run(key)
         return max(nanoseconds, 0) * 1e-9
 

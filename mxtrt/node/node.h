@@ -6,7 +6,9 @@
 // new set of input shapes.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -22,17 +24,29 @@
 
 namespace mxtrt {
 
+// How long runs take, after one more: no longer than the shortest of late, as a thread of many may
+// have to wait for a processor in the middle of a run.  One that takes longer counts for an eighth
+// more, so that several in a row are believed.
+//
+// before: what was known, -1 for nothing.
+// now: how long the run took.
+inline int64_t usual_time(int64_t before, int64_t now) {
+  return before < 0 ? now : std::min(now, before + before / 8 + 1);
+}
+
 // One set of input shapes of a node.
 struct Variant {
   std::vector<Shape> inputs, outputs;
   std::shared_ptr<Session> session;              // null until the engine is built
-  mutable std::atomic<int64_t> nanoseconds{-1};  // of the last whole run, -1 before the first
+  mutable std::atomic<int64_t> nanoseconds{-1};  // that whole runs take, -1 before the first
   mutable std::atomic<int64_t> last_use{0};      // by the node's count of them
   mutable Spares spares;
 
-  // Runs the session and notes how long it took.
+  // Runs the session and notes how long that takes.
   void run(Bindings* bindings, const std::vector<Tensor>& in, const std::vector<Tensor>& out,
            Place* place) const;
+  // Notes how long a whole run took.
+  void note_time_since(std::chrono::steady_clock::time_point begin) const;
 };
 
 // A node of a partitioned graph, found by the key in its `engine` attribute.
@@ -59,7 +73,7 @@ class Node {
   // When the variant for these input shapes was used last, by a count of uses; -1 for one that
   // operator states were made for, or that does not exist.
   int64_t last_use(const std::vector<Shape>& inputs) const;
-  // Nanoseconds that the last run took of the variant that was used last; -1 where none has run.
+  // Nanoseconds that runs take of the variant that was used last; -1 where none has run.
   int64_t last_run() const;
   // Gives up spares of the variants that were used least lately, where those of this variant are
   // to take so many bytes more.

@@ -28,7 +28,7 @@ class InlineRun:
 
     Args:
         node: The engine node.
-        below: Microseconds; where its last run in host memory took longer, it goes through MXNet.
+        below: Microseconds; where its runs in host memory take longer, they go through MXNet.
         context: The context of its inputs and outputs.
     """
 
