@@ -8,8 +8,8 @@
 // threads share.  Any two engine nodes have them: MXNet gives every operator of an extension a
 // scratch space and the process's one generator of random numbers, as arrays that it writes.
 //
-// So the engine's object gets a table of virtual functions in which the two functions take a lock
-// around that.  The lock is not held while an operation runs or waits.
+// So the object of MXNet's usual engine gets a table of virtual functions in which the two
+// functions take a lock around that.  The lock is not held while an operation runs or waits.
 #include <dlfcn.h>
 #include <link.h>
 #include <pthread.h>
@@ -29,13 +29,11 @@ namespace {
 
 constexpr const char* kEngine = "_ZN5mxnet6Engine3GetEv";
 constexpr const char* kPush = "_ZN5mxnet6engine14ThreadedEngine4PushEPNS0_3OprENS_7ContextEib";
-// The classes of engines that have several threads: their tables, and what puts an operation that
-// has had its turn everywhere into a queue, or runs it.
-constexpr const char* kClasses[][2] = {
-    {"_ZTVN5mxnet6engine23ThreadedEnginePerDeviceE",
-     "_ZN5mxnet6engine23ThreadedEnginePerDevice13PushToExecuteEPNS0_8OprBlockEb"},
-    {"_ZTVN5mxnet6engine20ThreadedEnginePooledE",
-     "_ZN5mxnet6engine20ThreadedEnginePooled13PushToExecuteEPNS0_8OprBlockEb"}};
+// MXNet's usual engine: its table, and what puts an operation that has had its turn everywhere into
+// a queue, or runs it.
+constexpr const char* kTable = "_ZTVN5mxnet6engine23ThreadedEnginePerDeviceE";
+constexpr const char* kExecute =
+    "_ZN5mxnet6engine23ThreadedEnginePerDevice13PushToExecuteEPNS0_8OprBlockEb";
 // What a table has in front of its functions: an offset and the type.
 constexpr size_t kHead = 2;
 
@@ -94,34 +92,31 @@ bool order_pushes() {
   const auto get = reinterpret_cast<void* (*)()>(dlsym(mxnet, kEngine));
   g_push = reinterpret_cast<Push>(dlsym(mxnet, kPush));
   if (!get || !g_push) return false;
+  g_execute = reinterpret_cast<Execute>(dlsym(mxnet, kExecute));
+  auto* const table = static_cast<void**>(dlsym(mxnet, kTable));
   auto* const engine = static_cast<void***>(get());
-  for (const auto& [name, execute_name] : kClasses) {
-    auto* const table = static_cast<void**>(dlsym(mxnet, name));
-    g_execute = reinterpret_cast<Execute>(dlsym(mxnet, execute_name));
-    if (!table || !g_execute || *engine != table + kHead) continue;
-    void* symbol = nullptr;
-    if (!dladdr1(static_cast<void*>(table), &info, &symbol, RTLD_DL_SYMENT)) return false;
-    const size_t entries = static_cast<const ElfW(Sym)*>(symbol)->st_size / sizeof(void*);
-    // MXNet's engine has it to the end of the process.
-    auto* const changed = new std::vector<void*>(changed_table(table, entries));
-    if (changed->empty()) return false;
-    // A child that is forked while another thread puts something in line has that thread no more.
-    if (pthread_atfork(nullptr, nullptr, [] {
-          t_in_line = false;
-          new (&g_line) std::mutex;
-        })) {
-      return false;
-    }
-    __atomic_store_n(engine, changed->data() + kHead, __ATOMIC_RELEASE);
-    return true;
+  if (!table || !g_execute || *engine != table + kHead) return false;
+  void* symbol = nullptr;
+  if (!dladdr1(static_cast<void*>(table), &info, &symbol, RTLD_DL_SYMENT)) return false;
+  const size_t entries = static_cast<const ElfW(Sym)*>(symbol)->st_size / sizeof(void*);
+  // MXNet's engine has it to the end of the process.
+  auto* const changed = new std::vector<void*>(changed_table(table, entries));
+  if (changed->empty()) return false;
+  // A child that is forked while another thread puts something in line has that thread no more.
+  if (pthread_atfork(nullptr, nullptr, [] {
+        t_in_line = false;
+        new (&g_line) std::mutex;
+      })) {
+    return false;
   }
-  return false;  // NaiveEngine, which runs what it is given
+  __atomic_store_n(engine, changed->data() + kHead, __ATOMIC_RELEASE);
+  return true;
 }
 
 }  // namespace
 
-// Has threads that push operations at once not stop MXNet's engine.  Whether it is so; not where
-// MXNet has no engine of several threads, or another one than is known.
+// Has threads that push operations at once not stop MXNet's engine.  Whether it is so: not where
+// MXNET_ENGINE_TYPE names another engine than the usual one, or this MXNet is not known.
 MXTRT_EXPORT int mxtrt_order_pushes() {
   static const bool done = order_pushes();
   return done;
