@@ -279,7 +279,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     sources = sorted(glob.glob("mxtrt/node/*.cc"))
-    styled = [*sources, *glob.glob("mxtrt/node/*.h"), *glob.glob("tests/node/*.cc")]
+    own = glob.glob("tests/node/*.cc") + glob.glob("tests/bench/*.c")
+    styled = [*sources, *glob.glob("mxtrt/node/*.h"), *own]
     session.run("clang-format", "--dry-run", "--Werror", *styled)
     session.run("clang-tidy", "--quiet", *sources, "--", "-std=c++17")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})

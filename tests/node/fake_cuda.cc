@@ -185,6 +185,7 @@ EXPORT int cuMemPrefetchAsync(Pointer pointer, size_t, int, void*) {
   return g_managed.count(pointer) ? 0 : 1;
 }
 EXPORT int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, 0; }
+EXPORT int cuStreamDestroy_v2(void* stream) { return delete static_cast<Stream*>(stream), 0; }
 EXPORT int cuStreamSynchronize(void* stream) {
   for (auto& work : std::exchange(static_cast<Stream*>(stream)->late, {})) {
     if (int code = work()) return code;
@@ -240,7 +241,7 @@ EXPORT int cuGraphLaunch(void* executable, void* stream) {
   std::this_thread::sleep_for(std::chrono::microseconds(g_counts[kSlow]));
   --g_at_once;
   for (auto& work : graph->work) {
-    if (int code = work()) return code;
+    if (int code = put(stream, work)) return code;
   }
   return 0;
 }
