@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mxtrt.node import library
+from mxtrt.observe.counters import stats
+from mxtrt.perf.load import Loop
 from mxtrt.plan.ledger import holdings_of
 from mxtrt.plan.plan import Plan
 from mxtrt.weights.paging import places_of, size_of
 
-__all__ = ["FORWARDS", "MEANINGS", "Counters", "count"]
+__all__ = ["FORWARDS", "MEANINGS", "Counters", "count", "count_load"]
 
 #: Forwards in a steady state whose copies, waits and allocations are counted.
 FORWARDS = 8
 _WARM = 2
+_RARELY = 0.05
 
 
 def _counter(meaning: str) -> Any:
@@ -49,7 +53,8 @@ class Counters:
 
 #: What every counter means.
 MEANINGS: Mapping[str, str] = {
-    field.name: field.metadata["meaning"] for field in dataclasses.fields(Counters)
+    **{field.name: field.metadata["meaning"] for field in dataclasses.fields(Counters)},
+    "lanes": "streams of the GPU that runs were put on",
 }
 
 
@@ -85,6 +90,34 @@ def count(
         ),
         mxnet_bytes=float(sum(_resident(array) for array in arrays)),
     )
+
+
+def count_load(loop: Loop, *, on_gpu: bool) -> dict[str, float]:
+    """Count what a request costs while other threads send theirs.
+
+    Only what hardly depends on which of them happen to overlap.  On a CPU that excludes waits: an
+    engine that ran for long is run by MXNet's thread the next time.
+
+    Args:
+        loop: The threads.
+        on_gpu: Whether engines run on a GPU.
+    """
+    for _ in range(_WARM):
+        loop()
+    before = library().tally()
+    loop()
+    seen = library().tally() - before
+    found = {
+        "engine_nodes": seen.runs / loop.requests,
+        "copies": seen.copies / loop.requests,
+    }
+    if on_gpu:
+        # A thread that sees a run of another's done spares it the wait, and once in a while there
+        # is one more, for a CUDA graph that has to make room.
+        found["waits"] = float(math.ceil(seen.waits / loop.requests - _RARELY))
+        if (lanes := getattr(stats(), "lanes", None)) is not None:
+            found["lanes"] = float(lanes)  # as many as runs overlapped since the process began
+    return found
 
 
 def _arena_bytes(forward: Callable[[], object], plans: Collection[Plan]) -> int:

@@ -23,7 +23,7 @@ from mxtrt.perf.runs import EXTRA, Benchmark
 from mxtrt.plan.plan import Plan, live_plans
 from mxtrt.timing.paired import Duet
 
-SUITES = ("zoo", "micro", "mixed", "bert")
+SUITES = ("zoo", "micro", "mixed", "bert", "load")
 #: Suites that are run when they are asked for, and have no baseline.
 MORE_SUITES = ("operators", "networks")
 
@@ -85,11 +85,11 @@ class Settings:
     @property
     def context(self) -> mx.Context:
         """Where the arrays are: on a GPU that plain MXNet can use too."""
-        return mx.gpu() if self.gpu and _mxnet_has_kernels() else mx.cpu()
+        return mx.gpu() if self.gpu and mxnet_has_kernels() else mx.cpu()
 
 
 @functools.cache
-def _mxnet_has_kernels() -> bool:
+def mxnet_has_kernels() -> bool:
     """Whether MXNet has code for this machine's GPU; its last wheels have none for Hopper."""
     if not mx.context.num_gpus():
         return False
@@ -132,8 +132,6 @@ class Bench:
         name: str,
         plain: Callable[[], object],
         ours: Bound | Callable[[], object],
-        *,
-        seconds: float | None = None,
         **facts: Any,
     ) -> Benchmark:
         """Run a benchmark.
@@ -142,24 +140,37 @@ class Bench:
             name: Suite, subject and size, such as ``"zoo/resnet18_v1/1"``.
             plain: What plain MXNet takes for it.
             ours: What mxtrt takes for it; counted if it is a bind.
-            seconds: Time to measure, if not what the command line says.
             facts: What else a person may read.
         """
         bound = ours if isinstance(ours, Bound) else Bound(ours, [], [])
         counters: Mapping[str, float] = {}
         if bound.plans:
             counters = count(bound.call, bound.plans, bound.arrays).to_dict()
-        self._benchmark.name = self._benchmark.fullname = name
-        self._benchmark.group = name.split("/")[0]
         paired = None
         if self.settings.counters_only:
-            self._benchmark.pedantic(bound.call, rounds=1, iterations=1)
+            self.drive(name, bound.call)
         else:
-            duet = Duet(plain, bound.call, seconds or self.settings.seconds)
-            self._benchmark.pedantic(duet.call, setup=duet.before, rounds=duet.rounds, iterations=1)
+            duet = Duet(plain, bound.call, self.settings.seconds)
+            self.drive(name, duet.call, duet.before, duet.rounds)
             paired = duet.result()
-        found = Benchmark(counters, paired, facts)
+        return self.found(name, Benchmark(counters, paired, facts))
+
+    def drive(
+        self,
+        name: str,
+        call: Callable[[], object],
+        before: Callable[[], None] | None = None,
+        rounds: int = 1,
+    ) -> None:
+        """Have pytest-benchmark call what is measured, each time after ``before``."""
+        self._benchmark.name = self._benchmark.fullname = name
+        self._benchmark.group = name.split("/")[0]
+        self._benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1)
+
+    def found(self, name: str, found: Benchmark) -> Benchmark:
+        """Put what a benchmark found into the run's file."""
         self._benchmark.extra_info[EXTRA] = found.to_dict()
+        paired = found.paired
         if paired is not None:
             self._table(
                 "plain MXNet over mxtrt",
@@ -188,6 +199,22 @@ def network_call(net: Any, *inputs: mx.nd.NDArray) -> Callable[[], None]:
             output.wait_to_read()
 
     return call
+
+
+def executor_of(net: Any, x: Any) -> Any:
+    """An executor of a network's graph, with its parameters and a copy of its auxiliary states.
+
+    The inference of BatchNorm counts as a write to these: executors of several threads that share
+    them bring plain MXNet's engine to a stop.
+    """
+    symbol = net(mx.sym.var("data"))
+    values = {name: p.data() for name, p in net.collect_params().items()}
+    return symbol.bind(
+        x.context,
+        {**{n: values[n] for n in symbol.list_arguments() if n in values}, "data": x},
+        grad_req="null",
+        aux_states={n: values[n].copy() for n in symbol.list_auxiliary_states()},
+    )
 
 
 def both(

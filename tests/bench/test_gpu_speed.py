@@ -12,6 +12,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
+from bench.harness import executor_of
 from support.bare_tensorrt import Bare, medians
 from support.process import run
 from support.zoo import network
@@ -40,18 +41,6 @@ def on(device: mx.context.Context, name: str, x: Any) -> Any:
     net = network(name, x)
     net.collect_params().reset_ctx(device)
     return net
-
-
-def executor_of(net: Any, x: Any) -> Any:
-    """An executor of a network's graph, with its parameters."""
-    symbol = net(mx.sym.var("data"))
-    values = {name: p.data() for name, p in net.collect_params().items()}
-    return symbol.bind(
-        x.context,
-        {**{n: values[n] for n in symbol.list_arguments() if n in values}, "data": x},
-        grad_req="null",
-        aux_states={n: values[n] for n in symbol.list_auxiliary_states()},
-    )
 
 
 def gluon_call(net: Any, x: Any, static: bool) -> Callable[[], object]:
