@@ -13,6 +13,7 @@ from mxtrt.offline.coverage import Coverage
 from mxtrt.perf.baseline import Baseline
 from mxtrt.perf.counters import MEANINGS
 from mxtrt.perf.drift import Drift, drifts
+from mxtrt.perf.load import Load
 from mxtrt.perf.runs import Benchmark, Run
 from mxtrt.perf.verdicts import Outcome, judge
 from mxtrt.timing.paired import Paired
@@ -83,6 +84,7 @@ class Content:
         baseline: What it is held against, None for nothing.
         rows: Benchmarks.
         counters: By benchmark, its counters.
+        loads: What threads got, fewest threads first, by what they asked for.
         drifts: Changes of level in the history.
         environment: What differs or not: name, before, now.
         coverage: What converters take of a fleet, if one was given.
@@ -94,6 +96,7 @@ class Content:
     baseline: Baseline | None
     rows: Sequence[Row]
     counters: Mapping[str, Sequence[CounterRow]]
+    loads: Mapping[str, Sequence[Load]]
     drifts: Sequence[Drift]
     environment: Sequence[tuple[str, str, str]]
     coverage: Coverage | None
@@ -144,6 +147,7 @@ def content(run: Run, baseline: Baseline | None, fleet: Path | None = None) -> C
             for name in names
             if (rows := _counters(run.benchmarks.get(name), baseline, name))
         },
+        _loads(names, run),
         drifts(baseline.history) if baseline else [],
         _environment(run, baseline),
         coverage,
@@ -196,6 +200,16 @@ def _counters(
         meaning = MEANINGS.get(counter, "")
         rows.append(CounterRow(counter, meaning, _text(counter, old), _text(counter, new), tone))
     return rows
+
+
+def _loads(names: Sequence[str], run: Run) -> Mapping[str, Sequence[Load]]:
+    found: dict[str, list[Load]] = {}
+    for name in names:
+        benchmark = run.benchmarks.get(name)
+        if benchmark is not None and "load" in benchmark.facts:
+            subject = name.partition("/")[2].rpartition("/")[0]  # without suite and threads
+            found.setdefault(subject, []).append(Load.of(benchmark.facts["load"]))
+    return {subject: sorted(some, key=lambda one: one.threads) for subject, some in found.items()}
 
 
 def _text(counter: str, value: float | None) -> str:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
+from mxtrt.perf.load import Load
 from mxtrt.perf.report.content import Row
 
-__all__ = ["growth_plot", "ratio_plot", "trend_plot"]
+__all__ = ["growth_plot", "load_plot", "ratio_plot", "trend_plot"]
 
 #: Ratios that differ by more than this are drawn on a logarithmic axis.
 _WIDE = 8
 _COLOURS = {"bad": "#c0392b", "unsure": "#b9770e", "good": "#1e8449", "plain": "#2c5f8a"}
+
+#: Of the sides of a load: name, colour, marker and style of the line.
+_SIDES = {
+    "plain": ("plain MXNet", "#7f8c8d", "s", "-"),
+    "mxtrt": ("mxtrt", "#2c5f8a", "o", "-"),
+    "bare": ("bare engine", "#b9770e", "^", "--"),
+}
 
 
 def ratio_plot(rows: Sequence[Row]) -> str:
@@ -76,17 +85,51 @@ def growth_plot(points: Mapping[int, float]) -> str:
     return _svg(figure, "Time per node from symbol to ONNX over the size of the graph")
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def load_plot(name: str, points: Sequence[Load]) -> str:
+    """Requests per second and the 99th percentile of latencies over threads; empty for none."""
+    if not points:
+        return ""
+    from matplotlib import ticker
+
+    figure, (rates, latencies) = _figure(2.7, columns=2)
+    threads = [point.threads for point in points]
+    for side, (title, colour, marker, line) in _SIDES.items():
+        seen = [point for point in points if side in point.sides]
+        places = [point.threads for point in seen]
+        look = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4}
+        if seen:
+            rates.plot(places, [point.sides[side].rate for point in seen], label=title, **look)
+            latencies.plot(places, [point.sides[side].p99_ms for point in seen], **look)
+    for axes in (rates, latencies):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(threads, [str(number) for number in threads])
+        axes.grid(axis="y", color="#eeeeee")
+        axes.set_xlabel("threads")
+    rates.set_ylim(bottom=0)
+    rates.set_title("requests per second", fontsize=9, loc="left")
+    rates.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+    latencies.set_yscale("log")
+    latencies.set_title("p99, ms", fontsize=9, loc="left")
+    latencies.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    latencies.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    for axes in (rates, latencies):
+        axes.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=len(_SIDES), frameon=False, fontsize=9)
+    return _svg(figure, f"Requests per second and p99 of {name} over threads")
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, height), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="x", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    axes.xaxis.label.set_fontsize(9)
+    axes = figure.subplots(ncols=columns)
+    for one in [axes] if columns == 1 else axes:
+        for side in ("top", "right"):
+            one.spines[side].set_visible(False)
+        one.grid(axis="x", color="#eeeeee")
+        one.set_axisbelow(True)
+        one.tick_params(labelsize=9)
+        one.xaxis.label.set_fontsize(9)
     return figure, axes
 
 
@@ -99,4 +142,5 @@ def _svg(figure: Any, title: str) -> str:
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt"', "", text, count=2)
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    opening = f'<svg role="img" aria-label="{escape(title)}"'
+    return text[text.index("<svg") :].replace("<svg", opening, 1)

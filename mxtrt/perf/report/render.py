@@ -14,7 +14,7 @@ def to_html(content: Content) -> str:
     """One page that needs no other file and no JavaScript."""
     from markupsafe import Markup
 
-    from mxtrt.perf.report.plots import growth_plot, ratio_plot, trend_plot
+    from mxtrt.perf.report.plots import growth_plot, load_plot, ratio_plot, trend_plot
 
     history = content.baseline.history if content.baseline else ()
     per_node = {
@@ -29,6 +29,7 @@ def to_html(content: Content) -> str:
         # Our own drawing, not escaped again.
         ratios={suite: Markup(ratio_plot(rows)) for suite, rows in content.suites.items()},
         trends=[Markup(plot) for plot in trends if plot],
+        loads={name: Markup(load_plot(name, points)) for name, points in content.loads.items()},
         growth=Markup(growth_plot(per_node)),
     )
 
