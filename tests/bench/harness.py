@@ -209,11 +209,12 @@ def executor_of(net: Any, x: Any) -> Any:
     """
     symbol = net(mx.sym.var("data"))
     values = {name: p.data() for name, p in net.collect_params().items()}
+    states = {n: values[n].asnumpy() for n in symbol.list_auxiliary_states()}
     return symbol.bind(
         x.context,
         {**{n: values[n] for n in symbol.list_arguments() if n in values}, "data": x},
         grad_req="null",
-        aux_states={n: values[n].copy() for n in symbol.list_auxiliary_states()},
+        aux_states={n: mx.nd.array(state, ctx=x.context) for n, state in states.items()},
     )
 
 

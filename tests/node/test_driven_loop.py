@@ -85,6 +85,33 @@ def test_a_recorded_run_may_leave_its_data_on_the_gpu(check_loop):
     """)
 
 
+def test_a_loaded_engine_has_a_context_and_memory_for_each_run(check_loop):
+    """As the suite records TensorRT's engines."""
+    check_loop("""
+    from types import SimpleNamespace
+    from bench.load import recorded as of_engine
+
+    made = []
+
+    def context(request):
+        made.append(Doubler(8))
+        return made[-1]
+
+    tensors = [SimpleNamespace(nbytes=32)]
+    loaded = SimpleNamespace(scratch=64, context=context)
+    request = SimpleNamespace(inputs=tensors, outputs=tensors)
+    before = count(BYTES)
+    runs = [of_engine(loaded, request, on_host=True) for _ in range(3)]
+    assert len({id(one) for one in made}) == 3
+    assert count(BYTES) == before + 3 * (32 + 32 + 64)
+    runs[1].host[0].view(np.float32)[:] = 3
+    DrivenLoop(LOOP, [runs[1]], 1)()
+    assert runs[1].host[1].view(np.float32).tolist() == [6] * 8
+    assert runs[2].host[1].view(np.float32).tolist() != [6] * 8
+    print("ok")
+    """)
+
+
 def test_a_failure_of_the_driver_ends_the_burst(check_loop):
     """It is told, and the burst does not count; a later one does."""
     check_loop("""
