@@ -172,7 +172,7 @@ def _bench(session: nox.Session, *arguments: str, file: str = RUN) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the suites zoo, micro, mixed and bert; writes RUN.json (half an hour on two cores).
+    """Run the suites zoo, micro, mixed, bert and load; writes RUN.json (half an hour on two cores).
 
     ``--quick`` for a few of each, ``--suite micro`` for one suite, ``--counters-only`` for no
     latencies, ``--bench-seconds 30`` for narrower intervals, ``--bench-threads 2`` for more threads

@@ -5,6 +5,7 @@ with what is measured here beside its figures.
 
 - ``counters``: what is counted exactly, free of noise.
 - ``paired``: plain MXNet and mxtrt in turns, with a control of the measurement itself.
+- ``load``: requests of many threads, each its next one when the last is answered.
 - ``machine``: which baseline a machine is held to, and what else to know of it.
 - ``runs``: a run, read from its file and joined with the repetition of a part of it.
 - ``baseline``: what is stored, read and written.

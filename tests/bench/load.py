@@ -13,7 +13,7 @@ import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,12 @@ class Served:
         """
         assert self._engine is not None
         on_host = not self._subject.on_gpu
-        runs = [recorded(*self._engine, on_host=on_host) for _ in range(threads)]
+        with ExitStack() as stack:  # in case that there is memory for some only
+            runs = []
+            for _ in range(threads):
+                runs.append(recorded(*self._engine, on_host=on_host))
+                stack.callback(runs[-1].close)
+            stack.pop_all()
         return DrivenLoop(driver, runs, self._subject.requests)
 
 

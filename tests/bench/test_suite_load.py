@@ -6,6 +6,7 @@ Networks with one picture a request, an executor for each thread or one hybridiz
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -48,12 +49,9 @@ def served() -> Iterator[dict[tuple[Subject, str], Served]]:
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL | str:
-    """The loop in C, or why there is none."""
-    try:
-        return compiled(tmp_path_factory.mktemp("driver"))
-    except MissingError as reason:
-        return str(reason)
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], ctypes.CDLL]:
+    """Compiles the loop in C, once."""
+    return functools.cache(lambda: compiled(tmp_path_factory.mktemp("driver")))
 
 
 def test_a_closed_loop(
@@ -63,7 +61,7 @@ def test_a_closed_loop(
     bench: Bench,
     served: dict[tuple[Subject, str], Served],
     built: list[Any],
-    driver: ctypes.CDLL | str,
+    driver: Callable[[], ctypes.CDLL],
     table: Callable[..., None],
 ) -> None:
     """Requests per second, and how long a request takes."""
@@ -73,7 +71,9 @@ def test_a_closed_loop(
         pytest.skip("not in --quick")
     if subject.on_gpu and not mx.context.num_gpus():
         pytest.skip("this MXNet has no GPU code")
-    network = served.setdefault((subject, way), Served(subject, way, bench))
+    if (subject, way) not in served:
+        served[subject, way] = Served(subject, way, bench)
+    network = served[subject, way]
     loops: dict[str, Loop] = {}
     lacks: list[str] = []
     with ExitStack() as stack:
@@ -84,15 +84,13 @@ def test_a_closed_loop(
 
         add("mxtrt", network.ours(threads, built))
         if not bench.settings.counters_only:
-            if not bench.settings.gpu:
-                add("bare", network.bare_onnxruntime(threads))
-            elif isinstance(driver, str):
-                lacks.append(driver)
-            else:
-                try:
-                    add("bare", network.bare_tensorrt(threads, driver))
-                except MissingError as reason:
-                    lacks.append(str(reason))
+            try:
+                if bench.settings.gpu:
+                    add("bare", network.bare_tensorrt(threads, driver()))
+                else:
+                    add("bare", network.bare_onnxruntime(threads))
+            except MissingError as reason:
+                lacks.append(str(reason))
             if subject.on_gpu and not mxnet_has_kernels():
                 lacks.append("plain MXNet has no code for this GPU")
             else:
