@@ -17,6 +17,10 @@ import numpy as np
 __all__ = ["Burst", "ClosedLoop", "Figures", "Load", "Loop", "figures_of", "percentile"]
 
 
+#: Seconds after which a burst is given up.
+PATIENCE = 120.0
+
+
 @dataclass(frozen=True, slots=True)
 class Burst:
     """One burst of requests.
@@ -76,6 +80,7 @@ class ClosedLoop:
         """Send a burst.
 
         Raises:
+            TimeoutError: Requests were not answered; the loop cannot be used again.
             BaseException: What a request raised; the burst does not count.
         """
         self._tickets = iter(range(self.requests))  # which threads may share
@@ -83,7 +88,15 @@ class ClosedLoop:
         for seen in self._seen:
             seen.clear()
         self._begin.wait()
-        self._end.wait()
+        try:
+            self._end.wait(PATIENCE)
+        except threading.BrokenBarrierError:
+            self._closed = True  # its threads cannot be ended
+            answered = sum(len(seen) for seen in self._seen)
+            raise TimeoutError(
+                f"{answered} of {self.requests} requests were answered within {PATIENCE:g} s: "
+                "a thread waits for ever, or a burst has too many requests for this machine"
+            ) from None
         if self._errors:
             raise self._errors[0]
         spans = np.array([span for seen in self._seen for span in seen])
@@ -107,7 +120,10 @@ class ClosedLoop:
             except BaseException as error:  # it is the caller's
                 self._tickets = iter(())
                 self._errors.append(error)
-            self._end.wait()
+            try:
+                self._end.wait()
+            except threading.BrokenBarrierError:
+                return  # nobody waits for this burst any more
 
     def close(self) -> None:
         """End the threads."""

@@ -90,6 +90,28 @@ def test_an_error_of_a_request_is_the_callers() -> None:
         assert len(loop.bursts[0].latencies) == 30
 
 
+def test_a_request_that_hangs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark ends: plain MXNet's engine is known to come to a stop under threads."""
+    monkeypatch.setattr("mxtrt.perf.load.PATIENCE", 0.2)
+    before = threading.active_count()
+    begun, stuck = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        stuck.wait()
+
+    loop = ClosedLoop([hang, begun.wait], 30)
+    with pytest.raises(TimeoutError, match=r"^\d+ of 30 requests were answered within 0\.2 s"):
+        loop()
+    assert loop.bursts == []
+    loop.close()
+    stuck.set()
+    for thread in threading.enumerate():
+        if thread.name.endswith("(_work)"):
+            thread.join()
+    assert threading.active_count() == before
+
+
 def test_a_closed_loop_leaves_no_threads() -> None:
     """Closing twice is closing once."""
     before = threading.active_count()
