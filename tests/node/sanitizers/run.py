@@ -29,10 +29,11 @@ TSAN = "ignore_noninstrumented_modules=1:die_after_fork=0:exitcode=0"
 
 #: Tests that show what a sanitizer looks for, as pytest's ``-k``: all of them take too long.
 CHOSEN = {
-    "address,undefined": "test_cuda and not answered or test_lanes or forked_child_and"
+    "address,undefined": "test_cuda and not answered or grew_runs_right or forked_child_and"
     " or failed_open",
     "thread": "share_one_scratch or whoever_waits or used_again or first_at_once"
-    " or threads_with_executors or forked_child_and or interrupted_script or test_lanes",
+    " or threads_with_executors or forked_child_and or interrupted_script"
+    " or threads_that_share_an_engine or leaves_its_requests",
 }
 
 
