@@ -24,7 +24,7 @@ struct Place {
   bool later = false;            // without one: whether they may come later on a lane
   const void* caller = nullptr;  // the thread that asked for the run, see this_caller
   // Set by a run that comes later on a lane.  Who notices that the lane has done it, with a code of
-  // CUDA's, calls `land`, if there is one, and then the lane's `leave`.
+  // CUDA's, calls the lane's `leave`, and `land` if there is one.
   Lane* lane = nullptr;
   // Brings outputs in host memory; throws std::runtime_error where they do not come.
   std::function<void(int code)> land;
