@@ -39,7 +39,8 @@ class KeptRanges:
     ) -> None:
         device: object = None
         with contextlib.suppress(NodeError):
-            found = library().cuda.device(gpu or 0)
+            first = options.gpus[0] if options.gpus else 0  # of graphs in host memory
+            found = library().cuda.device(first if gpu is None else gpu)
             device = found.name, found.capability
         facts = __version__, engine.name, engine.version, device, options.precision, gpu is None
         digest = hashlib.sha256(repr(facts).encode())
