@@ -45,21 +45,30 @@ Execute g_execute = nullptr;
 std::mutex g_line;
 thread_local bool t_in_line = false;  // this thread holds the mutex
 
+void enter_line() {
+  g_line.lock();
+  t_in_line = true;
+}
+
 void leave_line() {
   if (!t_in_line) return;
   t_in_line = false;
   g_line.unlock();
 }
 
+// In front of an operation MXNet pushes, from here, the bulk that the thread has collected.
 void push(void* engine, void* operation, Context context, int priority, bool profiling) {
   struct Turn {
+    const bool of_bulk = t_in_line;
     Turn() {
-      g_line.lock();
-      t_in_line = true;
+      if (!of_bulk) enter_line();
     }
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
-    ~Turn() { leave_line(); }
+    ~Turn() {
+      if (!of_bulk) leave_line();
+      if (of_bulk && !t_in_line) enter_line();
+    }
   } const turn;
   g_push(engine, operation, context, priority, profiling);
 }

@@ -53,6 +53,21 @@ def test_operations_that_share_two_arrays_all_run(pushing):
     assert said(script) == str(THREADS * TIMES)
 
 
+def test_what_a_thread_collected_goes_first():
+    """MXNet pushes its bulk where it pushes the next operation."""
+    script = f"""
+        assert library().orders_pushes
+        executor = (mx.sym.var("data") + 1).simple_bind(mx.cpu(), grad_req="null", data=(1,))
+        executor.forward()
+        with mx.engine.bulk(20):
+            for _ in range({TIMES // 100}):
+                more = executor.outputs[0] + 1  # collected
+                executor.forward()
+        print(more.asscalar())
+    """
+    assert said(script) == "2.0"
+
+
 @pytest.mark.parametrize("engine", ["NaiveEngine", "ThreadedEngine"])
 def test_another_engine_than_the_usual_one_is_left_as_it_is(engine):
     """Few have one; the naive one runs an operation where it is pushed."""
