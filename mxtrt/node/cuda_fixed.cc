@@ -28,7 +28,11 @@ namespace {
 class FixedSession : public CudaSession {
  public:
   FixedSession(Device& device, int64_t token, Facts facts, size_t most_seats)
-      : device_(device), token_(token), facts_(std::move(facts)), most_seats_(most_seats) {
+      : device_(device),
+        token_(token),
+        facts_(std::move(facts)),
+        may_have_lanes_(most_seats > 1),
+        most_seats_(most_seats) {
     add(device.first(), token);
   }
 
@@ -58,7 +62,8 @@ class FixedSession : public CudaSession {
     }
   }
 
-  bool may_come_later() const override { return !facts_.on_device; }
+  // On one lane MXNet's thread may as well wait.
+  bool may_come_later() const override { return !facts_.on_device && may_have_lanes_; }
 
   // A seat on another lane of a GPU, of which its session has fewer than `most`.  Returns whether
   // there was one to have.
@@ -287,6 +292,7 @@ class FixedSession : public CudaSession {
   Device& device_;
   const int64_t token_;
   const Facts facts_;
+  const bool may_have_lanes_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<FixedSeat>> seats_;
   std::deque<Waiting*> waiting_;

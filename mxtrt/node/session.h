@@ -43,7 +43,7 @@ class Session {
                    const std::vector<Tensor>& outputs, Place* place) = 0;
   // The GPU that the arrays of a run are on; null for a session that is done when `run` returns.
   virtual Device* device() { return nullptr; }
-  // Whether runs whose arrays are in host memory may come later too.
+  // Whether runs whose arrays are in host memory had better come later too.
   virtual bool may_come_later() const { return false; }
 };
 

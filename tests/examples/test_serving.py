@@ -14,14 +14,14 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from support.process import ROOT
 
-EXAMPLE = ROOT / "examples" / "serving"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serving"
 CLIENTS, REQUESTS, PATIENCE = 4, 12, 60
 MODEL = "mobilenet0.25"
 JPEG, PNG, ARRAY = "image/jpeg", "image/png", "application/x-npy"

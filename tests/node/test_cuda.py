@@ -503,7 +503,9 @@ def test_a_run_in_host_memory_that_does_not_come_is_answered(check_symbol):
     def build(self, request):
         sizes = [request.inputs[0].nbytes], [request.outputs[0].nbytes]
         double = Doubler(sizes[0][0] // 4)
-        return Session(lib.cuda.create_session(double, *sizes, 0, 0, on_device=False))
+        return Session(lib.cuda.create_session(
+            double, *sizes, 0, 0, on_device=False, lanes=2, more=lambda session: None
+        ))
 
     Engine.build = build
     with mxtrt.options(enabled=True, inline_below=1):
