@@ -453,6 +453,15 @@ class Options:
         parse=_path,
     )
 
+    def gpu_for(self, gpu: int | None) -> int:
+        """The GPU on which an engine is built.
+
+        Args:
+            gpu: The GPU that its arrays are on, None for host memory.
+        """
+        first = self.gpus[0] if self.gpus else 0
+        return first if gpu is None else gpu
+
     def replace(self, **values: Any) -> Options:
         """A copy with some options changed, names and values checked."""
         return dataclasses.replace(self, **_checked(values))

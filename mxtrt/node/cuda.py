@@ -288,7 +288,7 @@ class Cuda:
             ctypes.c_size_t(scratch),
             int(on_device),
             int(record),
-            lanes if more else 1,
+            lanes,
         )
         if more is not None:
             self._more[token] = functools.partial(more, handle)

@@ -40,8 +40,12 @@ class FixedSession : public CudaSession {
 
   bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
            Place* place) override {
-    if (facts_.on_device) return run_on_device(inputs, outputs, place);
-    const Caller caller = place->caller ? place->caller : this_caller();
+    // MXNet's threads put runs on its streams, of many callers.
+    const Caller caller = place->stream ? nullptr : caller_of(*place);
+    if (facts_.on_device) {
+      const Taken seat(*this, caller, caller ? nullptr : first());
+      return seat->run_on_device(inputs, outputs, place);
+    }
     for (;;) {
       auto seat = std::make_shared<const Taken>(*this, caller, nullptr);
       Ride ride((*seat)->lane, caller);
@@ -145,27 +149,6 @@ class FixedSession : public CudaSession {
       seats_.push_back(std::move(seat));
     }
     give(added);  // to who waits
-  }
-
-  bool run_on_device(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                     Place* place) {
-    if (place->stream) {  // MXNet's threads put runs there, of many callers
-      const Taken seat(*this, nullptr, first());
-      seat->run_in_place(inputs, outputs, place->stream);
-      return false;
-    }
-    const Caller caller = place->caller ? place->caller : this_caller();
-    const Taken seat(*this, caller, nullptr);
-    Ride ride(seat->lane, caller);
-    if (place->later) place->lane = &seat->lane;
-    seat->run_in_place(inputs, outputs, seat->lane.stream());
-    if (place->later) {
-      ride.hand_on();
-      return false;
-    }
-    ++g_tally.waits;
-    check(g_cuda.stream_wait(seat->lane.stream()));
-    return true;
   }
 
   // The end of a run in host memory that came later, or did not: then it is done once more where

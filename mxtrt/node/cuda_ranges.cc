@@ -69,16 +69,6 @@ class RangeSeat final : public Seat {
     hand_outputs(outputs);
   }
 
-  // Puts a run on a stream whose tensors are on the GPU.
-  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                    void* stream) {
-    const Addresses addresses = addresses_of(inputs, outputs);
-    const std::vector<Shape> shapes = shapes_of(inputs);
-    Turn turn(lane, stream);
-    put(addresses, shapes, turn, stream,
-        [&](void* on) { return enqueue(addresses, &shapes, turn, on); });
-  }
-
  private:
   // A context of the engine, as a run of this session left it.
   struct Context {
@@ -87,6 +77,15 @@ class RangeSeat final : public Seat {
     uint64_t runs = 0;                           // at these shapes
     std::list<std::unique_ptr<Record>> records;  // at these shapes, most recently used first
   };
+
+  void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                    void* stream) override {
+    const Addresses addresses = addresses_of(inputs, outputs);
+    const std::vector<Shape> shapes = shapes_of(inputs);
+    Turn turn(lane, stream);
+    put(addresses, shapes, turn, stream,
+        [&](void* on) { return enqueue(addresses, &shapes, turn, on); });
+  }
 
   static std::vector<Shape> shapes_of(const std::vector<Tensor>& tensors) {
     std::vector<Shape> shapes;
@@ -207,23 +206,9 @@ class RangeSession : public CudaSession {
   bool run(Bindings*, const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
            Place* place) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (place->stream && on_device_) {
-      seat_.run_in_place(inputs, outputs, place->stream);
-      return false;
-    }
-    Ride ride(seat_.lane, place->caller ? place->caller : this_caller());
-    if (!on_device_) {
-      seat_.run_from_host(inputs, outputs);
-      return true;
-    }
-    if (place->later) place->lane = &seat_.lane;
-    seat_.run_in_place(inputs, outputs, seat_.lane.stream());
-    if (place->later) {
-      ride.hand_on();
-      return false;
-    }
-    ++g_tally.waits;
-    check(g_cuda.stream_wait(seat_.lane.stream()));
+    if (on_device_) return seat_.run_on_device(inputs, outputs, place);
+    const Ride ride(seat_.lane, caller_of(*place));
+    seat_.run_from_host(inputs, outputs);
     return true;
   }
 

@@ -57,6 +57,24 @@ void Seat::add_usage(int64_t* records, size_t* host, size_t* device) const {
   }
 }
 
+bool Seat::run_on_device(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                         Place* place) {
+  if (place->stream) {
+    run_in_place(inputs, outputs, place->stream);
+    return false;
+  }
+  Ride ride(lane, caller_of(*place));
+  if (place->later) place->lane = &lane;
+  run_in_place(inputs, outputs, lane.stream());
+  if (place->later) {
+    ride.hand_on();
+    return false;
+  }
+  ++g_tally.waits;
+  check(g_cuda.stream_wait(lane.stream()));
+  return true;
+}
+
 void Seat::mark(const Turn& turn) {
   marked_ = lane.is_shared();
   if (!marked_) return;

@@ -68,6 +68,9 @@ class Seat {
   std::string unrecordable;
   // Adds how many records there are, and bytes of pinned and device memory of the seat's own.
   void add_usage(int64_t* records, size_t* host, size_t* device) const;
+  // Does a run whose tensors are on the GPU, as Session::run.
+  bool run_on_device(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                     Place* place);
 
  protected:
   virtual ~Seat() = default;
@@ -81,6 +84,9 @@ class Seat {
   template <typename Body>
   std::unique_ptr<Record> recorded(Addresses addresses, const Turn& turn, Body body);
 
+  // Puts a run on a stream whose tensors are on the GPU.
+  virtual void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
+                            void* stream) = 0;
   virtual int64_t count_records() const = 0;
   // Buffers that hold the tensors; they grow, and never shrink.
   void allocate_buffers();
@@ -121,6 +127,9 @@ class CudaSession : public Session {
   // How many records there are, and bytes of pinned and device memory of the session's own.
   virtual void usage(int64_t* records, size_t* host, size_t* device) = 0;
 };
+
+// The thread that a run is for.
+inline Caller caller_of(const Place& place) { return place.caller ? place.caller : this_caller(); }
 
 // Tells Python that runs overlap, and that a GPU failed.
 void ask_for_more(int64_t token);

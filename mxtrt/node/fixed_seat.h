@@ -79,9 +79,18 @@ class FixedSeat final : public Seat {
   using Seat::hand_outputs;
   using Seat::wait;
 
-  // Puts a run on a stream whose tensors are on the GPU.
+  // What its session knows of it.
+  bool used = false;  // by a thread
+  bool lost = false;  // its GPU failed
+  Caller last_caller = nullptr;
+  uint64_t last_use = 0;  // by the session's count
+
+ private:
+  static constexpr size_t kMostRecords = 32;
+  static constexpr uint64_t kMostPatience = 1 << 20;
+
   void run_in_place(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs,
-                    void* stream) {
+                    void* stream) override {
     const Addresses addresses = addresses_of(inputs, outputs);
     Turn turn(lane, stream);
     ++runs_;
@@ -107,16 +116,6 @@ class FixedSeat final : public Seat {
       check(g_cuda.copy_across(addresses[i], buffers_[i].device, buffers_[i].bytes, stream));
     }
   }
-
-  // What its session knows of it.
-  bool used = false;  // by a thread
-  bool lost = false;  // its GPU failed
-  Caller last_caller = nullptr;
-  uint64_t last_use = 0;  // by the session's count
-
- private:
-  static constexpr size_t kMostRecords = 32;
-  static constexpr uint64_t kMostPatience = 1 << 20;
 
   int64_t count_records() const override {
     return static_cast<int64_t>(records_.size()) + (own_ != nullptr);

@@ -54,7 +54,7 @@ class Counters:
 #: What every counter means.
 MEANINGS: Mapping[str, str] = {
     **{field.name: field.metadata["meaning"] for field in dataclasses.fields(Counters)},
-    "lanes": "streams of the GPU that runs were put on",
+    "lanes": "lanes of GPUs that were opened beyond the first, as runs overlapped",
 }
 
 
@@ -115,8 +115,7 @@ def count_load(loop: Loop, *, on_gpu: bool) -> dict[str, float]:
         # A thread that sees a run of another's done spares it the wait, and once in a while there
         # is one more, for a CUDA graph that has to make room.
         found["waits"] = float(math.ceil(seen.waits / loop.requests - _RARELY))
-        if (lanes := getattr(stats(), "lanes", None)) is not None:
-            found["lanes"] = float(lanes)  # as many as runs overlapped since the process began
+        found["lanes"] = float(stats().lanes)  # as many as runs overlapped since the process began
     return found
 
 

@@ -39,8 +39,7 @@ class KeptRanges:
     ) -> None:
         device: object = None
         with contextlib.suppress(NodeError):
-            first = options.gpus[0] if options.gpus else 0  # of graphs in host memory
-            found = library().cuda.device(first if gpu is None else gpu)
+            found = library().cuda.device(options.gpu_for(gpu))
             device = found.name, found.capability
         facts = __version__, engine.name, engine.version, device, options.precision, gpu is None
         digest = hashlib.sha256(repr(facts).encode())

@@ -68,15 +68,14 @@ class TensorRT:
         request = canonical(request)
         cuda = library().cuda
         try:
-            with cuda.current(_gpus(request)[0]):
+            with cuda.current(request.options.gpu_for(request.gpu)):
                 loaded = self._load(request)
                 outputs = [tensor.nbytes for tensor in request.outputs]
                 on_device = request.gpu is not None
                 if request.ranges is None:
                     context = loaded.context(request)
-                    gpus = _gpus(request)
-                    runtime = functools.partial(self._runtime, like=gpus[0])
-                    lanes = Lanes(context, gpus, request.options.lanes, runtime)
+                    runtime = functools.partial(self._runtime, like=loaded.runtime.ordinal)
+                    lanes = Lanes(context, _gpus(request), request.options.lanes, runtime)
                     handle = cuda.create_session(
                         context,
                         [tensor.nbytes for tensor in request.inputs],
@@ -113,23 +112,25 @@ class TensorRT:
         if self._facts(ordinal) != self._facts(like):
             raise EngineError(f"GPU {ordinal} is of another kind than GPU {like}")
         with self._lock:
-            if ordinal not in self._runtimes:
-                self._runtimes[ordinal] = self._start(ordinal)
-        return self._runtimes[ordinal]
+            return self._started(ordinal)
 
     def _load(self, request: BuildRequest) -> LoadedEngine:
-        ordinal = _gpus(request)[0]
+        ordinal = request.options.gpu_for(request.gpu)
         facts = self._facts(ordinal)
         served = (self._api.profile_copies, *self._api.range_features) if request.ranges else ()
         key = content_hash(request, (*facts, *served))
         with self._lock:
             loaded = self._loaded.get((ordinal, key))
             if loaded is None:
-                if ordinal not in self._runtimes:
-                    self._runtimes[ordinal] = self._start(ordinal)
-                loaded = self._load_or_build(key, request, facts, self._runtimes[ordinal])
+                loaded = self._load_or_build(key, request, facts, self._started(ordinal))
                 self._loaded[ordinal, key] = loaded
         return loaded
+
+    def _started(self, ordinal: int) -> Runtime:
+        """The runtime of a GPU; the lock is held."""
+        if ordinal not in self._runtimes:
+            self._runtimes[ordinal] = self._start(ordinal)
+        return self._runtimes[ordinal]
 
     def _start(self, ordinal: int) -> Runtime:
         free = library().cuda.memory(ordinal).free
@@ -175,7 +176,7 @@ class TensorRT:
     def _build_plan(
         self, request: BuildRequest, facts: tuple[object, ...], cache: EngineCache
     ) -> bytes:
-        ordinal = _gpus(request)[0]
+        ordinal = request.options.gpu_for(request.gpu)
         library().cuda.make_current(ordinal)
         timings = "timing-" + hashlib.sha256(repr(facts).encode()).hexdigest()
         known = bytes(cache.load(timings) or b"")
