@@ -278,9 +278,10 @@ def lint(session: nox.Session) -> None:
     session.install(*tools, "check-jsonschema", "import-linter", "zizmor")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    sources = sorted(glob.glob("mxtrt/node/*.cc"))
-    own = glob.glob("tests/node/*.cc") + glob.glob("tests/bench/*.c")
-    styled = [*sources, *glob.glob("mxtrt/node/*.h"), *own]
+    sources = sorted(glob.glob("mxtrt/node/*.cc") + glob.glob("mxtrt/frontends/*.cc"))
+    headers = glob.glob("mxtrt/node/*.h") + glob.glob("mxtrt/frontends/*.h")
+    own = glob.glob("tests/*/*.cc") + glob.glob("tests/*/*.c")
+    styled = [*sources, *headers, *own]
     session.run("clang-format", "--dry-run", "--Werror", *styled)
     session.run("clang-tidy", "--quiet", *sources, "--", "-std=c++17")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})

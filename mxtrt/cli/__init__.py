@@ -20,6 +20,7 @@ from mxtrt.cli import (
     coverage,
     demo,
     doctor,
+    env,
     export,
     fuzz,
     gate,
@@ -52,6 +53,7 @@ app.command("baseline")(gate.store_baseline)
 app.command("report")(report.write_report)
 app.command("demo")(demo.run_demo)
 app.command("doctor")(doctor.diagnose)
+app.command("env")(env.show_environment)
 
 
 def _show_version(wanted: bool) -> None:

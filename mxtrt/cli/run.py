@@ -1,10 +1,11 @@
-"""``mxtrt run``: an unchanged script with the integration on."""
+"""``mxtrt run``: an unchanged script, or program in another language, with the integration on."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import runpy
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from mxtrt import config
 from mxtrt.errors import OptionError
+from mxtrt.frontends.environment import environment_for
 
 __all__ = ["CONTEXT", "Program", "run_script"]
 
@@ -33,14 +35,21 @@ class Program:
         name: Path of the script, or name of the module.
         arguments: What it finds in ``sys.argv[1:]``.
         is_module: Whether it is a module.
+        is_program: Whether it is a program in another language than Python.
     """
 
     name: str
     arguments: list[str]
     is_module: bool
+    is_program: bool = False
 
     def run(self) -> None:
-        """Run it; what it raises is not touched."""
+        """Run it; what it raises is not touched.
+
+        A program takes the place of this process.
+        """
+        if self.is_program:
+            os.execve(self.name, [self.name, *self.arguments], os.environ)
         sys.argv = [self.name, *self.arguments]
         if self.is_module:
             runpy.run_module(self.name, run_name="__main__", alter_sys=True)
@@ -54,12 +63,12 @@ def run_script(
         list[str] | None,
         typer.Argument(
             metavar="SCRIPT",
-            help="Script, or -m and a module, and whatever it takes.",
+            help="Script, -m and a module, or program in another language; and what it takes.",
             show_default=False,
         ),
     ] = None,
 ) -> Program | None:
-    """Run an unchanged Python script with the integration on.
+    """Run an unchanged script, or a program in another language, with the integration on.
 
     All arguments after the script are the script's.  Programs that it starts get
     USE_TENSORRT=1 too.  Options come from the environment, such as MXTRT_DENY_OPS.
@@ -73,12 +82,16 @@ def run_script(
         raise OptionError("mxtrt run needs a script, such as: mxtrt run script.py")
     program = _module(words) if words[0].startswith("-m") else _script(words)
     os.environ["USE_TENSORRT"] = "1"
+    if program.is_program:
+        os.environ.update(environment_for(preload=True))
     return program
 
 
 def _script(words: list[str]) -> Program:
     name, *arguments = words
     path = Path(name)
+    if not path.exists() and (found := shutil.which(name)):
+        path = Path(found)
     if name.startswith("-") and not path.exists():
         raise OptionError(
             f"mxtrt run has no option {name}; give the script first and its options after it"
@@ -89,8 +102,20 @@ def _script(words: list[str]) -> Program:
         raise OptionError(f"the script {name} is a directory without __main__.py; give a script")
     if not os.access(path, os.R_OK):
         raise OptionError(f"the script {name} cannot be read; change its permissions")
+    if _is_compiled(path):
+        if not os.access(path, os.X_OK):
+            raise OptionError(f"the program {name} cannot be run; change its permissions")
+        return Program(str(path.absolute()), arguments, is_module=False, is_program=True)
     _put_first(str(path.resolve().parent))
     return Program(name, arguments, is_module=False)
+
+
+def _is_compiled(path: Path) -> bool:
+    """Whether a file is a program of this machine."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _module(words: list[str]) -> Program:

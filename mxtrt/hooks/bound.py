@@ -96,12 +96,12 @@ class Op:
         self, symbol: Any, flags: Sequence[tuple[str, Any]], postponements: int = 0
     ) -> None:
         self.postponements = postponements
-        self._op = CachedOp(symbol, flags)
+        self.op = CachedOp(symbol, flags)
         self._first = FirstAlone()
 
     def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray]:
         """The outputs."""
-        outputs = self._first(lambda: self._op(*inputs))
+        outputs = self._first(lambda: self.op(*inputs))
         return [outputs] if isinstance(outputs, NDArray) else list(outputs)
 
 
@@ -123,6 +123,10 @@ def flags_of(
 
 class Bound:
     """A block's graph with engines, as it was bound to some arrays.
+
+    Attributes:
+        symbol: The partitioned graph.
+        inline: Its inline run, if it has one.
 
     Args:
         symbol: The partitioned graph.
@@ -150,9 +154,9 @@ class Bound:
         ]
         self._flags = flags_of(names, data, flags)
         self._context = inputs[0].ctx
-        self._inline = InlineRun.of(symbol.plan, self._context)
+        self.inline = InlineRun.of(symbol.plan, self._context)
         self._alike = Alike([array.dtype for array in inputs], self._context)
-        self._symbol = symbol
+        self.symbol = symbol
         self._data = data
         self._plan = symbol.plan
         self._renewing = lock()
@@ -180,8 +184,8 @@ class Bound:
         context = self._context
         inputs = [flat[i] if is_data else i.data(context) for is_data, i in self._inputs]
         outputs = None
-        if self._inline is not None:
-            outputs = self._inline(inputs)
+        if self.inline is not None:
+            outputs = self.inline(inputs)
         elif not self._alike(flat):
             raise OtherArraysError
         if outputs is None:
@@ -193,6 +197,11 @@ class Bound:
                 raise PostponedError
             outputs = self._run(inputs)
         return list(outputs)
+
+    @property
+    def op(self) -> CachedOp:
+        """MXNet's, of the partitioned graph."""
+        return self._op.op
 
     def _run(self, inputs: Sequence[NDArray]) -> list[NDArray]:
         """Run the graph through MXNet.
@@ -215,7 +224,7 @@ class Bound:
                     raise
 
     def _renew(self) -> None:
-        self._op = Op(self._symbol, self._flags, self._postponements())
+        self._op = Op(self.symbol, self._flags, self._postponements())
 
     def _postponements(self) -> int:
         return sum(node.postponements for node in self._plan.nodes)
@@ -249,7 +258,7 @@ class Bound:
             elif not awaited and len(self._awaited) < _MOST_AWAITED:
                 known = {name: array.shape for name, array in self.arrays.items()}
                 known.update((name, shapes[place]) for name, place in self._data.items())
-                job = later.build_for(self._symbol, known, shapes, self._about)
+                job = later.build_for(self.symbol, known, shapes, self._about)
                 self._awaited[shapes] = job
 
     def leave(self, flat: Sequence[NDArray], error: MXNetError) -> None:

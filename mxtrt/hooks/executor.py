@@ -237,29 +237,8 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         The output arrays are the same Python objects at every forward, so that one kept from
         an earlier forward shows the latest result, as it does with MXNet's executor.
         """
-        if self._awaited is not None and not is_train and self._monitor_callback is None:
-            self._look(self._awaited)
-        heads, binding = self.outputs, self._mxtrt
-        computed_in_place = False
-        if (
-            binding is None
-            or is_train
-            or self._monitor_callback is not None
-            or not binding.symbol.plan.weights.isdisjoint(kwargs)
-            or (binding := self._ready(binding)) is None
-        ):
-            outputs = [] if is_train else self._run_beside(kwargs)
-            if not outputs:
-                outputs = self._run_plain(is_train, kwargs)
-                computed_in_place = True
-        else:
-            self._beside = None
-            outputs = self._run_inline(binding, kwargs) or []
-            if not outputs and binding.symbol.plan.state.retired:
-                outputs = Executor.forward(self, is_train, **kwargs)
-                computed_in_place = True
-                count("fallbacks")
-            outputs = outputs or self._run(binding.executor, kwargs)
+        heads = self.outputs
+        outputs, computed_in_place = self._answer(is_train, kwargs)
         if self._relatives is not None and len(self._relatives) > 1 and not computed_in_place:
             for head, new in zip(heads, outputs, strict=True):
                 new.copyto(head)  # into the memory that the related executors read
@@ -270,6 +249,45 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         self._retired = outputs
         self.outputs = heads
         return heads
+
+    def forward_in_place(self) -> None:
+        """Compute the outputs for inference, into the memory of MXNet's executor."""
+        heads = self.outputs
+        outputs, computed_in_place = self._answer(False, {})
+        if not computed_in_place:
+            for head, new in zip(heads, outputs, strict=True):
+                new.copyto(head)
+        self.outputs = heads
+
+    @property
+    def standing(self) -> _Binding | None:
+        """What answers a forward now and needs nothing done for it; None where there is no such."""
+        binding = self._mxtrt
+        if self._awaited is not None or binding is None or not binding.freshness.current():
+            return None
+        return binding
+
+    def _answer(self, is_train: bool, kwargs: dict[str, Any]) -> tuple[list[Any], bool]:
+        """The outputs of a forward, and whether they are in the memory of MXNet's executor."""
+        if self._awaited is not None and not is_train and self._monitor_callback is None:
+            self._look(self._awaited)
+        binding = self._mxtrt
+        if (
+            binding is None
+            or is_train
+            or self._monitor_callback is not None
+            or not binding.symbol.plan.weights.isdisjoint(kwargs)
+            or (binding := self._ready(binding)) is None
+        ):
+            outputs = [] if is_train else self._run_beside(kwargs)
+            return (outputs, False) if outputs else (self._run_plain(is_train, kwargs), True)
+        self._beside = None
+        outputs = self._run_inline(binding, kwargs) or []
+        if not outputs and binding.symbol.plan.state.retired:
+            outputs = Executor.forward(self, is_train, **kwargs)
+            count("fallbacks")
+            return outputs, True
+        return outputs or self._run(binding.executor, kwargs), False
 
     def _run_plain(self, is_train: bool, kwargs: dict[str, Any]) -> list[Any]:
         """Run MXNet's own operators."""
@@ -342,10 +360,20 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         While both live each computes into the memory of the other's outputs, as with MXNet's, and
         the new one has the monitor of the old one.
         """
-        binding, awaited = self._mxtrt, self._awaited
         executor = Executor.reshape(self, partial_shaping, allow_up_sizing, **kwargs)
         executor._monitor_callback = self._monitor_callback
         executor._monitor_all = self._monitor_all
+        self.share_with(executor)
+        self._return_outputs()
+        if self._relatives is None:
+            self._relatives = weakref.WeakSet([self])
+        self._relatives.add(executor)
+        executor._relatives = self._relatives
+        return executor
+
+    def share_with(self, executor: Executor) -> None:
+        """Give MXNet's executor of the same symbol for other input shapes the engines."""
+        binding, awaited = self._mxtrt, self._awaited
         if binding is not None:
             done = decision.attempt(
                 lambda: _share(executor, binding.engines), binding.source.options
@@ -354,12 +382,6 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
                 _attach(executor, None)._state.to(Stage.LEFT)
         elif awaited is not None:
             _attach(executor, None, awaited.on(executor))
-        self._return_outputs()
-        if self._relatives is None:
-            self._relatives = weakref.WeakSet([self])
-        self._relatives.add(executor)
-        executor._relatives = self._relatives
-        return executor
 
     def _return_outputs(self) -> None:
         """Have the output arrays be those of MXNet's executor again, with the present values."""

@@ -44,7 +44,7 @@ from mxtrt.system import background
 from mxtrt.system.threads import rlock
 from mxtrt.weights.paging import gpu_of
 
-__all__ = ["install"]
+__all__ = ["install", "standing"]
 
 _log = logging.getLogger("mxtrt")
 _BINDING = "_mxtrt"
@@ -317,6 +317,12 @@ class _Bindings:
             return self._regrouped(outputs)
         return self._instead(in_mxnet) if self._latest else self.in_mxnet(in_mxnet)
 
+    def standing(self, flat: Sequence[NDArray]) -> Bound | None:
+        """What answers these arrays now and needs nothing done for it."""
+        binding = self._latest_of(flat)
+        bound = None if binding is None or binding.awaits else self._ready(binding, flat)
+        return bound if bound is not None and bound.freshness.current() else None
+
     def in_mxnet(self, call: Callable[[], Any]) -> Any:
         """Have MXNet's operators answer a call."""
         return self._mxnet_first(call)
@@ -410,6 +416,20 @@ class _Bindings:
                 self._kinds, self._latest, self._contexts = {}, {}, contexts
             self._tries, self._arrays = Tries(), arrays
         self._epoch = epoch
+
+
+def standing(block: Any, data: Sequence[NDArray]) -> Bound | None:
+    """What answers a call for inference now and needs nothing done for it.
+
+    Args:
+        block: The block.
+        data: The arrays of a call that it has answered.
+
+    Returns:
+        None where there is no such.
+    """
+    bindings = block.__dict__.get(_BINDING)
+    return bindings.standing(data) if isinstance(bindings, _Bindings) else None
 
 
 def _flatten(args: tuple[Any, ...]) -> tuple[list[Any], Any]:

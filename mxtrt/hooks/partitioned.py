@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKEND",
     "EngineSymbol",
+    "lock_with",
     "one_at_a_time",
     "own",
     "partition_symbol",
@@ -37,7 +38,15 @@ _T = TypeVar("_T")
 #: Name of the backend in ``optimize_for`` and ``hybridize``.
 BACKEND = PASS_NAME
 
-_subgraphs = rlock()  # reentrant: a custom operator may bind a symbol while it is bound itself
+
+class _Subgraphs:
+    # Reentrant: a custom operator may bind a symbol while it is bound itself.
+    lock: Any = rlock()
+
+
+def lock_with(lock: Any) -> None:
+    """Have binds take another lock, which a program takes for binds that are not Python's."""
+    _Subgraphs.lock = lock
 
 
 def one_at_a_time(function: Callable[..., _T]) -> Callable[..., _T]:
@@ -51,7 +60,7 @@ def one_at_a_time(function: Callable[..., _T]) -> Callable[..., _T]:
 
     @functools.wraps(function)
     def alone(*args: Any, **kwargs: Any) -> _T:
-        with _subgraphs:
+        with _Subgraphs.lock:
             return function(*args, **kwargs)
 
     return alone

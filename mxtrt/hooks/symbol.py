@@ -31,7 +31,7 @@ from mxtrt.hooks.partitioned import (
 from mxtrt.plain.forward import originals
 from mxtrt.system.recent import Recent
 
-__all__ = ["give_engines", "install", "installed"]
+__all__ = ["give_engines", "install", "installed", "weights_of"]
 
 
 def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def _wrap_optimize_for(original: Callable[..., Any]) -> Callable[..., Any]:
             return own(self.__copy__(), None, Brought(arrays) if arrays else None, options)
         if not arrays:  # without any array MXNet infers nothing
             args = _arrays(shape_dict, type_dict, ctx)
-        weights = decision.attempt(lambda: _weights(self, options), options, ctx)
+        weights = decision.attempt(lambda: weights_of(self, options), options, ctx)
         done = None
         if weights is not None:
             keep = {*(args or {}), *(shape_dict or {})} - weights
@@ -137,7 +137,13 @@ def give_engines(
 _guessed: Recent[frozenset[str]] = Recent(16, 100_000)
 
 
-def _weights(symbol: Symbol, options: Options) -> frozenset[str]:
+def weights_of(symbol: Symbol, options: Options) -> frozenset[str]:
+    """Names of the inputs of a symbol that are weights, as far as it tells.
+
+    Args:
+        symbol: The symbol.
+        options: Options of the bind.
+    """
     text = text_of(symbol)
     key = hashlib.sha256(text.encode()).digest(), options.data_names
     weights = _guessed.get(key)
@@ -237,7 +243,7 @@ def _wrap_bind(original: Callable[..., Executor]) -> Callable[..., Executor]:
         gradients = bool(args_grad) and decision.wants_gradients(grad_req)
         options = _eligible(self, group2ctx, gradients)
         if options is not None:
-            weights = decision.attempt(lambda: _weights(self, options), options, ctx)
+            weights = decision.attempt(lambda: weights_of(self, options), options, ctx)
             if weights is not None:
                 adopt(executor, self, options, weights, build=True)
         return executor

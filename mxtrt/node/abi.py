@@ -51,6 +51,7 @@ MXNET_FUNCTIONS = (
     "MXEngineSetBulkSize",
     "MXRandomSeed",
     "MXRandomSeedContext",
+    "MXNDArrayWaitToWrite",
 )
 
 #: The graph pass: symbol JSON, names and values of options, and how many these are.
@@ -187,6 +188,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "node_last_run": (_INT64, (_INT64,)),
     "node_drop": (_INT, (_INT64, _POINTER, _POINTER)),
     "retire": (None, (_INT64,)),
+    "any_retired": (_INT, (_POINTER, _INT)),
     "release": (None, (_INT64,)),
     "counts": (None, (_POINTER, _POINTER)),
     # spares.cc

@@ -178,7 +178,7 @@ bool is_readable(void* array) {
 
 // Functions of MXNet's C API in the order of struct MXNet.
 MXTRT_EXPORT void mxtrt_arrays_init(void* const* functions) {
-  static_assert(sizeof(MXNet) == 17 * sizeof(void*), "only function pointers");
+  static_assert(sizeof(MXNet) == 18 * sizeof(void*), "only function pointers");
   std::memcpy(&g_mxnet, static_cast<const void*>(functions), sizeof(MXNet));
 }
 

@@ -54,6 +54,7 @@ struct MXNet {
   SetBulkSize set_bulk_size;
   Seed seed;
   SeedContext seed_context;
+  WaitToRead wait_to_write;
 };
 extern MXNet g_mxnet;
 

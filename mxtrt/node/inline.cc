@@ -101,6 +101,14 @@ void launch(void*, void* completion, void* parameter) {
   }
 }
 
+bool get_shape(void* array, Shape* shape) {
+  int ndim = 0;
+  const int64_t* sizes = nullptr;
+  if (g_mxnet.get_shape(array, &ndim, &sizes) || ndim < 0) return false;
+  shape->assign(sizes, sizes + ndim);
+  return true;
+}
+
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
 void output_arrays(Node& node, const std::shared_ptr<const Variant>& variant,
                    const Context& context, std::vector<void*>* arrays) {
@@ -157,16 +165,19 @@ struct Call {
   int num_inputs, num_outputs;
 };
 
-// Runs a node from the calling thread.  Returns 1 when the outputs are there or on their way, 0
-// after setting the error, -1 when the run has to go through MXNet (unknown shapes, no engine, a
-// long run), and -2 when the inputs are other arrays than those of the bind: sparse, of another
-// type or elsewhere.
+// Runs a node from the calling thread.  The outputs are arrays of its own where `outputs` has none.
+// Returns 1 when they are there or on their way, 0 after setting the error, -1 when the run has to
+// go through MXNet (unknown shapes, no engine, a long run), and -2 when the arrays are others than
+// those of the bind: sparse, of another type or elsewhere.
 MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs) {
   const int num_inputs = call->num_inputs, num_outputs = call->num_outputs;
   if (forked()) return -1;
+  const bool given = num_outputs && outputs[0];
   std::vector<void*> made;
   const auto free_made = [&] {
-    for (void* array : made) free_array(array);
+    for (void* array : made) {
+      if (!given) free_array(array);
+    }
   };
   try {
     auto node = find_node(call->key);
@@ -177,13 +188,13 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
     for (int i = 0; i < num_inputs; ++i) {
       if (!is_alike(inputs[i], node->input_types[i], call->context)) return -2;
     }
+    for (int i = 0; given && i < num_outputs; ++i) {
+      if (!is_alike(outputs[i], node->output_types[i], call->context)) return -2;
+    }
     if (node->retired) return -1;
     std::vector<Shape> shapes(num_inputs);
     for (int i = 0; i < num_inputs; ++i) {
-      int ndim = 0;
-      const int64_t* shape = nullptr;
-      if (g_mxnet.get_shape(inputs[i], &ndim, &shape) || ndim < 0) return -1;
-      shapes[i].assign(shape, shape + ndim);
+      if (!get_shape(inputs[i], &shapes[i])) return -1;
     }
     auto variant = node->find(shapes);
     if (!variant || !variant->session) return -1;
@@ -201,7 +212,17 @@ MXTRT_EXPORT int mxtrt_run(const Call* call, void* const* inputs, void** outputs
         return -1;
       }
     }
-    output_arrays(*node, variant, call->context, &made);
+    if (given) {
+      Shape shape;
+      for (int i = 0; i < num_outputs; ++i) {
+        if (!get_shape(outputs[i], &shape) || shape != variant->outputs[i]) return -1;
+        if (!later) ++g_tally.waits;
+        if (!later && g_mxnet.wait_to_write(outputs[i])) return -1;
+      }
+      made.assign(outputs, outputs + num_outputs);
+    } else {
+      output_arrays(*node, variant, call->context, &made);
+    }
     for (int i = 0; i < num_outputs; ++i) {
       const auto& shape = variant->outputs[i];
       out[i] = {nullptr, shape.data(), static_cast<int>(shape.size()), node->output_types[i]};

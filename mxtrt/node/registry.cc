@@ -1,5 +1,6 @@
 #include "registry.h"
 
+#include <algorithm>
 #include <mutex>
 #include <stdexcept>
 #include <unordered_map>
@@ -79,6 +80,14 @@ MXTRT_EXPORT int64_t mxtrt_node_create(int num_inputs, const int* input_types, i
 // Has a node run its engines no more.
 MXTRT_EXPORT void mxtrt_retire(int64_t key) {
   if (auto node = find_node(key)) node->retired = true;
+}
+
+// Whether one of these nodes runs its engines no more.
+MXTRT_EXPORT int mxtrt_any_retired(const int64_t* keys, int number) {
+  return std::any_of(keys, keys + number, [](int64_t key) {
+    const auto node = find_node(key);
+    return !node || node->retired;
+  });
 }
 
 // Adds or replaces the variant of a node for these input shapes; session 0 means "not built".

@@ -48,6 +48,11 @@ class InlineRun:
         self._inputs = ctypes.c_void_p * inputs
         self._outputs = ctypes.c_void_p * outputs
 
+    @property
+    def call_address(self) -> int:
+        """Address of its ``Call`` in C, which lives as long as this."""
+        return ctypes.addressof(self._call.contents)
+
     @classmethod
     def of(cls, plan: Plan, context: Any) -> InlineRun | None:
         """The inline run of a plan, or None where it has to go through MXNet."""

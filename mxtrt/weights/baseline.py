@@ -76,6 +76,11 @@ class Baseline:
         if self._watch is not None:
             self._watch.remember()
 
+    @property
+    def watches(self) -> list[Watch]:
+        """What :meth:`changed` asks."""
+        return [] if self._watch is None else [self._watch]
+
 
 class _Based(Protocol):
     """What was built from some arrays."""
@@ -118,6 +123,11 @@ class Together:
     def written(self) -> bool:
         """Whether MXNet counted a write to the caller's own; waits for nothing."""
         return self._own.written()
+
+    @property
+    def watches_of_others(self) -> list[Watch]:
+        """What :meth:`changed` asks of arrays that are not the caller's own."""
+        return [watch for one in self._borrowed for watch in one.baseline.watches]
 
     def remember(self) -> None:
         """Take the caller's own as they are now for what :meth:`changed` compares with."""

@@ -1,0 +1,287 @@
+// A program on MXNet's executors and CachedOps: bind WAY MODEL.json MODEL.params OUT THREADS
+// WAY is bind, simple, reshape or cached.  Each thread has a network of its own; what they compute
+// is appended to OUT, thread after thread: some forwards, with other weights after the first ones.
+#include <dlfcn.h>
+#include <mxnet/c_api.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+// NNVM's, whose header is not among MXNet's.
+extern "C" int NNSymbolListInputNames(SymbolHandle symbol, int option, uint32_t* number,
+                                      const char*** names);
+
+namespace {
+
+using Names = std::vector<std::string>;
+using Answers = std::vector<float>;
+
+constexpr uint32_t kFewest = 2, kMost = 5;  // pictures
+bool times = false;
+
+void check(int code) {
+  if (!code) return;
+  std::fprintf(stderr, "failed: %s\n", MXGetLastError());
+  std::exit(4);
+}
+
+Names names_of(SymbolHandle symbol, int (*list)(SymbolHandle, uint32_t*, const char***)) {
+  uint32_t number = 0;
+  const char** names = nullptr;
+  check(list(symbol, &number, &names));
+  return {names, names + number};
+}
+
+size_t size_of(NDArrayHandle array) {
+  int ndim = 0;
+  const int* shape = nullptr;
+  check(MXNDArrayGetShapeEx(array, &ndim, &shape));
+  size_t size = 1;
+  for (int i = 0; i < ndim; ++i) size *= shape[i];
+  return size;
+}
+
+NDArrayHandle empty(const std::vector<uint32_t>& shape) {
+  NDArrayHandle array = nullptr;
+  check(MXNDArrayCreateEx(shape.data(), shape.size(), 1, 0, 0, 0, &array));
+  return array;
+}
+
+void fill(NDArrayHandle array, float offset) {
+  std::vector<float> values(size_of(array));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i % 37) / 37 - 0.5f + offset;
+  check(MXNDArraySyncCopyFromCPU(array, values.data(), values.size()));
+}
+
+void scale(NDArrayHandle array, float factor) {
+  std::vector<float> values(size_of(array));
+  check(MXNDArraySyncCopyToCPU(array, values.data(), values.size()));
+  for (float& value : values) value *= factor;
+  check(MXNDArraySyncCopyFromCPU(array, values.data(), values.size()));
+}
+
+void take(NDArrayHandle array, Answers* into) {
+  std::vector<float> values(size_of(array));
+  check(MXNDArraySyncCopyToCPU(array, values.data(), values.size()));
+  into->insert(into->end(), values.begin(), values.end());
+}
+
+struct Model {
+  SymbolHandle symbol = nullptr;
+  Names arguments, states;
+  std::map<std::string, NDArrayHandle> parameters;
+
+  Model(const char* json, const char* file) {
+    check(MXSymbolCreateFromFile(json, &symbol));
+    arguments = names_of(symbol, MXSymbolListArguments);
+    states = names_of(symbol, MXSymbolListAuxiliaryStates);
+    uint32_t number = 0, num_names = 0;
+    NDArrayHandle* arrays = nullptr;
+    const char** names = nullptr;
+    check(MXNDArrayLoad(file, &number, &arrays, &num_names, &names));
+    for (uint32_t i = 0; i < number; ++i) parameters[names[i] + 4] = arrays[i];
+  }
+};
+
+// The median time of a forward and a copy of its outputs, in microseconds, on standard error.
+template <typename Forward>
+void time_it(const Forward& forward) {
+  std::vector<double> seen;
+  for (int i = 0; i < 3000; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    forward();
+    const std::chrono::duration<double, std::micro> passed =
+        std::chrono::steady_clock::now() - begin;
+    seen.push_back(passed.count());
+  }
+  std::sort(seen.begin(), seen.end());
+  std::fprintf(stderr, "p10 %.1f us, median %.1f us\n", seen[300], seen[1500]);
+}
+
+// How often engines ran, on standard error.
+void tell_runs() {
+  const char* path = std::getenv("NODE");
+  void* node = path ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+  int64_t tally[5] = {0};
+  if (node) reinterpret_cast<void (*)(int64_t*)>(dlsym(node, "mxtrt_tally"))(tally);
+  std::fprintf(stderr, "runs %d\n", int(tally[0]));
+}
+
+Answers with_executor(const std::string& way, Model& model) {
+  const std::vector<uint32_t> shape{kFewest, 3, 16, 16};
+  std::vector<NDArrayHandle> arguments, states;
+  ExecutorHandle executor = nullptr;
+  if (way == "bind") {
+    for (const auto& name : model.arguments) {
+      arguments.push_back(name == "data" ? empty(shape) : model.parameters.at(name));
+    }
+    for (const auto& name : model.states) states.push_back(model.parameters.at(name));
+    std::vector<NDArrayHandle> none(arguments.size());
+    std::vector<uint32_t> requests(arguments.size());
+    check(MXExecutorBind(model.symbol, 1, 0, arguments.size(), arguments.data(), none.data(),
+                         requests.data(), states.size(), states.data(), &executor));
+  } else {
+    const char *data = "data", *request = "null";
+    const uint32_t begins[] = {0, 4};
+    const int64_t sizes[] = {kFewest, 3, 16, 16};
+    int buffer = -1;
+    const char** buffer_names = nullptr;
+    NDArrayHandle *buffer_arrays = nullptr, *made = nullptr, *gradients = nullptr, *aux = nullptr;
+    uint32_t num_made = 0, num_aux = 0;
+    check(MXExecutorSimpleBindEx64(model.symbol, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr,
+                                   &request, 1, &data, sizes, begins, 0, nullptr, nullptr, 0,
+                                   nullptr, nullptr, 0, nullptr, &buffer, nullptr, nullptr,
+                                   &buffer_names, &buffer_arrays, &num_made, &made, &gradients,
+                                   &num_aux, &aux, nullptr, &executor));
+    arguments.assign(made, made + num_made);
+    states.assign(aux, aux + num_aux);
+  }
+  // As mxnet-cpp does: outputs before any forward.
+  uint32_t number = 0;
+  NDArrayHandle* heads = nullptr;
+  check(MXExecutorOutputs(executor, &number, &heads));
+  std::vector<NDArrayHandle> outputs(heads, heads + number);
+  NDArrayHandle data = nullptr, weight = nullptr;
+  const auto copied = [](NDArrayHandle from, NDArrayHandle to) {
+    std::vector<float> values(size_of(from));
+    check(MXNDArraySyncCopyToCPU(from, values.data(), values.size()));
+    check(MXNDArraySyncCopyFromCPU(to, values.data(), values.size()));
+  };
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto& name = model.arguments[i];
+    if (name == "data") {
+      data = arguments[i];
+    } else {
+      if (way != "bind") copied(model.parameters.at(name), arguments[i]);
+      weight = arguments[i];
+    }
+  }
+  for (size_t i = 0; way != "bind" && i < states.size(); ++i) {
+    copied(model.parameters.at(model.states[i]), states[i]);
+  }
+  Answers answers;
+  const auto ask = [&](float offset) {
+    fill(data, offset);
+    check(MXExecutorForward(executor, 0));
+    for (NDArrayHandle output : outputs) take(output, &answers);
+  };
+  for (int i = 0; i < 4; ++i) ask(0.1f * i);
+  if (times) {
+    time_it([&] {
+      check(MXExecutorForward(executor, 0));
+      check(MXNDArrayWaitToRead(outputs[0]));
+    });
+  }
+  scale(weight, 3);
+  for (int i = 0; i < 4; ++i) ask(0.1f * i);
+  check(MXExecutorForward(executor, 1));
+  take(outputs[0], &answers);
+  if (way == "reshape") {
+    const char* name = "data";
+    const uint32_t begins[] = {0, 4};
+    const int sizes[] = {kMost, 3, 16, 16};
+    uint32_t num_made = 0, num_aux = 0;
+    NDArrayHandle *made = nullptr, *gradients = nullptr, *aux = nullptr;
+    ExecutorHandle larger = nullptr;
+    check(MXExecutorReshapeEx(0, 1, 1, 0, 0, nullptr, nullptr, nullptr, 1, &name, sizes, begins,
+                              &num_made, &made, &gradients, &num_aux, &aux, executor, &larger));
+    for (uint32_t i = 0; i < num_made; ++i) {
+      if (model.arguments[i] == "data") data = made[i];
+    }
+    check(MXExecutorOutputs(larger, &number, &heads));
+    outputs.assign(heads, heads + number);
+    std::swap(executor, larger);
+    for (int i = 0; i < 4; ++i) ask(0.1f * i);
+    check(MXExecutorFree(larger));
+  }
+  check(MXExecutorFree(executor));
+  return answers;
+}
+
+Answers with_cached_op(Model& model) {
+  const auto list = [](SymbolHandle symbol, uint32_t* number, const char*** names) {
+    return NNSymbolListInputNames(symbol, 0, number, names);
+  };
+  const Names inputs = names_of(model.symbol, list);
+  std::string data = "[", parameters = "[";
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    auto& list = inputs[i] == "data" ? data : parameters;
+    list += (list.size() > 1 ? "," : "") + std::to_string(i);
+  }
+  data += "]";
+  parameters += "]";
+  const char* keys[] = {"data_indices", "param_indices", "static_alloc", "static_shape"};
+  const char* values[] = {data.c_str(), parameters.c_str(), "1", "1"};
+  CachedOpHandle op = nullptr;
+  check(MXCreateCachedOpEx(model.symbol, 4, keys, values, &op));
+  Answers answers;
+  std::vector<NDArrayHandle> given;
+  NDArrayHandle weight = nullptr;
+  size_t place = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i] == "data") place = i;
+    given.push_back(inputs[i] == "data" ? nullptr : model.parameters.at(inputs[i]));
+    if (given.back() && inputs[i].find("weight") != std::string::npos) weight = given.back();
+  }
+  const auto ask = [&](uint32_t batch, float offset) {
+    given[place] = empty({batch, 3, 16, 16});
+    fill(given[place], offset);
+    int number = 0;
+    NDArrayHandle* outputs = nullptr;
+    const int* types = nullptr;
+    check(MXInvokeCachedOpEx(op, given.size(), given.data(), &number, &outputs, &types));
+    for (int i = 0; i < number; ++i) {
+      take(outputs[i], &answers);
+      if (types[i]) std::exit(5);
+      check(MXNDArrayFree(outputs[i]));
+    }
+    check(MXNDArrayFree(given[place]));
+  };
+  for (int i = 0; i < 4; ++i) ask(kFewest, 0.1f * i);
+  if (times) {
+    given[place] = empty({kFewest, 3, 16, 16});
+    fill(given[place], 0);
+    time_it([&] {
+      int number = 0;
+      NDArrayHandle* outputs = nullptr;
+      const int* types = nullptr;
+      check(MXInvokeCachedOpEx(op, given.size(), given.data(), &number, &outputs, &types));
+      check(MXNDArrayWaitToRead(outputs[0]));
+      for (int i = 0; i < number; ++i) check(MXNDArrayFree(outputs[i]));
+    });
+  }
+  scale(weight, 3);
+  for (int i = 0; i < 4; ++i) ask(kFewest, 0.1f * i);
+  for (int i = 0; i < 4; ++i) ask(i % 2 ? kMost : kFewest, 0.1f * i);
+  check(MXFreeCachedOp(op));
+  return answers;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 6) return 2;
+  const std::string way = argv[1];
+  times = argc > 6;
+  std::vector<Answers> answers(std::atoi(argv[5]));
+  std::vector<std::thread> threads;
+  for (auto& one : answers) {
+    threads.emplace_back([&] {
+      Model model(argv[2], argv[3]);
+      one = way == "cached" ? with_cached_op(model) : with_executor(way, model);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  tell_runs();
+  FILE* out = std::fopen(argv[4], "wb");
+  for (const auto& one : answers) std::fwrite(one.data(), sizeof(float), one.size(), out);
+  std::fclose(out);
+  return 0;
+}

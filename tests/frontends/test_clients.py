@@ -1,0 +1,217 @@
+"""Programs in C and C++ on MXNet's C API, unchanged, with engines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet.gluon import nn
+
+import mxtrt
+from mxtrt.errors import NodeError
+from mxtrt.frontends.environment import environment_for
+from mxtrt.node.library import PATH
+
+HERE = Path(__file__).parent
+MXNET = Path(mx.__file__).parent
+WAYS = ["bind", "simple", "reshape", "cached"]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs, compiled with this machine's compiler."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name, compiler, standard in (("predict.c", "gcc", "c11"), ("bind.cc", "g++", "c++17")):
+        if shutil.which(compiler) is None:
+            pytest.skip(f"this machine has no {compiler} to compile the programs with")
+        command = [compiler, f"-std={standard}", "-O1", f"-I{MXNET / 'include'}", HERE / name]
+        command += ["-o", folder / Path(name).stem, f"-L{MXNET}", "-lmxnet", "-lpthread", "-ldl"]
+        subprocess.run([*command, "-Wl,--unresolved-symbols=ignore-in-shared-libs"], check=True)
+    return folder
+
+
+def _saved(folder: Path, net: nn.HybridBlock) -> Path:
+    """A model of pictures of 16 x 16, as files; the path without their endings."""
+    net.initialize(mx.init.Xavier())
+    with mxtrt.options(enabled=False):
+        net(mx.nd.zeros((1, 3, 16, 16)))
+    outputs = net(mx.sym.var("data"))
+    symbol = mx.sym.Group(outputs) if isinstance(outputs, tuple) else outputs
+    symbol.save(str(folder / "model.json"))
+    arguments = set(symbol.list_arguments())
+    values = {
+        ("arg:" if name in arguments else "aux:") + name: parameter.data()
+        for name, parameter in net.collect_params().items()
+    }
+    mx.nd.save(str(folder / "model.params"), values)
+    return folder / "model"
+
+
+class _Mixed(nn.HybridBlock):
+    """One whose second part is left to MXNet (``deny_ops``) and followed by a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.first = nn.Conv2D(8, 3, padding=1)
+            self.second = nn.Dense(10)
+
+    def hybrid_forward(self, F, x):
+        return self.second(F.sin(F.relu(self.first(x)))), F.mean(x, axis=1)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of several engines with MXNet's operators between."""
+    mx.random.seed(5)
+    return _saved(tmp_path_factory.mktemp("mixed"), _Mixed())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is one engine."""
+    mx.random.seed(5)
+    net = nn.HybridSequential(prefix="")
+    net.add(nn.Conv2D(8, 3, padding=1), nn.BatchNorm(), nn.Activation("relu"), nn.MaxPool2D())
+    net.add(nn.Flatten(), nn.Dense(10, prefix="top_"))
+    return _saved(tmp_path_factory.mktemp("one"), net)
+
+
+Run = Callable[..., tuple["np.ndarray[tuple[int], np.dtype[np.float32]]", str]]
+
+
+@pytest.fixture
+def run(programs: Path, tmp_path: Path) -> Run:
+    """Runs a program; the numbers that it writes, and its standard error."""
+    try:
+        engines = environment_for()
+    except NodeError as reason:
+        pytest.skip(str(reason))
+    own = {
+        "MXTRT_DENY_OPS": "sin",
+        "MXTRT_PREFER": "engine",
+        "MXTRT_CACHE_DIR": str(tmp_path / "cache"),
+        "NODE": str(PATH),
+        "PYTHONWARNINGS": "ignore",
+    }
+
+    def run_program(
+        name: str, *arguments: object, on: bool = True, **changes: str | None
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]], str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MXTRT_")}
+        environment.pop("USE_TENSORRT", None)
+        environment |= own
+        if on:
+            environment |= engines
+        else:
+            environment["LD_LIBRARY_PATH"] = str(MXNET)
+        for key, value in changes.items():
+            environment.pop(key, None)
+            if value is not None:
+                environment[key] = value
+        path = tmp_path / "out"
+        words = [str(path) if one == "OUT" else str(one) for one in arguments]
+        command = [str(programs / name), *words]
+        done = subprocess.run(
+            command, env=environment, stderr=subprocess.PIPE, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return np.fromfile(path, np.float32), done.stderr
+
+    return run_program
+
+
+def _bind(way: str, model: Path, threads: int = 1) -> tuple[object, ...]:
+    return "bind", way, f"{model}.json", f"{model}.params", "OUT", threads
+
+
+def _runs(told: str) -> int:
+    return int(told.rpartition("runs ")[2].split()[0])
+
+
+def _agree(ours: np.ndarray, plain: np.ndarray) -> None:
+    assert ours.size == plain.size > 0
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["model", "mixed"])
+def test_bound_programs_agree_with_plain_mxnet(run, request, name, way):
+    """In three threads: weights and batch sizes change, outputs are fetched before a forward."""
+    given = _bind(way, request.getfixturevalue(name), 3)
+    plain, _ = run(*given, on=False)
+    ours, told = run(*given, MXTRT_BUILD="foreground")
+    _agree(ours, plain)
+    assert _runs(told) > 12
+
+
+@pytest.mark.parametrize("way", ["reshape", "cached"])
+def test_engines_in_the_background_agree(run, mixed, way):
+    """MXNet answers until they are there."""
+    plain, _ = run(*_bind(way, mixed), on=False)
+    ours, _ = run(*_bind(way, mixed), MXTRT_BUILD="background")
+    _agree(ours, plain)
+
+
+@pytest.mark.parametrize("way", ["plain", "partial", "threads"])
+@pytest.mark.parametrize("name", ["model", "mixed"])
+def test_predictors_agree_with_plain_mxnet(run, request, name, way):
+    """Two batch sizes, the second by MXPredReshape."""
+    model = request.getfixturevalue(name)
+    if way == "partial":
+        symbol = mx.sym.load(f"{model}.json")
+        way = f"partial:{symbol.list_outputs()[0].removesuffix('_output')}"
+    engine = "NaiveEngine" if way == "threads" else "ThreadedEnginePerDevice"
+    arguments = "predict", f"{model}.json", f"{model}.params", "OUT", way, 2, 5
+    plain, _ = run(*arguments, on=False, MXNET_ENGINE_TYPE=engine)
+    ours, told = run(*arguments, MXNET_ENGINE_TYPE=engine)
+    _agree(ours, plain)
+    assert _runs(told) >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"MXTRT_LIBPYTHON": None}, "MXTRT_LIBPYTHON"),
+        ({"MXTRT_LIBPYTHON": "/nowhere/libpython.so"}, "there is no Python"),
+        ({"MXTRT_PYTHON": "/usr/bin/python3-of-another-place"}, "plain MXNet"),
+        ({"MXTRT_ENGINE": "nonsense"}, "plain MXNet"),
+    ],
+    ids=["no variable", "no Python", "no mxtrt", "wrong option"],
+)
+def test_without_engines_mxnet_answers_and_the_reason_is_told(run, model, changes, told):
+    """The answers are MXNet's to the bit."""
+    plain, _ = run(*_bind("bind", model), on=False)
+    ours, said = run(*_bind("bind", model), **changes, PYTHONWARNINGS="default")
+    np.testing.assert_array_equal(ours, plain)
+    assert told in said
+    assert _runs(said) == 0
+
+
+def test_switched_off_nothing_is_started(run, model):
+    """The library is in front of MXNet's, and passes all on."""
+    plain, _ = run(*_bind("cached", model), on=False)
+    ours, said = run(*_bind("cached", model), USE_TENSORRT=None)
+    np.testing.assert_array_equal(ours, plain)
+    assert _runs(said) == 0
+    assert "mxtrt" not in said
+
+
+def test_another_mxnet_is_found_by_its_path(run, model, monkeypatch, tmp_path):
+    """``--mxnet``: a copy of the library lies where it finds that one."""
+    other = tmp_path / "elsewhere" / "lib"
+    other.parent.mkdir()
+    other.symlink_to(MXNET, target_is_directory=True)
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    shutil.copy2(MXNET / "libmxnet.so", copied / "libmxnet.so")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert environment_for(other) == environment_for()
+    found = Path(environment_for(copied)["MXNET_LIBRARY_PATH"])
+    assert (found.parents[2] / "mxnet" / "libmxnet.so").samefile(copied / "libmxnet.so")
