@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,8 +93,8 @@ class _Embedded:
             handle,
             _symbol(symbol),
             _context(device, number),
-            [_array(arguments[i]) for i in range(num_arguments)],
-            [_array(states[i]) for i in range(num_states)],
+            _arrays(arguments[:num_arguments]),
+            _arrays(states[:num_states]),
         )
         names = {data[i].decode() for i in range(num_data)} if lazily else None
         if not executor.bind(names):
@@ -119,8 +119,8 @@ class _Embedded:
             handle,
             first.symbol,
             first.context,
-            [_array(arguments[i]) for i in range(num_arguments)],
-            [_array(states[i]) for i in range(num_states)],
+            _arrays(arguments[:num_arguments]),
+            _arrays(states[:num_states]),
         )
         if not first.share_with(executor):
             executor.close()
@@ -152,13 +152,12 @@ class _Embedded:
 
         flags = {keys[i].decode(): values[i].decode() for i in range(num_flags)}
         handles = inputs[:num_inputs]
-        arrays = [_array(one) for one in handles]
-        self._held[handle] = ClientBlock(_symbol(symbol), flags, arrays, handles)
+        self._held[handle] = ClientBlock(_symbol(symbol), flags, _arrays(handles), handles)
         return 1
 
     def invoke(self, handle: int, num_inputs: int, inputs: Any) -> int:
         handles = inputs[:num_inputs]
-        made = self._held[handle]([_array(one) for one in handles], handles)
+        made = self._held[handle](_arrays(handles), handles)
         if made is None:
             return 0
         outputs, arms = made
@@ -190,6 +189,7 @@ class _Embedded:
         import mxnet as mx
 
         from mxtrt.frontends.predictors import model_with_engines, outputs_of
+        from mxtrt.plain.dtypes import DTYPES
 
         symbol = mx.sym.load_json(json.decode())
         if num_outputs:
@@ -198,7 +198,7 @@ class _Embedded:
         shapes = {
             keys[i].decode(): tuple(sizes[begins[i] : begins[i + 1]]) for i in range(num_inputs)
         }
-        dtypes = {typed[i].decode(): _dtype(types[i]) for i in range(num_types)}
+        dtypes = {typed[i].decode(): DTYPES[types[i]] for i in range(num_types)}
         context = _context(device, number)
         made = model_with_engines(symbol, given, context, shapes, dtypes)
         if made is None:
@@ -248,26 +248,23 @@ def _symbol(handle: int) -> Any:
     return mx.sym.Symbol(out)
 
 
-def _array(handle: int) -> Any:
-    """An array of the caller's, with a handle of its own."""
+def _arrays(handles: Sequence[int]) -> list[Any]:
+    """Arrays of the caller's, with handles of their own."""
     import mxnet as mx
     from mxnet.base import _LIB, NDArrayHandle, check_call
 
-    out = NDArrayHandle()
-    check_call(_LIB.MXShallowCopyNDArray(ctypes.c_void_p(handle), ctypes.byref(out)))
-    return mx.nd.NDArray(out)
+    made = []
+    for handle in handles:
+        out = NDArrayHandle()
+        check_call(_LIB.MXShallowCopyNDArray(ctypes.c_void_p(handle), ctypes.byref(out)))
+        made.append(mx.nd.NDArray(out))
+    return made
 
 
 def _context(device: int, number: int) -> Any:
     import mxnet as mx
 
     return mx.Context(mx.Context.devtype2str[device], number)
-
-
-def _dtype(flag: int) -> Any:
-    from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
-
-    return _DTYPE_MX_TO_NP[flag]
 
 
 @contextmanager
@@ -314,13 +311,9 @@ def install(own: str, real: str) -> None:
     }
     table = _Python(**functions)
     node = library().lib
-    addresses = {
-        name: ctypes.cast(getattr(node, f"mxtrt_{c}"), ctypes.c_void_p)
-        for name, c in (
-            ("run", "run"),
-            ("changed", "watch_changed"),
-            ("any_retired", "any_retired"),
-        )
-    }
+    addresses = (
+        ctypes.cast(function, ctypes.c_void_p)
+        for function in (node.mxtrt_run, node.mxtrt_watch_changed, node.mxtrt_any_retired)
+    )
     _kept.extend((embedded, table))
-    front.mxtrt_front_install(ctypes.byref(table), ctypes.byref(_Node(**addresses)))
+    front.mxtrt_front_install(ctypes.byref(table), ctypes.byref(_Node(*addresses)))

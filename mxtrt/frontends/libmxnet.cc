@@ -31,12 +31,14 @@ namespace mxtrt {
 using Handle = void*;
 using Text = const char*;
 
-// What is called of MXNet and not changed.
+// What is called of MXNet; two of these are below.
 API int MXNDArrayGetShapeEx64(Handle array, int* ndim, const int64_t** shape);
 API int MXSymbolCopy(Handle symbol, Handle* out);
 API int MXSymbolFree(Handle symbol);
 API void MXAPISetLastError(Text message);
 API int MXExecutorForward(Handle executor, int is_train);
+API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_outputs,
+                         Handle** outputs);
 API int MXAutogradIsRecording(bool* is);
 API int MXAutogradIsTraining(bool* is);
 API int NNGetOpHandle(Text name, Handle* op);
@@ -80,7 +82,8 @@ std::atomic<bool> g_installed{false};
 std::string g_message, g_json, g_parameters;
 std::vector<Handle> g_outputs;
 
-// Whether MXNet is looking for subgraphs, see hooks/partitioned.py: in one thread at a time.
+// Held while MXNet looks for subgraphs, see hooks/partitioned.py.  Never while Python is asked: its
+// binds take it too.
 std::recursive_mutex g_subgraphs;
 
 bool enabled() {
@@ -240,7 +243,7 @@ struct Arms {
   const int* places;      // of a CachedOp: of the inputs among the caller's
   const int* parameter_places;
   Handle const* parameters;
-  const int* ndims;  // of a CachedOp: of the inputs that are no parameters; -1 if one is
+  const int* ndims;  // of a CachedOp: of the inputs; 0 for a parameter
   const int64_t* sizes;
 };
 
@@ -271,9 +274,8 @@ API void mxtrt_front_arm(Handle handle, const Arms* arms) {
     }
     const int64_t* sizes = arms->sizes;
     for (int i = 0; i < arms->num_inputs; ++i) {
-      const int ndim = std::max(arms->ndims[i], 0);
-      bound->shapes.emplace_back(sizes, sizes + ndim);
-      sizes += ndim;
+      bound->shapes.emplace_back(sizes, sizes + arms->ndims[i]);
+      sizes += arms->ndims[i];
     }
   }
   bound->armed = true;
@@ -485,10 +487,9 @@ bool invoke_armed(Bound* bound, Handle* inputs, int* num_outputs, Handle** outpu
     if (!bound->shapes[i].empty() && !has_shape(data[i], bound->shapes[i])) return false;
   }
   if (g_node.any_retired(bound->nodes.data(), static_cast<int>(bound->nodes.size()))) return false;
-  const auto count = static_cast<int>(data.size());
-  const auto real = reinterpret_cast<int (*)(Handle, int, Handle*, int*, Handle**)>(
-      real_function("MXInvokeCachedOp"));
-  *code = real(bound->partitioned, count, data.data(), num_outputs, outputs);
+  REAL(MXInvokeCachedOp);
+  *code = real_MXInvokeCachedOp(bound->partitioned, static_cast<int>(data.size()), data.data(),
+                                num_outputs, outputs);
   return true;
 }
 
@@ -607,16 +608,19 @@ int predictors(const Model& model, Handle* out, int number, const Create& create
     parameters.swap(g_parameters);
     return done;
   });
-  const std::lock_guard<std::recursive_mutex> lock(g_subgraphs);
+  const auto alone = [&](Text text, const void* bytes, int size) {
+    const std::lock_guard<std::recursive_mutex> lock(g_subgraphs);
+    return create(text, bytes, size);
+  };
   if (answer == 1) {
     const auto size = static_cast<int>(parameters.size());
-    if (!create(json.c_str(), parameters.data(), size)) {
+    if (!alone(json.c_str(), parameters.data(), size)) {
       for (int i = 0; i < number; ++i) keep(out[i], token);
       return 0;
     }
     ask([&] { return g_python.drop(reinterpret_cast<Handle>(token)), 0; });
   }
-  return create(model.json, model.parameters, model.size);
+  return alone(model.json, model.parameters, model.size);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "real.h"
 
 #include <dlfcn.h>
-#include <link.h>
 
 #include <cstdio>
 #include <cstdlib>

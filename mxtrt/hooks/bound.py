@@ -124,10 +124,6 @@ def flags_of(
 class Bound:
     """A block's graph with engines, as it was bound to some arrays.
 
-    Attributes:
-        symbol: The partitioned graph.
-        inline: Its inline run, if it has one.
-
     Args:
         symbol: The partitioned graph.
         data: Place among a call's arrays of every input that is data, by name.
@@ -136,6 +132,12 @@ class Bound:
         inputs: Arrays of the call.
         flags: Of ``hybridize``.
         about: What stands for the block, see :func:`mxtrt.ready`.
+
+    Attributes:
+        symbol: The same.
+        inline: Its inline run, if it has one.
+        arrays: The same.
+        freshness: Keeps the engines in step with the parameters.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from mxtrt.errors import NodeError
 from mxtrt.frontends.environment import environment_for
 from mxtrt.node.library import PATH
 
-# A program of three threads aborted at its end once in some twenty runs: not with what lands yet.
+# A program of three threads aborted once, for a reason that is not known yet.
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
