@@ -176,7 +176,8 @@ def bench(session: nox.Session) -> None:
 
     ``--quick`` for a few of each, ``--suite micro`` for one suite, ``--counters-only`` for no
     latencies, ``--bench-seconds 30`` for narrower intervals, ``--bench-threads 2`` for more threads
-    of either side, ``--gpu`` for TensorRT on this machine's GPU.  What has no baseline: ``--suite
+    of either side, ``--gpu`` for TensorRT on this machine's GPU, with ``--bench-lanes 8`` of it at
+    the most.  What has no baseline: ``--suite
     operators``, every kind of operator alone, and ``--suite networks``, all of the model zoo; with
     ``--bench-prefer auto`` as users have them.
     """

@@ -40,6 +40,7 @@ class Settings:
     gpu: bool
     threads: int
     prefer: str
+    lanes: int | None
 
     @classmethod
     def of(cls, pytest_config: pytest.Config) -> Settings:
@@ -67,13 +68,15 @@ class Settings:
             bool(option("--gpu")),
             threads,
             option("--bench-prefer"),
+            option("--bench-lanes"),
         )
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of every bind with engines."""
         if self.gpu:
-            return {"engine": "tensorrt", "prefer": self.prefer, "build": "foreground"}
+            lanes = {} if self.lanes is None else {"lanes": self.lanes}
+            return {"engine": "tensorrt", "prefer": self.prefer, "build": "foreground", **lanes}
         # As many on either side; with one a ratio does not tell how busy the other cores were.
         return {
             "engine": "onnxruntime",

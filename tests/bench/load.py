@@ -38,6 +38,7 @@ THREADS = (1, 2, 4, 8, 16)
 WAYS = ("executors", "block")
 
 _FEWEST_ROUNDS = 8
+_BURSTS_FOR_LANES, _STILL_BURSTS = 40, 3
 
 Calls = list[Callable[[], object]]
 
@@ -243,6 +244,17 @@ class PerRequest:
         return call
 
 
+def _until_no_lane_is_opened(loop: Loop) -> None:
+    """Send bursts: what overlaps opens lanes, in the background."""
+    still = 0
+    for _ in range(_BURSTS_FOR_LANES):
+        before = mxtrt.stats().lanes
+        loop()
+        still = still + 1 if mxtrt.stats().lanes == before else 0
+        if still == _STILL_BURSTS:
+            return
+
+
 def measure(
     bench: Bench,
     name: str,
@@ -274,6 +286,7 @@ def measure(
         duet = Duet(*sides, seconds=0, warmup=1, fewest=rounds, clock=clock)
     if bare is not None:
         bare()
+    _until_no_lane_is_opened(ours)
     for loop in loops.values():
         loop.bursts.clear()  # the first ones were to warm up
 

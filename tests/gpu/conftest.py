@@ -15,6 +15,11 @@ from mxtrt.engines.tensorrt import tensorrt
 from mxtrt.errors import MxtrtError
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run alone are the last: a worker that waits for its turn runs nothing else."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 @pytest.fixture(autouse=True)
 def gpu(engine_cache: str) -> Iterator[None]:
     """TensorRT on a GPU."""
