@@ -1,4 +1,4 @@
-"""What the library in C runs by itself, as ``Arms`` in ``libmxnet.cc`` has it."""
+"""What the library in C runs by itself: the structures of ``bound.h`` and its users."""
 
 from __future__ import annotations
 
@@ -10,33 +10,121 @@ from mxtrt.node import library
 from mxtrt.plan.inline import InlineRun
 from mxtrt.plan.plan import Plan
 
-__all__ = ["ArmsInC", "armed_block", "armed_executor", "watches_of"]
+__all__ = ["CachedOpArms", "ExecutorArms", "watches_of"]
 
 _POINTER = ctypes.c_void_p
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
+_INTS = ctypes.POINTER(ctypes.c_int)
 
 
-class ArmsInC(ctypes.Structure):
-    """The structure; it keeps what its fields point to."""
-
+class _Arms(ctypes.Structure):
     _fields_ = [
         ("watches", _POINTERS),
         ("call", _POINTER),
         ("partitioned", _POINTER),
+        ("nodes", ctypes.POINTER(ctypes.c_int64)),
         ("num_watches", ctypes.c_int),
         ("num_nodes", ctypes.c_int),
+    ]
+
+    def __init__(
+        self, plan: Plan, watches: Sequence[Any], inline: InlineRun | None, partitioned: Any
+    ) -> None:
+        keys = [node.key for node in plan.nodes]
+        super().__init__(
+            _pointers([watch.handle for watch in watches]),
+            None if inline is None else inline.call_address,
+            partitioned.handle,
+            _sizes(keys),
+            len(watches),
+            len(keys),
+        )
+
+
+class ExecutorArms(ctypes.Structure):
+    """The arms of an executor, and all that they point to.
+
+    Args:
+        plan: The plan of its engines.
+        watches: Of the plan's weights.
+        inline: Its inline run, if it has one.
+        executor: MXNet's, of the partitioned symbol.
+        inputs: Arrays of the arguments of the partitioned symbol, in order.
+        outputs: The caller's output arrays.
+    """
+
+    _fields_ = [
+        ("arms", _Arms),
+        ("inputs", _POINTERS),
+        ("outputs", _POINTERS),
+        ("num_inputs", ctypes.c_int),
+        ("num_outputs", ctypes.c_int),
+    ]
+
+    def __init__(
+        self,
+        plan: Plan,
+        watches: Sequence[Any],
+        inline: InlineRun | None,
+        executor: Any,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+    ) -> None:
+        super().__init__()
+        made = executor.outputs
+        self.arms = arms = _Arms(plan, watches, inline, executor)
+        self.inputs, self.num_inputs = _handles(inputs), len(inputs)
+        self.outputs, self.num_outputs = _handles([*outputs, *made]), len(outputs)
+        self._kept = arms, watches, inline, executor, [*inputs], [*outputs], made
+
+
+class CachedOpArms(ctypes.Structure):
+    """The arms of a ``CachedOp``, and all that they point to.
+
+    Args:
+        plan: The plan of its engines.
+        watches: Of the plan's weights.
+        inline: Its inline run, if it has one.
+        op: MXNet's ``CachedOp`` of the partitioned symbol.
+        places: Of its inputs among the caller's.
+        parameters: Place among the caller's inputs and handle of every parameter.
+        shapes: Of its inputs; empty for those that are parameters.
+        num_outputs: How many it has.
+    """
+
+    _fields_ = [
+        ("arms", _Arms),
+        ("places", _INTS),
+        ("parameter_places", _INTS),
+        ("parameters", _POINTERS),
+        ("ndims", _INTS),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("num_inputs", ctypes.c_int),
         ("num_outputs", ctypes.c_int),
         ("num_parameters", ctypes.c_int),
-        ("nodes", ctypes.POINTER(ctypes.c_int64)),
-        ("inputs", _POINTERS),
-        ("outputs", _POINTERS),
-        ("places", ctypes.POINTER(ctypes.c_int)),
-        ("parameter_places", ctypes.POINTER(ctypes.c_int)),
-        ("parameters", _POINTERS),
-        ("ndims", ctypes.POINTER(ctypes.c_int)),
-        ("sizes", ctypes.POINTER(ctypes.c_int64)),
     ]
+
+    def __init__(
+        self,
+        plan: Plan,
+        watches: Sequence[Any],
+        inline: InlineRun | None,
+        op: Any,
+        places: Sequence[int],
+        parameters: Sequence[tuple[int, int]],
+        shapes: Sequence[tuple[int, ...]],
+        num_outputs: int,
+    ) -> None:
+        super().__init__()
+        self.arms = arms = _Arms(plan, watches, inline, op)
+        self._kept = arms, watches, inline, op
+        self.places = _ints(places)
+        self.parameter_places = _ints([place for place, _ in parameters])
+        self.parameters = _pointers([handle for _, handle in parameters])
+        self.ndims = _ints([len(shape) for shape in shapes])
+        self.sizes = _sizes([size for shape in shapes for size in shape])
+        self.num_inputs, self.num_outputs = len(places), num_outputs
+        self.num_parameters = len(parameters)
 
 
 def watches_of(plan: Plan, arrays: Sequence[Any]) -> list[Any]:
@@ -50,82 +138,6 @@ def watches_of(plan: Plan, arrays: Sequence[Any]) -> list[Any]:
     return [library().watch(list(arrays)), *plan.baseline.watches_of_others]
 
 
-def armed_executor(
-    plan: Plan,
-    watches: Sequence[Any],
-    inline: InlineRun | None,
-    executor: Any,
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-) -> ArmsInC:
-    """The arms of an executor.
-
-    Args:
-        plan: The plan of its engines.
-        watches: Of the plan's weights.
-        inline: Its inline run, if it has one.
-        executor: MXNet's, of the partitioned symbol.
-        inputs: Arrays of the arguments of the partitioned symbol, in order.
-        outputs: The caller's output arrays.
-    """
-    arms = _armed(plan, watches, inline, executor.handle)
-    made = executor.outputs
-    arms.num_inputs, arms.num_outputs = len(inputs), len(outputs)
-    arms.inputs = _handles(inputs)
-    arms.outputs = _handles([*outputs, *made])
-    arms.kept = executor, watches, inline, [*inputs], [*outputs], made
-    return arms
-
-
-def armed_block(
-    plan: Plan,
-    watches: Sequence[Any],
-    inline: InlineRun | None,
-    op: Any,
-    places: Sequence[int],
-    parameters: Sequence[tuple[int, int]],
-    shapes: Sequence[tuple[int, ...]],
-    outputs: int,
-) -> ArmsInC:
-    """The arms of a ``CachedOp``.
-
-    Args:
-        plan: The plan of its engines.
-        watches: Of the plan's weights.
-        inline: Its inline run, if it has one.
-        op: MXNet's ``CachedOp`` of the partitioned symbol.
-        places: Of its inputs among the caller's.
-        parameters: Place among the caller's inputs and handle of every parameter.
-        shapes: Of its inputs; empty for those that are parameters.
-        outputs: How many it has.
-    """
-    arms = _armed(plan, watches, inline, op.handle)
-    arms.num_inputs, arms.num_outputs = len(places), outputs
-    arms.num_parameters = len(parameters)
-    arms.places = _ints(places)
-    arms.parameter_places = _ints([place for place, _ in parameters])
-    arms.parameters = _pointers([handle for _, handle in parameters])
-    arms.ndims = _ints([len(shape) for shape in shapes])
-    sizes = [size for shape in shapes for size in shape]
-    arms.sizes = (ctypes.c_int64 * max(len(sizes), 1))(*sizes)
-    arms.kept = op, watches, inline
-    return arms
-
-
-def _armed(
-    plan: Plan, watches: Sequence[Any], inline: InlineRun | None, partitioned: Any
-) -> ArmsInC:
-    keys = [node.key for node in plan.nodes]
-    return ArmsInC(
-        watches=_pointers([watch.handle for watch in watches]),
-        call=None if inline is None else inline.call_address,
-        partitioned=partitioned,
-        num_watches=len(watches),
-        num_nodes=len(keys),
-        nodes=(ctypes.c_int64 * max(len(keys), 1))(*keys),
-    )
-
-
 def _pointers(values: Sequence[int | None]) -> Any:
     return (_POINTER * max(len(values), 1))(*values)
 
@@ -136,3 +148,7 @@ def _handles(arrays: Sequence[Any]) -> Any:
 
 def _ints(values: Sequence[int]) -> Any:
     return (ctypes.c_int * max(len(values), 1))(*values)
+
+
+def _sizes(values: Sequence[int]) -> Any:
+    return (ctypes.c_int64 * max(len(values), 1))(*values)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import mxnet as mx
 from mxnet.gluon import SymbolBlock
 from mxnet.ndarray import NDArray
 
-from mxtrt.frontends.arms import ArmsInC, armed_block, watches_of
+import mxtrt
+from mxtrt.frontends.arms import CachedOpArms, watches_of
+from mxtrt.frontends.optimized import asked_for, options_of
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph
-from mxtrt.hooks import decision
 from mxtrt.hooks.gluon import standing
 
 __all__ = ["ClientBlock"]
@@ -51,12 +53,13 @@ class ClientBlock:
         if "param_indices" in flags:
             weights = {names[place] for place in json.loads(flags["param_indices"])}
         else:
-            options = decision.options_for()
+            options = options_of(symbol)
             data_names = options.data_names if options is not None else ()
             weights = set(guess_weights(Graph.of(symbol), data_names))
         self._data = [place for place, name in enumerate(names) if name not in weights]
         self._weights = {name: place for place, name in enumerate(names) if name in weights}
         self._handles = [*handles]
+        self._asked_for = asked_for(symbol)
         with warnings.catch_warnings():  # the parameters get their dtypes below
             warnings.filterwarnings("ignore", "Cannot decide type")
             block = SymbolBlock(symbol, [mx.sym.var(names[place]) for place in self._data])
@@ -74,7 +77,7 @@ class ClientBlock:
 
     def __call__(
         self, arrays: Sequence[NDArray], handles: Sequence[int]
-    ) -> tuple[list[NDArray], ArmsInC | None] | None:
+    ) -> tuple[list[NDArray], CachedOpArms | None] | None:
         """The outputs, and what computes them from now on without Python, if anything does.
 
         Returns:
@@ -86,11 +89,12 @@ class ClientBlock:
         if any(handles[place] != self._handles[place] for place in self._weights.values()):
             return None
         data = [arrays[place] for place in self._data]
-        made = self._block(*data)
-        outputs = [made] if isinstance(made, NDArray) else [*made]
-        return outputs, self._arms(data, len(outputs))
+        with mxtrt.options(**self._asked_for) if self._asked_for else nullcontext():
+            made = self._block(*data)
+            outputs = [made] if isinstance(made, NDArray) else [*made]
+            return outputs, self._arms(data, len(outputs))
 
-    def _arms(self, data: Sequence[NDArray], outputs: int) -> ArmsInC | None:
+    def _arms(self, data: Sequence[NDArray], outputs: int) -> CachedOpArms | None:
         bound = standing(self._block, data)
         if bound is None:
             return None
@@ -102,7 +106,7 @@ class ClientBlock:
         known = {self._block_name(place): place for place in self._data}
         places = [known[n] if n in known else self._weights[n] for n in names]
         shapes = dict(zip(self._data, (array.shape for array in data), strict=True))
-        return armed_block(
+        return CachedOpArms(
             plan,
             watches,
             bound.inline,

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mxtrt.errors import OptionError
+
 __all__ = ["install"]
 
 _INT, _POINTER, _TEXT = ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p
@@ -25,7 +27,7 @@ _TEXTS = ctypes.POINTER(ctypes.c_char_p)
 _SIZES = ctypes.POINTER(ctypes.c_uint32)
 _INTS = ctypes.POINTER(ctypes.c_int)
 
-#: ``Python`` in ``libmxnet.cc``: what each function is given.
+#: ``Python`` in ``embedded.h``: what each function is given.
 _QUESTIONS = {
     "bind": (_POINTER, _POINTER, _INT, _INT, _INT, _POINTERS, _INT, _POINTERS, _INT, _TEXTS, _INT),
     "share": (_POINTER, _POINTER, _INT, _POINTERS, _INT, _POINTERS),
@@ -37,6 +39,7 @@ _QUESTIONS = {
         *(_TEXT, _POINTER, _INT, _INT, _INT, _INT, _TEXTS, _SIZES, _SIZES),
         *(_INT, _TEXTS, _INTS, _INT, _TEXTS, ctypes.POINTER(ctypes.c_int64)),
     ),
+    "optimize": (_POINTER, _INT, _TEXTS, _TEXTS, _POINTERS),
 }
 _TYPES = {name: ctypes.CFUNCTYPE(_INT, *given) for name, given in _QUESTIONS.items()}
 _TYPES["drop"] = ctypes.CFUNCTYPE(None, _POINTER)
@@ -129,7 +132,10 @@ class _Embedded:
         return 1
 
     def forward(self, handle: int) -> int:
-        self._arm(handle, self._held[handle].forward())
+        arms = self._held[handle].forward()
+        if arms is not None:
+            self._front.mxtrt_front_arm_executor(ctypes.c_void_p(handle), ctypes.byref(arms))
+            self._arms[handle] = arms
         return 1
 
     def drop(self, handle: int) -> None:
@@ -161,7 +167,9 @@ class _Embedded:
         if made is None:
             return 0
         outputs, arms = made
-        self._arm(handle, arms)
+        if arms is not None:
+            self._front.mxtrt_front_arm_cached_op(ctypes.c_void_p(handle), ctypes.byref(arms))
+            self._arms[handle] = arms
         given = (ctypes.c_void_p * max(len(outputs), 1))(*(o.handle.value for o in outputs))
         for output in outputs:
             output.handle = None  # the caller's from here on
@@ -209,14 +217,21 @@ class _Embedded:
         self._front.mxtrt_front_model(model.tojson().encode(), blob, len(blob))
         return 1
 
+    def optimize(self, symbol: int, num_options: int, keys: Any, values: Any, out: Any) -> int:
+        from mxtrt.frontends.optimized import optimized
+
+        options = {keys[i].decode(): values[i].decode() for i in range(num_options)}
+        try:
+            made = optimized(_symbol(symbol), options)
+        except OptionError as error:  # as in Python, where it is raised
+            self._front.mxtrt_front_message(str(error).encode())
+            return -1
+        out[0], made.handle = made.handle.value, None  # the caller's from here on
+        return 1
+
     def end(self) -> None:
         # The program ends without Python, which would call them.
         atexit._run_exitfuncs()
-
-    def _arm(self, handle: int, arms: Any) -> None:
-        if arms is not None:
-            self._front.mxtrt_front_arm(ctypes.c_void_p(handle), ctypes.byref(arms))
-            self._arms[handle] = arms
 
 
 def _guarded(front: ctypes.CDLL, name: str, function: Callable[..., int]) -> Callable[..., Any]:

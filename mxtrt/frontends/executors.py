@@ -8,7 +8,8 @@ from typing import Any
 from mxnet.base import ExecutorHandle
 from mxnet.executor import Executor
 
-from mxtrt.frontends.arms import ArmsInC, armed_executor, watches_of
+from mxtrt.frontends.arms import ExecutorArms, watches_of
+from mxtrt.frontends.optimized import options_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.executor import InferenceExecutor, adopt
 from mxtrt.hooks.symbol import weights_of
@@ -51,7 +52,7 @@ class ClientExecutor:
             data: Names of the arguments whose shapes the caller gave, where the values of the
                 others are written after the bind; None where they are there.
         """
-        options = decision.options_for()
+        options = options_of(self.symbol)
         if options is None:
             return False
         if data is None:
@@ -69,7 +70,7 @@ class ClientExecutor:
         self._executor.share_with(other._executor)
         return isinstance(other._executor, InferenceExecutor)
 
-    def forward(self) -> ArmsInC | None:
+    def forward(self) -> ExecutorArms | None:
         """Compute the outputs; what does it from now on without Python, None if nothing does.
 
         Raises:
@@ -78,7 +79,7 @@ class ClientExecutor:
         self._executor.forward_in_place()
         return self.arms()
 
-    def arms(self) -> ArmsInC | None:
+    def arms(self) -> ExecutorArms | None:
         """What runs forwards without Python; None where nothing does now."""
         executor = self._executor
         binding = executor.standing
@@ -91,7 +92,7 @@ class ClientExecutor:
             return None
         inputs = [*binding.inputs.values()]
         outputs = executor.outputs
-        return armed_executor(plan, watches, binding.inline, binding.executor, inputs, outputs)
+        return ExecutorArms(plan, watches, binding.inline, binding.executor, inputs, outputs)
 
     def close(self) -> None:
         """Let go of it; the handle is the caller's."""

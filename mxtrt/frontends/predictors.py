@@ -9,7 +9,7 @@ from typing import Any
 
 import mxnet as mx
 
-from mxtrt.hooks import decision
+from mxtrt.frontends.optimized import options_of
 from mxtrt.hooks.symbol import give_engines
 
 __all__ = ["model_with_engines", "outputs_of"]
@@ -31,7 +31,7 @@ def model_with_engines(
         shapes: Of its inputs.
         types: dtypes of inputs, where they are not float32.
     """
-    options = decision.options_for()
+    options = options_of(symbol)
     if options is None:
         return None
     arguments, states = set(symbol.list_arguments()), set(symbol.list_auxiliary_states())

@@ -14,7 +14,7 @@ std::string real_path();
 // A function of MXNet's own; ends the program where there is none.
 void* real_function(const char* name);
 
-// Whether mxtrt has installed itself, see mxtrt_front_install in libmxnet.cc.
+// Whether mxtrt has installed itself, see mxtrt_front_install in embedded.cc.
 bool installed();
 
 }  // namespace mxtrt

@@ -1,0 +1,202 @@
+// CachedOps, which the networks of Gluon and DJL are run by.
+#include <string>
+
+#include "bound.h"
+
+namespace mxtrt {
+
+API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_outputs,
+                         Handle** outputs);
+
+namespace {
+
+struct CachedOpRun : Armed {
+  std::vector<int> places;                         // of its inputs among the caller's
+  std::vector<std::pair<int, Handle>> parameters;  // place among the caller's inputs, and array
+  std::vector<std::vector<int64_t>> shapes;        // of its inputs; empty for parameters
+  int num_outputs = 0;
+};
+
+// A CachedOp as it was created.
+struct Op {
+  Handle symbol = nullptr;
+  std::vector<std::string> keys, values;
+  std::mutex mutex;
+  bool asked = false;
+  Op() = default;
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+  ~Op() { MXSymbolFree(symbol); }
+};
+
+Bounds<CachedOpRun> g_bound;
+Registry<std::shared_ptr<Op>> g_ops;
+
+bool is_inference() {
+  bool recording = false, training = false;
+  return !MXAutogradIsRecording(&recording) && !MXAutogradIsTraining(&training) && !recording &&
+         !training;
+}
+
+bool has_shape(Handle array, const std::vector<int64_t>& shape) {
+  int ndim = 0;
+  const int64_t* sizes = nullptr;
+  return !MXNDArrayGetShapeEx64(array, &ndim, &sizes) &&
+         static_cast<size_t>(std::max(ndim, 0)) == shape.size() &&
+         std::equal(shape.begin(), shape.end(), sizes);
+}
+
+int note(int code, Handle symbol, int num_flags, Text* keys, Text* values, Handle* out) {
+  if (code || !wants_engines()) return code;
+  auto op = std::make_shared<Op>();
+  if (MXSymbolCopy(symbol, &op->symbol)) return 0;
+  op->keys.assign(keys, keys + num_flags);
+  op->values.assign(values, values + num_flags);
+  g_ops.put(*out, std::move(op));
+  return 0;
+}
+
+// Whether this call was done as Python armed it.
+bool run_armed(const CachedOpRun& armed, Handle* inputs, int* num_outputs, Handle** outputs,
+               int* code) {
+  static thread_local std::vector<Handle> made, data;
+  for (const auto& [place, array] : armed.parameters) {
+    if (inputs[place] != array) return false;
+  }
+  if (armed.changed()) return false;
+  data.clear();
+  for (int place : armed.places) data.push_back(inputs[place]);
+  if (armed.call) {
+    made.assign(armed.num_outputs, nullptr);
+    const int done = node().run(armed.call, data.data(), made.data());
+    if (done == 1) {
+      *num_outputs = armed.num_outputs;
+      *outputs = made.data();
+      return *code = 0, true;
+    }
+    if (done != -1) return false;
+  }
+  for (size_t i = 0; i < data.size(); ++i) {
+    if (!armed.shapes[i].empty() && !has_shape(data[i], armed.shapes[i])) return false;
+  }
+  if (armed.retired()) return false;
+  REAL(MXInvokeCachedOp);
+  *code = real_MXInvokeCachedOp(armed.partitioned, static_cast<int>(data.size()), data.data(),
+                                num_outputs, outputs);
+  return true;
+}
+
+// The CachedOp with engines, of which Python is asked at the first call; none if it has none.
+std::shared_ptr<Bound<CachedOpRun>> bound_of(Handle op, int num_inputs, Handle* inputs) {
+  if (auto bound = g_bound.find(op)) return bound;
+  const auto known = g_ops.find(op);
+  if (!known) return nullptr;
+  const std::lock_guard<std::mutex> lock(known->mutex);
+  if (known->asked) return g_bound.find(op);
+  known->asked = true;
+  std::vector<Text> keys, values;
+  for (const auto& key : known->keys) keys.push_back(key.c_str());
+  for (const auto& value : known->values) values.push_back(value.c_str());
+  return adopt(&g_bound, op, [&] {
+    return python().create(op, known->symbol, static_cast<int>(keys.size()), keys.data(),
+                           values.data(), num_inputs, inputs);
+  });
+}
+
+}  // namespace
+
+// As arms.py has it.
+struct CachedOpArms {
+  Arms arms;
+  const int* places;
+  const int* parameter_places;
+  Handle const* parameters;
+  const int* ndims;
+  const int64_t* sizes;
+  int num_inputs, num_outputs, num_parameters;
+};
+
+API void mxtrt_front_arm_cached_op(Handle handle, const CachedOpArms* given) {
+  const auto bound = g_bound.find(handle);
+  if (!bound) return;
+  CachedOpRun run{Armed(given->arms), {}, {}, {}, given->num_outputs};
+  run.places.assign(given->places, given->places + given->num_inputs);
+  for (int i = 0; i < given->num_parameters; ++i) {
+    run.parameters.emplace_back(given->parameter_places[i], given->parameters[i]);
+  }
+  const int64_t* sizes = given->sizes;
+  for (int i = 0; i < given->num_inputs; ++i) {
+    run.shapes.emplace_back(sizes, sizes + given->ndims[i]);
+    sizes += given->ndims[i];
+  }
+  bound->arm(std::move(run));
+}
+
+API int MXCreateCachedOp(Handle symbol, Handle* out) {
+  REAL(MXCreateCachedOp);
+  return note(real_MXCreateCachedOp(symbol, out), symbol, 0, nullptr, nullptr, out);
+}
+
+API int MXCreateCachedOpEx(Handle symbol, int num_flags, Text* keys, Text* values, Handle* out) {
+  REAL(MXCreateCachedOpEx);
+  return note(real_MXCreateCachedOpEx(symbol, num_flags, keys, values, out), symbol, num_flags,
+              keys, values, out);
+}
+
+API int MXCreateCachedOpEX(Handle symbol, int num_flags, Text* keys, Text* values, Handle* out,
+                           bool thread_safe) {
+  REAL(MXCreateCachedOpEX);
+  return note(real_MXCreateCachedOpEX(symbol, num_flags, keys, values, out, thread_safe), symbol,
+              num_flags, keys, values, out);
+}
+
+API int MXFreeCachedOp(Handle op) {
+  REAL(MXFreeCachedOp);
+  if (may_have_engines()) {
+    forget(&g_bound, op);
+    g_ops.take(op);
+  }
+  return real_MXFreeCachedOp(op);
+}
+
+// MXInvokeCachedOpEx of MXNet calls this one.
+API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_outputs,
+                         Handle** outputs) {
+  REAL(MXInvokeCachedOp);
+  const auto plain = [&] {
+    return real_MXInvokeCachedOp(op, num_inputs, inputs, num_outputs, outputs);
+  };
+  if (!may_have_engines() || *outputs || !is_inference()) return plain();
+  const auto bound = bound_of(op, num_inputs, inputs);
+  if (!bound) return plain();
+  int code = 0;
+  if (bound->run([&](const CachedOpRun& armed) {
+        return run_armed(armed, inputs, num_outputs, outputs, &code);
+      })) {
+    return code;
+  }
+  bound->disarm();
+  Handed handed;
+  const int answer = ask([&] { return python().invoke(op, num_inputs, inputs); }, &handed);
+  if (answer < 0) return -1;
+  if (!answer) return plain();
+  static thread_local std::vector<Handle> made;  // until the thread's next call
+  made.swap(handed.outputs);
+  *num_outputs = static_cast<int>(made.size());
+  *outputs = made.data();
+  return 0;
+}
+
+using Hook = void (*)(Text name, Text operator_name, Handle array);
+
+// A monitor sees MXNet's own operators.
+API int MXCachedOpRegisterOpHook(Handle op, Hook hook, bool all) {
+  REAL(MXCachedOpRegisterOpHook);
+  if (may_have_engines()) {
+    forget(&g_bound, op);
+    g_ops.take(op);
+  }
+  return real_MXCachedOpRegisterOpHook(op, hook, all);
+}
+
+}  // namespace mxtrt
