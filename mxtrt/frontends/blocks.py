@@ -12,7 +12,7 @@ import mxnet as mx
 from mxnet.gluon import SymbolBlock
 from mxnet.ndarray import NDArray
 
-import mxtrt
+from mxtrt import config
 from mxtrt.frontends.arms import CachedOpArms, watches_of
 from mxtrt.frontends.optimized import asked_for, options_of
 from mxtrt.graph.roles import guess_weights
@@ -89,7 +89,7 @@ class ClientBlock:
         if any(handles[place] != self._handles[place] for place in self._weights.values()):
             return None
         data = [arrays[place] for place in self._data]
-        with mxtrt.options(**self._asked_for) if self._asked_for else nullcontext():
+        with config.options(**self._asked_for) if self._asked_for else nullcontext():
             made = self._block(*data)
             outputs = [made] if isinstance(made, NDArray) else [*made]
             return outputs, self._arms(data, len(outputs))

@@ -12,7 +12,7 @@ constexpr Text kBackend = "TensorRT";  // hooks/partitioned.py
 // A copy of the symbol that has the options; false where that is MXNet's to answer.
 bool optimized(Text backend, Handle symbol, uint32_t num_options, Text* keys, Text* values,
                Handle* out, int* code) {
-  if (std::strcmp(backend, kBackend) || !wants_engines()) return false;
+  if (std::strcmp(backend, kBackend) != 0 || !wants_engines()) return false;
   const int answer = ask(
       [&] { return python().optimize(symbol, static_cast<int>(num_options), keys, values, out); });
   *code = answer == 1 ? 0 : -1;
