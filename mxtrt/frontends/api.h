@@ -15,7 +15,7 @@ using Text = const char*;
 API int MXNDArrayGetShapeEx64(Handle array, int* ndim, const int64_t** shape);
 API int MXSymbolCopy(Handle symbol, Handle* out);
 API int MXSymbolFree(Handle symbol);
-API void MXAPISetLastError(Text message);
+API void NNAPISetLastError(Text message);
 API int MXAutogradIsRecording(bool* is);
 API int MXAutogradIsTraining(bool* is);
 API int NNGetOpHandle(Text name, Handle* op);

@@ -53,7 +53,7 @@ int ask(const std::function<int()>& question, Handed* handed) {
     if (handed) *handed = std::move(g_handed);
     g_handed = {};
   });
-  if (answer < 0) MXAPISetLastError(message.c_str());
+  if (answer < 0) NNAPISetLastError(message.c_str());
   return answer;
 }
 

@@ -1,94 +1,19 @@
 // A program on MXNet's executors and CachedOps: bind WAY MODEL.json MODEL.params OUT THREADS
 // WAY is bind, simple, reshape or cached.  Each thread has a network of its own; what they compute
 // is appended to OUT, thread after thread: some forwards, with other weights after the first ones.
-#include <dlfcn.h>
-#include <mxnet/c_api.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
-// NNVM's, whose header is not among MXNet's.
-extern "C" int NNSymbolListInputNames(SymbolHandle symbol, int option, uint32_t* number,
-                                      const char*** names);
+#include "client.h"
 
 namespace {
 
-using Names = std::vector<std::string>;
-using Answers = std::vector<float>;
-
-constexpr uint32_t kFewest = 2, kMost = 5;  // pictures
 bool times = false;
-
-void check(int code) {
-  if (!code) return;
-  std::fprintf(stderr, "failed: %s\n", MXGetLastError());
-  std::exit(4);
-}
-
-Names names_of(SymbolHandle symbol, int (*list)(SymbolHandle, uint32_t*, const char***)) {
-  uint32_t number = 0;
-  const char** names = nullptr;
-  check(list(symbol, &number, &names));
-  return {names, names + number};
-}
-
-size_t size_of(NDArrayHandle array) {
-  int ndim = 0;
-  const int* shape = nullptr;
-  check(MXNDArrayGetShapeEx(array, &ndim, &shape));
-  size_t size = 1;
-  for (int i = 0; i < ndim; ++i) size *= shape[i];
-  return size;
-}
-
-NDArrayHandle empty(const std::vector<uint32_t>& shape) {
-  NDArrayHandle array = nullptr;
-  check(MXNDArrayCreateEx(shape.data(), shape.size(), 1, 0, 0, 0, &array));
-  return array;
-}
-
-void fill(NDArrayHandle array, float offset) {
-  std::vector<float> values(size_of(array));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i % 37) / 37 - 0.5f + offset;
-  check(MXNDArraySyncCopyFromCPU(array, values.data(), values.size()));
-}
-
-void scale(NDArrayHandle array, float factor) {
-  std::vector<float> values(size_of(array));
-  check(MXNDArraySyncCopyToCPU(array, values.data(), values.size()));
-  for (float& value : values) value *= factor;
-  check(MXNDArraySyncCopyFromCPU(array, values.data(), values.size()));
-}
-
-void take(NDArrayHandle array, Answers* into) {
-  std::vector<float> values(size_of(array));
-  check(MXNDArraySyncCopyToCPU(array, values.data(), values.size()));
-  into->insert(into->end(), values.begin(), values.end());
-}
-
-struct Model {
-  SymbolHandle symbol = nullptr;
-  Names arguments, states;
-  std::map<std::string, NDArrayHandle> parameters;
-
-  Model(const char* json, const char* file) {
-    check(MXSymbolCreateFromFile(json, &symbol));
-    arguments = names_of(symbol, MXSymbolListArguments);
-    states = names_of(symbol, MXSymbolListAuxiliaryStates);
-    uint32_t number = 0, num_names = 0;
-    NDArrayHandle* arrays = nullptr;
-    const char** names = nullptr;
-    check(MXNDArrayLoad(file, &number, &arrays, &num_names, &names));
-    for (uint32_t i = 0; i < number; ++i) parameters[names[i] + 4] = arrays[i];
-  }
-};
 
 // The median time of a forward and a copy of its outputs, in microseconds, on standard error.
 template <typename Forward>
@@ -103,15 +28,6 @@ void time_it(const Forward& forward) {
   }
   std::sort(seen.begin(), seen.end());
   std::fprintf(stderr, "p10 %.1f us, median %.1f us\n", seen[300], seen[1500]);
-}
-
-// How often engines ran, on standard error.
-void tell_runs() {
-  const char* path = std::getenv("NODE");
-  void* node = path ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
-  int64_t tally[5] = {0};
-  if (node) reinterpret_cast<void (*)(int64_t*)>(dlsym(node, "mxtrt_tally"))(tally);
-  std::fprintf(stderr, "runs %d\n", int(tally[0]));
 }
 
 Answers with_executor(const std::string& way, Model& model) {
@@ -283,5 +199,6 @@ int main(int argc, char** argv) {
   FILE* out = std::fopen(argv[4], "wb");
   for (const auto& one : answers) std::fwrite(one.data(), sizeof(float), one.size(), out);
   std::fclose(out);
+  check(MXNotifyShutdown());
   return 0;
 }

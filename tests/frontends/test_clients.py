@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,6 @@ from mxtrt.errors import NodeError
 from mxtrt.frontends.environment import environment_for
 from mxtrt.node.library import PATH
 
-# A program of three threads aborted once, for a reason that is not known yet.
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parent
 MXNET = Path(mx.__file__).parent
 WAYS = ["bind", "simple", "reshape", "cached"]
@@ -30,7 +28,12 @@ WAYS = ["bind", "simple", "reshape", "cached"]
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, compiled with this machine's compiler."""
     folder = tmp_path_factory.mktemp("programs")
-    for name, compiler, standard in (("predict.c", "gcc", "c11"), ("bind.cc", "g++", "c++17")):
+    sources = (
+        ("predict.c", "gcc", "c11"),
+        ("bind.cc", "g++", "c++17"),
+        ("events.cc", "g++", "c++17"),
+    )
+    for name, compiler, standard in sources:
         if shutil.which(compiler) is None:
             pytest.skip(f"this machine has no {compiler} to compile the programs with")
         command = [compiler, f"-std={standard}", "-O1", f"-I{MXNET / 'include'}", HERE / name]
@@ -133,8 +136,13 @@ def _bind(way: str, model: Path, threads: int = 1) -> tuple[object, ...]:
     return "bind", way, f"{model}.json", f"{model}.params", "OUT", threads
 
 
+def _told(name: str, told: str) -> int:
+    """A number that a program writes to its standard error, after its name."""
+    return int(told.rpartition(f"{name} ")[2].split()[0])
+
+
 def _runs(told: str) -> int:
-    return int(told.rpartition("runs ")[2].split()[0])
+    return _told("runs", told)
 
 
 def _agree(ours: np.ndarray, plain: np.ndarray) -> None:
@@ -205,6 +213,14 @@ def test_switched_off_nothing_is_started(run, model):
     assert "mxtrt" not in said
 
 
+def test_the_library_finds_all_that_it_calls():
+    """Of MXNet's own, whose functions are looked up when they are first called otherwise."""
+    path = environment_for()["MXNET_LIBRARY_PATH"]
+    code = f"import ctypes; ctypes.CDLL({path!r})"  # at once
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_mxnet_is_found_by_its_path(run, model, monkeypatch, tmp_path):
     """``--mxnet``: a copy of the library lies where it finds that one."""
     other = tmp_path / "elsewhere" / "lib"
@@ -217,3 +233,84 @@ def test_another_mxnet_is_found_by_its_path(run, model, monkeypatch, tmp_path):
     assert environment_for(other) == environment_for()
     found = Path(environment_for(copied)["MXNET_LIBRARY_PATH"])
     assert (found.parents[2] / "mxnet" / "libmxnet.so").samefile(copied / "libmxnet.so")
+
+
+def _events(what: str, model: Path) -> tuple[object, ...]:
+    return "events", what, f"{model}.json", f"{model}.params", "OUT"
+
+
+@pytest.mark.parametrize("name", ["model", "mixed"])
+def test_a_forked_child_has_mxnets_answers_and_the_parent_its_engines(run, request, tmp_path, name):
+    """The child has no thread of the interpreter; it binds, runs and ends as in plain MXNet."""
+    given = _events("fork", request.getfixturevalue(name))
+    plain, _ = run(*given, on=False)
+    of_child = np.fromfile(tmp_path / "out.child", np.float32)
+    ours, told = run(*given)
+    _agree(ours, plain)
+    _agree(np.fromfile(tmp_path / "out.child", np.float32), of_child)
+    assert _told("child", told) == 3
+    assert _told("more", told) >= 4
+
+
+def test_signals_reach_the_handlers_of_the_program(run, model):
+    """None is replaced, and none is lost."""
+    plain, _ = run(*_events("signals", model), on=False)
+    ours, told = run(*_events("signals", model))
+    _agree(ours, plain)
+    assert (_told("signals", told), _told("kept", told)) == (1, 1)
+    assert _runs(told) > 4
+
+
+@pytest.mark.parametrize("what", ["exit-thread", "exit-busy"])
+def test_a_program_ends_from_any_thread(run, model, what):
+    """At once, with the status that it gave."""
+    plain, _ = run(*_events(what, model), on=False)
+    ours, _ = run(*_events(what, model))
+    _agree(ours, plain)
+
+
+@pytest.mark.parametrize("name", ["model", "mixed"])
+def test_mxnet_answers_where_an_engine_is_retired(run, request, name):
+    """This request and the next ones."""
+    given = _events("retired", request.getfixturevalue(name))
+    plain, _ = run(*given, on=False)
+    ours, told = run(*given)
+    _agree(ours, plain)
+    assert _runs(told) >= 4
+
+
+def test_a_monitor_sees_mxnets_operators(run, model):
+    """No engine runs from there on."""
+    plain, _ = run(*_events("monitor", model), on=False)
+    ours, told = run(*_events("monitor", model))
+    _agree(ours, plain)
+    assert (_told("operators", told), _told("more", told)) == (1, 0)
+    assert _runs(told) >= 4
+
+
+def test_a_hook_of_a_cached_op_sees_mxnets_operators(run, model):
+    """The calls before it had engines."""
+    plain, _ = run(*_events("hook", model), on=False)
+    ours, told = run(*_events("hook", model))
+    _agree(ours, plain)
+    assert _told("operators", told) == 1
+    assert _runs(told) >= 6
+
+
+def test_gradients_are_mxnets(run, model):
+    """An executor that is bound for them has no engine."""
+    plain, _ = run(*_events("backward", model), on=False)
+    ours, told = run(*_events("backward", model))
+    _agree(ours, plain)
+    assert _runs(told) == 4
+
+
+def test_a_symbol_that_was_optimized_is_bound_with_its_options(run, model):
+    """MXNet itself refuses the backend; a wrong option is refused in mxtrt's words."""
+    plain, refused = run(*_events("optimize", model), on=False)
+    assert "TensorRT" in refused
+    ours, told = run(*_events("optimize", model))
+    assert "precision" in told
+    assert "nonsense" in told
+    assert _runs(told) == 4
+    assert 0 < np.abs(ours - plain).max() < 1e-2 * np.abs(plain).max()  # fp16

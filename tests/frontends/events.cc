@@ -1,0 +1,228 @@
+// A program to which something happens while it has engines: events WHAT MODEL.json MODEL.params
+// OUT WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, hook or optimize.
+#include <dlfcn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "client.h"
+
+namespace {
+
+// A network with inputs of its own.
+class Network {
+ public:
+  Network(Model* model, SymbolHandle symbol, bool trains = false) {
+    for (const auto& name : model->arguments) {
+      arguments_.push_back(name == "data" ? empty({kFewest, 3, 16, 16})
+                                          : model->parameters.at(name));
+      gradients_.push_back(trains ? like(arguments_.back()) : nullptr);
+      if (name == "data") data_ = arguments_.back();
+    }
+    std::vector<NDArrayHandle> states;
+    for (const auto& name : model->states) states.push_back(model->parameters.at(name));
+    std::vector<uint32_t> requests(arguments_.size(), trains ? 1 : 0);
+    check(MXExecutorBindX(symbol, 1, 0, 0, nullptr, nullptr, nullptr, arguments_.size(),
+                          arguments_.data(), gradients_.data(), requests.data(), states.size(),
+                          states.data(), &executor));
+  }
+
+  void ask(float offset, Answers* answers) {
+    fill(data_, offset);
+    check(MXExecutorForward(executor, 0));
+    read(answers);
+  }
+
+  void read(Answers* answers) {
+    uint32_t number = 0;
+    NDArrayHandle* heads = nullptr;
+    check(MXExecutorOutputs(executor, &number, &heads));
+    const std::vector<NDArrayHandle> outputs(heads, heads + number);
+    for (NDArrayHandle output : outputs) take(output, answers);
+  }
+
+  void train(Answers* answers) {
+    fill(data_, 0.3f);
+    check(MXExecutorForward(executor, 1));
+    uint32_t number = 0;
+    NDArrayHandle* heads = nullptr;
+    check(MXExecutorOutputs(executor, &number, &heads));
+    std::vector<NDArrayHandle> ones;
+    for (uint32_t i = 0; i < number; ++i) ones.push_back(like(heads[i]));
+    for (NDArrayHandle one : ones) fill(one, 1);
+    check(MXExecutorBackward(executor, ones.size(), ones.data()));
+    for (NDArrayHandle gradient : gradients_) take(gradient, answers);
+  }
+
+  ExecutorHandle executor = nullptr;
+
+ private:
+  static NDArrayHandle like(NDArrayHandle array) {
+    int ndim = 0;
+    const int* sizes = nullptr;
+    check(MXNDArrayGetShapeEx(array, &ndim, &sizes));
+    return empty({sizes, sizes + ndim});
+  }
+
+  std::vector<NDArrayHandle> arguments_, gradients_;
+  NDArrayHandle data_ = nullptr;
+};
+
+constexpr int kCalls = 4;
+std::atomic<int> signals_seen{0}, operators_seen{0};
+
+void on_signal(int) { ++signals_seen; }
+
+void see(const char*, NDArrayHandle, void*) { ++operators_seen; }
+
+// A call of a CachedOp of the model, its operators seen.
+void with_hook(Model* model, Answers* answers) {
+  CachedOpHandle op = nullptr;
+  check(MXCreateCachedOp(model->symbol, &op));
+  const auto list = [](SymbolHandle symbol, uint32_t* number, const char*** names) {
+    return NNSymbolListInputNames(symbol, 0, number, names);
+  };
+  std::vector<NDArrayHandle> inputs;
+  for (const auto& name : names_of(model->symbol, list)) {
+    inputs.push_back(name == "data" ? empty({kFewest, 3, 16, 16}) : model->parameters.at(name));
+    if (name == "data") fill(inputs.back(), 0.5f);
+  }
+  const auto call = [&] {
+    int number = 0;
+    NDArrayHandle* outputs = nullptr;
+    check(MXInvokeCachedOp(op, inputs.size(), inputs.data(), &number, &outputs));
+    const std::vector<NDArrayHandle> made(outputs, outputs + number);
+    for (NDArrayHandle one : made) take(one, answers);
+  };
+  call();
+  call();
+  check(MXCachedOpRegisterOpHook(
+      op, [](const char*, const char*, NDArrayHandle) { ++operators_seen; }, true));
+  call();
+  check(MXFreeCachedOp(op));
+}
+
+// The model as the pass for this backend leaves it; the model itself where MXNet has no such pass.
+SymbolHandle optimized(Model* model, const char* precision) {
+  const char *key = "precision", *name = "data";
+  const int64_t sizes[] = {kFewest, 3, 16, 16};
+  const uint32_t begins[] = {0, 4};
+  int new_arguments = 0, new_states = 0;
+  NDArrayHandle *arguments = nullptr, *states = nullptr;
+  char **argument_names = nullptr, **state_names = nullptr;
+  SymbolHandle made = nullptr;
+  if (MXOptimizeForBackend(model->symbol, "TensorRT", 1, &made, 0, nullptr, 0, nullptr, 1, &key,
+                           &precision, 1, &name, sizes, begins, 0, nullptr, nullptr, 0, nullptr,
+                           nullptr, false, &new_arguments, &arguments, &argument_names, &new_states,
+                           &states, &state_names)) {
+    std::fprintf(stderr, "refused: %s\n", MXGetLastError());
+    return model->symbol;
+  }
+  return made;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 5) return 2;
+  const std::string what = argv[1];
+  if (what == "signals") {
+    struct sigaction action{};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    for (int number : {SIGINT, SIGTERM, SIGUSR1, SIGCHLD, SIGPIPE}) {
+      sigaction(number, &action, nullptr);
+    }
+  }
+  Model model(argv[2], argv[3]);
+  Answers answers;
+  SymbolHandle symbol = model.symbol;
+  if (what == "optimize") {
+    optimized(&model, "nonsense");
+    symbol = optimized(&model, "fp16");
+  }
+  Network network(&model, symbol);
+  for (int i = 0; i < kCalls; ++i) network.ask(0.1f * i, &answers);
+  const int before = runs();
+
+  if (what == "fork") {
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    if (!child) {
+      Answers of_child;
+      network.ask(0.7f, &of_child);
+      Network another(&model, model.symbol);
+      another.ask(0.8f, &of_child);
+      FILE* out = std::fopen((std::string(argv[4]) + ".child").c_str(), "wb");
+      std::fwrite(of_child.data(), sizeof(float), of_child.size(), out);
+      std::fclose(out);
+      std::exit(3);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    std::fprintf(stderr, "child %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -status);
+    for (int i = 0; i < kCalls; ++i) network.ask(0.1f * i, &answers);
+    std::fprintf(stderr, "more %d\n", runs() - before);
+  } else if (what == "signals") {
+    const int sent = 200;
+    for (int i = 0; i < sent; ++i) {
+      kill(getpid(), i % 2 ? SIGINT : SIGTERM);  // to whichever thread takes it
+      if (i % 20 == 0) network.ask(0.1f, &answers);
+    }
+    struct sigaction found{};
+    bool kept = true;
+    for (int number : {SIGINT, SIGTERM, SIGUSR1, SIGCHLD, SIGPIPE}) {
+      sigaction(number, nullptr, &found);
+      kept = kept && found.sa_handler == on_signal;
+    }
+    std::fprintf(stderr, "signals %d kept %d\n", signals_seen > 0, kept);
+  } else if (what == "retired") {
+    const auto retire =
+        node() ? reinterpret_cast<void (*)(int64_t)>(dlsym(node(), "mxtrt_retire")) : nullptr;
+    for (int64_t key = 0; retire && key < 100; ++key) retire(key);
+    for (int i = 0; i < kCalls; ++i) network.ask(0.2f * i, &answers);
+  } else if (what == "monitor") {
+    check(MXExecutorSetMonitorCallback(network.executor, see, nullptr));
+    for (int i = 0; i < kCalls; ++i) network.ask(0.2f * i, &answers);
+    std::fprintf(stderr, "operators %d more %d\n", operators_seen > kCalls, runs() - before);
+  } else if (what == "backward") {
+    Network trained(&model, model.symbol, true);
+    trained.train(&answers);
+    trained.ask(0.4f, &answers);
+  } else if (what == "hook") {
+    with_hook(&model, &answers);
+    std::fprintf(stderr, "operators %d\n", operators_seen > 1);
+  }
+  tell_runs();
+  FILE* out = std::fopen(argv[4], "wb");
+  std::fwrite(answers.data(), sizeof(float), answers.size(), out);
+  std::fclose(out);
+  if (what == "exit-thread") std::thread([] { std::exit(0); }).join();
+  if (what == "exit-busy") {
+    std::vector<std::thread> threads;
+    std::atomic<int> begun{0};
+    for (int i = 0; i < 3; ++i) {
+      threads.emplace_back([&] {
+        Model mine(argv[2], argv[3]);
+        Network busy(&mine, mine.symbol);
+        Answers ignored;
+        for (;;) {
+          ignored.clear();
+          busy.ask(0.5f, &ignored);
+          ++begun;
+        }
+      });
+    }
+    while (begun < 50) std::this_thread::yield();
+    std::quick_exit(0);  // MXNet itself crashes in exit() while it computes
+  }
+  check(MXNotifyShutdown());
+  return 0;
+}
