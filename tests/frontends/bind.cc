@@ -1,6 +1,8 @@
 // A program on MXNet's executors and CachedOps: bind WAY MODEL.json MODEL.params OUT THREADS
-// WAY is bind, simple, reshape or cached.  Each thread has a network of its own; what they compute
-// is appended to OUT, thread after thread: some forwards, with other weights after the first ones.
+// WAY is bind, simple, simple-ex, simple-first, reshape, reshape-first, cached, cached-first or
+// cached-safe: names of the calls' variants.  Each thread has a network of its own; what they
+// compute is appended to OUT, thread after thread: some forwards, with other weights after the
+// first ones.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -46,16 +48,26 @@ Answers with_executor(const std::string& way, Model& model) {
   } else {
     const char *data = "data", *request = "null";
     const uint32_t begins[] = {0, 4};
-    const int64_t sizes[] = {kFewest, 3, 16, 16};
     int buffer = -1;
     const char** buffer_names = nullptr;
     NDArrayHandle *buffer_arrays = nullptr, *made = nullptr, *gradients = nullptr, *aux = nullptr;
     uint32_t num_made = 0, num_aux = 0;
-    check(MXExecutorSimpleBindEx64(model.symbol, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr,
-                                   &request, 1, &data, sizes, begins, 0, nullptr, nullptr, 0,
-                                   nullptr, nullptr, 0, nullptr, &buffer, nullptr, nullptr,
-                                   &buffer_names, &buffer_arrays, &num_made, &made, &gradients,
-                                   &num_aux, &aux, nullptr, &executor));
+    const auto simple_bind = [&](const auto& call, const auto& sizes) {
+      check(call(model.symbol, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr, &request, 1, &data,
+                 sizes, begins, 0, nullptr, nullptr, 0, nullptr, nullptr, 0, nullptr, &buffer,
+                 nullptr, nullptr, &buffer_names, &buffer_arrays, &num_made, &made, &gradients,
+                 &num_aux, &aux, nullptr, &executor));
+    };
+    if (way == "simple-ex") {
+      const int sizes[] = {kFewest, 3, 16, 16};
+      simple_bind(MXExecutorSimpleBindEx, sizes);
+    } else if (way == "simple-first") {
+      const uint32_t sizes[] = {kFewest, 3, 16, 16};
+      simple_bind(MXExecutorSimpleBind, sizes);
+    } else {
+      const int64_t sizes[] = {kFewest, 3, 16, 16};
+      simple_bind(MXExecutorSimpleBindEx64, sizes);
+    }
     arguments.assign(made, made + num_made);
     states.assign(aux, aux + num_aux);
   }
@@ -99,15 +111,23 @@ Answers with_executor(const std::string& way, Model& model) {
   for (int i = 0; i < 4; ++i) ask(0.1f * i);
   check(MXExecutorForward(executor, 1));
   take(outputs[0], &answers);
-  if (way == "reshape") {
+  if (way.rfind("reshape", 0) == 0) {
     const char* name = "data";
     const uint32_t begins[] = {0, 4};
-    const int sizes[] = {kMost, 3, 16, 16};
     uint32_t num_made = 0, num_aux = 0;
     NDArrayHandle *made = nullptr, *gradients = nullptr, *aux = nullptr;
     ExecutorHandle larger = nullptr;
-    check(MXExecutorReshapeEx(0, 1, 1, 0, 0, nullptr, nullptr, nullptr, 1, &name, sizes, begins,
-                              &num_made, &made, &gradients, &num_aux, &aux, executor, &larger));
+    const auto reshape = [&](const auto& call, const auto& sizes) {
+      check(call(0, 1, 1, 0, 0, nullptr, nullptr, nullptr, 1, &name, sizes, begins, &num_made,
+                 &made, &gradients, &num_aux, &aux, executor, &larger));
+    };
+    if (way == "reshape-first") {
+      const uint32_t sizes[] = {kMost, 3, 16, 16};
+      reshape(MXExecutorReshape, sizes);
+    } else {
+      const int sizes[] = {kMost, 3, 16, 16};
+      reshape(MXExecutorReshapeEx, sizes);
+    }
     for (uint32_t i = 0; i < num_made; ++i) {
       if (model.arguments[i] == "data") data = made[i];
     }
@@ -121,7 +141,7 @@ Answers with_executor(const std::string& way, Model& model) {
   return answers;
 }
 
-Answers with_cached_op(Model& model) {
+Answers with_cached_op(const std::string& way, Model& model) {
   const auto list = [](SymbolHandle symbol, uint32_t* number, const char*** names) {
     return NNSymbolListInputNames(symbol, 0, number, names);
   };
@@ -136,7 +156,13 @@ Answers with_cached_op(Model& model) {
   const char* keys[] = {"data_indices", "param_indices", "static_alloc", "static_shape"};
   const char* values[] = {data.c_str(), parameters.c_str(), "1", "1"};
   CachedOpHandle op = nullptr;
-  check(MXCreateCachedOpEx(model.symbol, 4, keys, values, &op));
+  if (way == "cached-first") {
+    check(MXCreateCachedOp(model.symbol, &op));
+  } else if (way == "cached-safe") {
+    check(MXCreateCachedOpEX(model.symbol, 2, keys, values, &op, true));
+  } else {
+    check(MXCreateCachedOpEx(model.symbol, 4, keys, values, &op));
+  }
   Answers answers;
   std::vector<NDArrayHandle> given;
   NDArrayHandle weight = nullptr;
@@ -191,7 +217,7 @@ int main(int argc, char** argv) {
   for (auto& one : answers) {
     threads.emplace_back([&] {
       Model model(argv[2], argv[3]);
-      one = way == "cached" ? with_cached_op(model) : with_executor(way, model);
+      one = way.rfind("cached", 0) == 0 ? with_cached_op(way, model) : with_executor(way, model);
     });
   }
   for (auto& thread : threads) thread.join();

@@ -1,6 +1,6 @@
 // A program on MXNet's predict API: predict MODEL.json MODEL.params OUT WAY BATCH...
 // For each batch size: as many pictures of constant numbers; appends the outputs to OUT.
-// WAY is plain, partial:OUTPUT, or threads.
+// WAY is plain, typed, partial:OUTPUT, or threads.
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -82,6 +82,10 @@ int main(int argc, char** argv) {
       ask(both[1], batch, out);
       check(MXPredFree(both[1]));
       predictor = both[0];
+    } else if (!strcmp(argv[4], "typed")) {
+      const int type = 0;  // float32
+      check(MXPredCreateEx(json, parameters, (int)size, 1, 0, 1, &key, begins, shape, 1, &key,
+                           &type, &predictor));
     } else {
       check(MXPredCreate(json, parameters, (int)size, 1, 0, 1, &key, begins, shape, &predictor));
     }

@@ -161,6 +161,17 @@ def test_bound_programs_agree_with_plain_mxnet(run, request, name, way):
     assert _runs(told) > 12
 
 
+@pytest.mark.parametrize(
+    "way", ["simple-ex", "simple-first", "reshape-first", "cached-first", "cached-safe"]
+)
+def test_every_variant_of_the_calls_agrees_with_plain_mxnet(run, model, way):
+    """Those of older programs, and of other languages."""
+    plain, _ = run(*_bind(way, model), on=False)
+    ours, told = run(*_bind(way, model), MXTRT_BUILD="foreground")
+    _agree(ours, plain)
+    assert _runs(told) > 4
+
+
 @pytest.mark.parametrize("way", ["reshape", "cached"])
 def test_engines_in_the_background_agree(run, mixed, way):
     """MXNet answers until they are there."""
@@ -169,7 +180,7 @@ def test_engines_in_the_background_agree(run, mixed, way):
     _agree(ours, plain)
 
 
-@pytest.mark.parametrize("way", ["plain", "partial", "threads"])
+@pytest.mark.parametrize("way", ["plain", "typed", "partial", "threads"])
 @pytest.mark.parametrize("name", ["model", "mixed"])
 def test_predictors_agree_with_plain_mxnet(run, request, name, way):
     """Two batch sizes, the second by MXPredReshape."""
