@@ -189,7 +189,7 @@ def test_predictors_agree_with_plain_mxnet(run, request, name, way):
         symbol = mx.sym.load(f"{model}.json")
         way = f"partial:{symbol.list_outputs()[0].removesuffix('_output')}"
     engine = "NaiveEngine" if way == "threads" else "ThreadedEnginePerDevice"
-    arguments = "predict", f"{model}.json", f"{model}.params", "OUT", way, 2, 5
+    arguments = "predict", f"{model}.json", f"{model}.params", "OUT", way, 1, 16, 0, 2, 5
     plain, _ = run(*arguments, on=False, MXNET_ENGINE_TYPE=engine)
     ours, told = run(*arguments, MXNET_ENGINE_TYPE=engine)
     _agree(ours, plain)

@@ -68,7 +68,9 @@ def test_graphs_on_the_gpu_wait_for_their_engine(device, tmp_path):
     for size in (32, 40):
         net(1, 3, size, size)
     assert mxtrt.stats().postponed == before.postponed
-    assert mxtrt.stats().engine_runs == before.engine_runs + 2
+    assert mxtrt.stats().fallbacks == before.fallbacks
+    # More than two: the engine for ranges is compared with the first one at several sizes.
+    assert mxtrt.stats().engine_runs >= before.engine_runs + 2
 
 
 def test_weights_that_change_under_load_are_in_the_answers(tmp_path, table):
