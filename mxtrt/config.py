@@ -316,7 +316,7 @@ class Options:
         parse=_flag_or_auto,
     )
     lanes: int = _option(
-        1,
+        8,
         "MXTRT_LANES",
         expected="a number of lanes, at least 1",
         meaning=(
