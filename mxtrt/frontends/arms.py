@@ -87,7 +87,8 @@ class CachedOpArms(ctypes.Structure):
         inline: Its inline run, if it has one.
         op: MXNet's ``CachedOp`` of the partitioned symbol.
         places: Of its inputs among the caller's.
-        parameters: Place among the caller's inputs and handle of every parameter.
+        parameters: Place among the caller's inputs, the caller's handle and array of every
+            parameter.
         shapes: Of its inputs; empty for those that are parameters.
         num_outputs: How many it has.
     """
@@ -97,6 +98,7 @@ class CachedOpArms(ctypes.Structure):
         ("places", _INTS),
         ("parameter_places", _INTS),
         ("parameters", _POINTERS),
+        ("own", _POINTERS),
         ("ndims", _INTS),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("num_inputs", ctypes.c_int),
@@ -111,16 +113,18 @@ class CachedOpArms(ctypes.Structure):
         inline: InlineRun | None,
         op: Any,
         places: Sequence[int],
-        parameters: Sequence[tuple[int, int]],
+        parameters: Sequence[tuple[int, int, Any]],
         shapes: Sequence[tuple[int, ...]],
         num_outputs: int,
     ) -> None:
         super().__init__()
         self.arms = arms = _Arms(plan, watches, inline, op)
-        self._kept = arms, watches, inline, op
+        arrays = [array for _, _, array in parameters]
+        self._kept = arms, watches, inline, op, arrays
         self.places = _ints(places)
-        self.parameter_places = _ints([place for place, _ in parameters])
-        self.parameters = _pointers([handle for _, handle in parameters])
+        self.parameter_places = _ints([place for place, _, _ in parameters])
+        self.parameters = _pointers([handle for _, handle, _ in parameters])
+        self.own = _handles(arrays)
         self.ndims = _ints([len(shape) for shape in shapes])
         self.sizes = _sizes([size for shape in shapes for size in shape])
         self.num_inputs, self.num_outputs = len(places), num_outputs

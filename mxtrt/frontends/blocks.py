@@ -18,6 +18,7 @@ from mxtrt.frontends.optimized import asked_for, options_of
 from mxtrt.graph.roles import guess_weights
 from mxtrt.graph.symbol import Graph
 from mxtrt.hooks.gluon import standing
+from mxtrt.node import library
 
 __all__ = ["ClientBlock"]
 
@@ -59,6 +60,7 @@ class ClientBlock:
         self._data = [place for place, name in enumerate(names) if name not in weights]
         self._weights = {name: place for place, name in enumerate(names) if name in weights}
         self._handles = [*handles]
+        self._parameters = {place: arrays[place] for place in self._weights.values()}
         self._asked_for = asked_for(symbol)
         with warnings.catch_warnings():  # the parameters get their dtypes below
             warnings.filterwarnings("ignore", "Cannot decide type")
@@ -86,7 +88,7 @@ class ClientBlock:
         Raises:
             MXNetError: MXNet's.
         """
-        if any(handles[place] != self._handles[place] for place in self._weights.values()):
+        if not all(self._is_own(place, arrays, handles) for place in self._parameters):
             return None
         data = [arrays[place] for place in self._data]
         with config.options(**self._asked_for) if self._asked_for else nullcontext():
@@ -112,10 +114,15 @@ class ClientBlock:
             bound.inline,
             bound.op,
             places,
-            [(place, self._handles[place]) for place in self._weights.values()],
+            [(place, self._handles[place], own) for place, own in self._parameters.items()],
             [shapes.get(place, ()) for place in places],
             outputs,
         )
+
+    def _is_own(self, place: int, arrays: Sequence[NDArray], handles: Sequence[int]) -> bool:
+        # The handle of an array that the caller has freed may be another array's now.
+        same = library().lib.mxtrt_is_same(self._parameters[place].handle, arrays[place].handle)
+        return handles[place] == self._handles[place] and bool(same)
 
     def _block_name(self, place: int) -> str:
         name: str = self._block._cached_graph[0][self._data.index(place)].name

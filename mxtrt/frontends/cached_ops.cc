@@ -11,9 +11,14 @@ API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_out
 namespace {
 
 struct CachedOpRun : Armed {
-  std::vector<int> places;                         // of its inputs among the caller's
-  std::vector<std::pair<int, Handle>> parameters;  // place among the caller's inputs, and array
-  std::vector<std::vector<int64_t>> shapes;        // of its inputs; empty for parameters
+  struct Parameter {
+    int place;      // among the caller's inputs
+    Handle handle;  // the caller's
+    Handle own;     // of the same array
+  };
+  std::vector<int> places;  // of its inputs among the caller's
+  std::vector<Parameter> parameters;
+  std::vector<std::vector<int64_t>> shapes;  // of its inputs; empty for parameters
   int num_outputs = 0;
 };
 
@@ -60,8 +65,8 @@ int note(int code, Handle symbol, int num_flags, Text* keys, Text* values, Handl
 bool run_armed(const CachedOpRun& armed, Handle* inputs, int* num_outputs, Handle** outputs,
                int* code) {
   static thread_local std::vector<Handle> made, data;
-  for (const auto& [place, array] : armed.parameters) {
-    if (inputs[place] != array) return false;
+  for (const auto& [place, handle, own] : armed.parameters) {
+    if (inputs[place] != handle || !node().is_same(handle, own)) return false;
   }
   if (armed.changed()) return false;
   data.clear();
@@ -110,7 +115,8 @@ struct CachedOpArms {
   Arms arms;
   const int* places;
   const int* parameter_places;
-  Handle const* parameters;
+  Handle const* parameters;  // the caller's handles
+  Handle const* own;         // ours of the same arrays
   const int* ndims;
   const int64_t* sizes;
   int num_inputs, num_outputs, num_parameters;
@@ -122,7 +128,7 @@ API void mxtrt_front_arm_cached_op(Handle handle, const CachedOpArms* given) {
   CachedOpRun run{Armed(given->arms), {}, {}, {}, given->num_outputs};
   run.places.assign(given->places, given->places + given->num_inputs);
   for (int i = 0; i < given->num_parameters; ++i) {
-    run.parameters.emplace_back(given->parameter_places[i], given->parameters[i]);
+    run.parameters.push_back({given->parameter_places[i], given->parameters[i], given->own[i]});
   }
   const int64_t* sizes = given->sizes;
   for (int i = 0; i < given->num_inputs; ++i) {

@@ -36,6 +36,7 @@ struct Node {
   int (*run)(const void* call, Handle* inputs, Handle* outputs);
   int (*changed)(void* watch);
   int (*any_retired)(const int64_t* keys, int number);
+  int (*is_same)(const void* array, const void* other);
 };
 
 // What Python hands over beside its answer.

@@ -51,7 +51,7 @@ class _Python(ctypes.Structure):
 
 
 class _Node(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("run", "changed", "any_retired")]
+    _fields_ = [(name, _POINTER) for name in ("run", "changed", "any_retired", "is_same")]
 
 
 class _Lock:
@@ -328,7 +328,12 @@ def install(own: str, real: str) -> None:
     node = library().lib
     addresses = (
         ctypes.cast(function, ctypes.c_void_p)
-        for function in (node.mxtrt_run, node.mxtrt_watch_changed, node.mxtrt_any_retired)
+        for function in (
+            node.mxtrt_run,
+            node.mxtrt_watch_changed,
+            node.mxtrt_any_retired,
+            node.mxtrt_is_same,
+        )
     )
     _kept.extend((embedded, table))
     front.mxtrt_front_install(ctypes.byref(table), ctypes.byref(_Node(*addresses)))

@@ -204,6 +204,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     # arrays.cc
     "arrays_init": (None, (_POINTER,)),
     "are_alike": (_INT, (_POINTER, _POINTER, _INT, _INT, _INT)),
+    "is_same": (_INT, (_POINTER, _POINTER)),
     "is_readable": (_INT, (_POINTER,)),
     "memory_flags": (_INT, (_POINTER,)),
     "owners": (_INT, (_POINTER,)),

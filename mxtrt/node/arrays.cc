@@ -259,6 +259,12 @@ MXTRT_EXPORT int mxtrt_are_alike(void* const* arrays, const int* types, int coun
   return 1;
 }
 
+// Whether two handles are of one array's memory.  The handle of an array that was freed may be
+// another array's now.
+MXTRT_EXPORT int mxtrt_is_same(const void* array, const void* other) {
+  return static_cast<const Array*>(array)->chunk == static_cast<const Array*>(other)->chunk;
+}
+
 // Waits until an array can be read: 0 when a pending write to it failed, which whoever reads it
 // next is told.
 MXTRT_EXPORT int mxtrt_is_readable(void* array) { return is_readable(array); }

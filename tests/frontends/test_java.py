@@ -50,6 +50,14 @@ def test_predictors_of_djl_agree_with_plain_mxnet(ask, request, name):
     assert runs(told) >= 24
 
 
+def test_another_weight_at_a_handle_that_was_freed_is_another_weight(ask, model):
+    """A CachedOp knows its weights by their handles, and by their memory."""
+    plain, _ = ask("predict,reload", model, on=False)
+    ours, told = ask("predict,reload", model, MXTRT_BUILD="foreground")
+    agree(ours, plain)
+    assert "the same handle" in told
+
+
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("name", ["model", "mixed"])
 def test_threads_share_a_cached_op(ask, request, name, static):
