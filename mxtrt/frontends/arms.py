@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxtrt.node import library
@@ -87,8 +87,7 @@ class CachedOpArms(ctypes.Structure):
         inline: Its inline run, if it has one.
         op: MXNet's ``CachedOp`` of the partitioned symbol.
         places: Of its inputs among the caller's.
-        parameters: Place among the caller's inputs, the caller's handle and array of every
-            parameter.
+        parameters: Array of every parameter, by its place among the caller's inputs.
         shapes: Of its inputs; empty for those that are parameters.
         num_outputs: How many it has.
     """
@@ -98,7 +97,6 @@ class CachedOpArms(ctypes.Structure):
         ("places", _INTS),
         ("parameter_places", _INTS),
         ("parameters", _POINTERS),
-        ("own", _POINTERS),
         ("ndims", _INTS),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("num_inputs", ctypes.c_int),
@@ -113,18 +111,16 @@ class CachedOpArms(ctypes.Structure):
         inline: InlineRun | None,
         op: Any,
         places: Sequence[int],
-        parameters: Sequence[tuple[int, int, Any]],
+        parameters: Mapping[int, Any],
         shapes: Sequence[tuple[int, ...]],
         num_outputs: int,
     ) -> None:
         super().__init__()
         self.arms = arms = _Arms(plan, watches, inline, op)
-        arrays = [array for _, _, array in parameters]
-        self._kept = arms, watches, inline, op, arrays
+        self._kept = arms, watches, inline, op, parameters
         self.places = _ints(places)
-        self.parameter_places = _ints([place for place, _, _ in parameters])
-        self.parameters = _pointers([handle for _, handle, _ in parameters])
-        self.own = _handles(arrays)
+        self.parameter_places = _ints([*parameters])
+        self.parameters = _handles([*parameters.values()])
         self.ndims = _ints([len(shape) for shape in shapes])
         self.sizes = _sizes([size for shape in shapes for size in shape])
         self.num_inputs, self.num_outputs = len(places), num_outputs

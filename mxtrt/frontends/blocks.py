@@ -40,7 +40,6 @@ class ClientBlock:
         symbol: What it was created from.
         flags: Of its creation, by name.
         arrays: Arrays of its inputs, in order.
-        handles: The caller's handles of these.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class ClientBlock:
         symbol: Any,
         flags: Mapping[str, str],
         arrays: Sequence[NDArray],
-        handles: Sequence[int],
     ) -> None:
         names = symbol.list_inputs()
         if "param_indices" in flags:
@@ -59,7 +57,6 @@ class ClientBlock:
             weights = set(guess_weights(Graph.of(symbol), data_names))
         self._data = [place for place, name in enumerate(names) if name not in weights]
         self._weights = {name: place for place, name in enumerate(names) if name in weights}
-        self._handles = [*handles]
         self._parameters = {place: arrays[place] for place in self._weights.values()}
         self._asked_for = asked_for(symbol)
         with warnings.catch_warnings():  # the parameters get their dtypes below
@@ -78,7 +75,7 @@ class ClientBlock:
         self._block = block
 
     def __call__(
-        self, arrays: Sequence[NDArray], handles: Sequence[int]
+        self, arrays: Sequence[NDArray]
     ) -> tuple[list[NDArray], CachedOpArms | None] | None:
         """The outputs, and what computes them from now on without Python, if anything does.
 
@@ -88,8 +85,10 @@ class ClientBlock:
         Raises:
             MXNetError: MXNet's.
         """
-        if not all(self._is_own(place, arrays, handles) for place in self._parameters):
-            return None
+        is_same = library().lib.mxtrt_is_same
+        for place, own in self._parameters.items():
+            if not is_same(own.handle, arrays[place].handle):
+                return None
         data = [arrays[place] for place in self._data]
         with config.options(**self._asked_for) if self._asked_for else nullcontext():
             made = self._block(*data)
@@ -114,15 +113,10 @@ class ClientBlock:
             bound.inline,
             bound.op,
             places,
-            [(place, self._handles[place], own) for place, own in self._parameters.items()],
+            self._parameters,
             [shapes.get(place, ()) for place in places],
             outputs,
         )
-
-    def _is_own(self, place: int, arrays: Sequence[NDArray], handles: Sequence[int]) -> bool:
-        # The handle of an array that the caller has freed may be another array's now.
-        same = library().lib.mxtrt_is_same(self._parameters[place].handle, arrays[place].handle)
-        return handles[place] == self._handles[place] and bool(same)
 
     def _block_name(self, place: int) -> str:
         name: str = self._block._cached_graph[0][self._data.index(place)].name

@@ -12,9 +12,8 @@ namespace {
 
 struct CachedOpRun : Armed {
   struct Parameter {
-    int place;      // among the caller's inputs
-    Handle handle;  // the caller's
-    Handle own;     // of the same array
+    int place;  // among the caller's inputs
+    Handle array;
   };
   std::vector<int> places;  // of its inputs among the caller's
   std::vector<Parameter> parameters;
@@ -65,8 +64,8 @@ int note(int code, Handle symbol, int num_flags, Text* keys, Text* values, Handl
 bool run_armed(const CachedOpRun& armed, Handle* inputs, int* num_outputs, Handle** outputs,
                int* code) {
   static thread_local std::vector<Handle> made, data;
-  for (const auto& [place, handle, own] : armed.parameters) {
-    if (inputs[place] != handle || !node().is_same(handle, own)) return false;
+  for (const auto& [place, array] : armed.parameters) {
+    if (!node().is_same(inputs[place], array)) return false;  // its handle may be another's by now
   }
   if (armed.changed()) return false;
   data.clear();
@@ -115,8 +114,7 @@ struct CachedOpArms {
   Arms arms;
   const int* places;
   const int* parameter_places;
-  Handle const* parameters;  // the caller's handles
-  Handle const* own;         // ours of the same arrays
+  Handle const* parameters;
   const int* ndims;
   const int64_t* sizes;
   int num_inputs, num_outputs, num_parameters;
@@ -128,7 +126,7 @@ API void mxtrt_front_arm_cached_op(Handle handle, const CachedOpArms* given) {
   CachedOpRun run{Armed(given->arms), {}, {}, {}, given->num_outputs};
   run.places.assign(given->places, given->places + given->num_inputs);
   for (int i = 0; i < given->num_parameters; ++i) {
-    run.parameters.push_back({given->parameter_places[i], given->parameters[i], given->own[i]});
+    run.parameters.push_back({given->parameter_places[i], given->parameters[i]});
   }
   const int64_t* sizes = given->sizes;
   for (int i = 0; i < given->num_inputs; ++i) {

@@ -157,13 +157,11 @@ class _Embedded:
         from mxtrt.frontends.blocks import ClientBlock
 
         flags = {keys[i].decode(): values[i].decode() for i in range(num_flags)}
-        handles = inputs[:num_inputs]
-        self._held[handle] = ClientBlock(_symbol(symbol), flags, _arrays(handles), handles)
+        self._held[handle] = ClientBlock(_symbol(symbol), flags, _arrays(inputs[:num_inputs]))
         return 1
 
     def invoke(self, handle: int, num_inputs: int, inputs: Any) -> int:
-        handles = inputs[:num_inputs]
-        made = self._held[handle](_arrays(handles), handles)
+        made = self._held[handle](_arrays(inputs[:num_inputs]))
         if made is None:
             return 0
         outputs, arms = made

@@ -259,10 +259,19 @@ MXTRT_EXPORT int mxtrt_are_alike(void* const* arrays, const int* types, int coun
   return 1;
 }
 
-// Whether two handles are of one array's memory.  The handle of an array that was freed may be
-// another array's now.
-MXTRT_EXPORT int mxtrt_is_same(const void* array, const void* other) {
-  return static_cast<const Array*>(array)->chunk == static_cast<const Array*>(other)->chunk;
+// Whether two handles are of the same memory in the same shape.  The handle of an array that was
+// freed may be another array's now.
+MXTRT_EXPORT int mxtrt_is_same(void* one, void* other) {
+  const auto& array = *static_cast<const Array*>(one);
+  const auto& another = *static_cast<const Array*>(other);
+  if (array.chunk != another.chunk || array.offset != another.offset) return 0;
+  int ndim = 0, other_ndim = 0;
+  const int64_t *sizes = nullptr, *other_sizes = nullptr;
+  if (g_mxnet.get_shape(one, &ndim, &sizes)) return 0;
+  // MXNet keeps what it returns until the thread's next call.
+  const std::vector<int64_t> shape(sizes, sizes + std::max(ndim, 0));
+  if (g_mxnet.get_shape(other, &other_ndim, &other_sizes) || other_ndim != ndim) return 0;
+  return std::equal(shape.begin(), shape.end(), other_sizes);
 }
 
 // Waits until an array can be read: 0 when a pending write to it failed, which whoever reads it

@@ -89,6 +89,12 @@ struct Owners {
 struct Array {
   Chunk* chunk;
   Owners* owners;
+  struct {
+    int ndim, num_heap_allocated;
+    int64_t on_stack[4];
+    int64_t* on_heap;
+  } shape;
+  size_t offset;  // of its first byte in the chunk
 };
 
 constexpr int kCpu = 1, kGpu = 2;  // device types of mx.cpu() and mx.gpu()

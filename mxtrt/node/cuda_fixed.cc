@@ -308,8 +308,8 @@ MXTRT_EXPORT int64_t mxtrt_cuda_session(int ordinal, int64_t token, const size_t
                 scratch,
                 on_device != 0,
                 record != 0};
-    handle = add_session(std::make_shared<FixedSession>(device, token, std::move(facts),
-                                                        static_cast<size_t>(most_lanes)));
+    handle = add_session(make_session<FixedSession>(device, token, std::move(facts),
+                                                    static_cast<size_t>(most_lanes)));
   });
   return handle;
 }

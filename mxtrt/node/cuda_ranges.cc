@@ -252,8 +252,8 @@ MXTRT_EXPORT int64_t mxtrt_cuda_range_session(int ordinal, int64_t token, const 
     auto& device = Device::get(ordinal);
     const Restored restored;
     auto session =
-        std::make_shared<RangeSession>(device, on_device != 0, token, num_inputs, num_outputs,
-                                       scratch, on_device != 0, changes, uses, num_contexts);
+        make_session<RangeSession>(device, on_device != 0, token, num_inputs, num_outputs, scratch,
+                                   on_device != 0, changes, uses, num_contexts);
     session->seat().prepare(sizes, shapes, record != 0);
     handle = add_session(std::move(session));
   });

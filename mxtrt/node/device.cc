@@ -8,6 +8,9 @@ namespace mxtrt {
 
 namespace {
 constexpr unsigned kNonBlocking = 1, kNoTiming = 2;
+
+thread_local int t_turns = 0;
+thread_local std::vector<std::function<void()>> t_after_turns;
 }  // namespace
 
 Caller this_caller() {
@@ -114,6 +117,23 @@ void Lane::give_back(size_t bytes) noexcept {
 size_t Lane::scratch_bytes() {
   std::lock_guard<std::mutex> lock(mutex_);
   return size_;
+}
+
+Turn::Held::Held() { ++t_turns; }
+
+Turn::Held::~Held() {
+  if (--t_turns) return;
+  const auto bodies = std::move(t_after_turns);
+  t_after_turns.clear();
+  for (const auto& body : bodies) body();
+}
+
+void after_turns(std::function<void()> body) {
+  if (t_turns) {
+    t_after_turns.push_back(std::move(body));
+  } else {
+    body();
+  }
 }
 
 Turn::Turn(Lane& lane, void* on_stream)

@@ -3,10 +3,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "driver.h"
@@ -113,7 +115,17 @@ class Lane {
 
 // Exclusive use of a lane's scratch memory for what is put on a stream meanwhile; it runs after
 // everything of earlier turns.
+//
+// Python may be asked meanwhile, and its garbage collector may let go of any session there, which
+// takes its lane's mutex: what `after_turns` is given is done once this thread has no turn.
 class Turn {
+  struct Held {
+    Held();
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    ~Held();
+  };
+  const Held held_;                         // after it has given back the lane
   const std::lock_guard<std::mutex> lock_;  // before what it protects
 
  public:
@@ -124,5 +136,15 @@ class Turn {
   const size_t scratch_bytes;
   const uint64_t generation;  // changes with the address of the scratch memory
 };
+
+// Does something at once, or at the end of this thread's turns.
+void after_turns(std::function<void()> body);
+
+// A session on a GPU, which ends after the turns of the thread that drops it.
+template <typename Session, typename... Given>
+std::shared_ptr<Session> make_session(Given&&... given) {
+  return {new Session(std::forward<Given>(given)...),
+          [](Session* session) { after_turns([session] { delete session; }); }};
+}
 
 }  // namespace mxtrt

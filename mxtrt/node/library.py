@@ -413,8 +413,8 @@ class Library(Functions):
         """See that what is read from MXNet's own structures is there.
 
         The count of writes follows writes, the flags follow the allocation, the owners of an
-        array's memory are its views (and the watch), and its context is the one that it was
-        made in.
+        array's memory are its views (and the watch), its context is the one that it was made in,
+        and views are told apart.
         """
         import mxnet as mx
         from mxnet.ndarray.ndarray import _new_alloc_handle
@@ -442,12 +442,17 @@ class Library(Functions):
             for a in (array, second)
             for ordinal in (0, 1)
         ]
-        facts = seen, flags, owners, places
+        views = [
+            bool(self.lib.mxtrt_is_same(array.handle, other.handle))
+            for other in (array, array.reshape((2,)), shared, array[:1], second)
+        ]
+        facts = seen, flags, owners, places, views
         if facts != (
             [False, True, True, False],
             [2, 0],
             [3, 3, 1],
             [True, False, False, True],
+            [True, True, False, False, False],
         ):
             raise NodeError(
                 f"MXNet {mx.__version__} keeps its arrays otherwise than the 1.9.1 wheels, "

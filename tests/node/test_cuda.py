@@ -337,6 +337,34 @@ def test_a_session_is_dropped_while_the_gpu_is_in_error(check, on_device):
     """)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("record", [False, True])
+def test_a_session_is_dropped_while_another_asks_python(check, on_device, record):
+    """As by the garbage collector, which runs anywhere; its memory is given back at once."""
+    check(f"""
+    options = dict(on_device={on_device}, scratch=64)
+    dropped = [Node(4, **options) for _ in range(3)]
+    enqueue = Doubler.enqueue
+
+    def collecting(self, *given):
+        if dropped:
+            dropped.pop().close()
+        return enqueue(self, *given)
+
+    x = mx.nd.full((4,), 3)
+    Doubler.enqueue = collecting
+    for _ in range(4):
+        node = Node(4, record={record}, **options)  # runs it for the first time
+        assert node(x).asnumpy().tolist() == [6] * 4
+        node.close()
+    assert not dropped
+    del node
+    settle()
+    assert lib.cuda._engines == {{}} and count(BYTES) == 0 and count(GRAPHS) == 0
+    print("ok")
+    """)
+
+
 @pytest.mark.parametrize("waiting", ["lib.finish(late.handle)", "None"])
 def test_runs_under_way_end_with_an_error_when_the_gpu_does(check, waiting):
     """Whoever notices, a thread that waits or the one that looks, tells MXNet."""
