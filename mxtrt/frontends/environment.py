@@ -47,15 +47,18 @@ def _first(path: Path, name: str) -> str:
 
 
 def _python_library() -> Path:
-    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
-    path = Path(folder or "", name or "")
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED") or not path.exists():
-        raise NodeError(
-            f"the Python {sys.executable} has no shared library, which programs in other languages "
-            "need; make the environment with a Python that has one (Debian's, or configured with "
-            "--enable-shared)"
-        )
-    return path
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    # Where it was built for, and where it is if it was moved since.
+    folders = (sysconfig.get_config_var("LIBDIR") or "", Path(sys.base_prefix, "lib"))
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        for path in (Path(folder, name) for folder in folders):
+            if path.is_file():
+                return path
+    raise NodeError(
+        f"the Python {sys.executable} has no shared library, which programs in other languages "
+        "need; make the environment with a Python that has one (Debian's, or configured with "
+        "--enable-shared)"
+    )
 
 
 def _real(given: Path | None) -> Path | None:

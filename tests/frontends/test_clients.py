@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,16 @@ def test_the_library_finds_all_that_it_calls():
     code = f"import ctypes; ctypes.CDLL({path!r})"  # at once
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_library_of_a_python_that_was_moved_is_found(monkeypatch):
+    """Its build names another folder."""
+    expected = Path(environment_for()["MXTRT_LIBPYTHON"])
+    original = sysconfig.get_config_var
+    nowhere = {"LIBDIR": "/nowhere"}
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda n: nowhere.get(n) or original(n))
+    monkeypatch.setattr(sys, "base_prefix", str(expected.parents[1]))
+    assert Path(environment_for()["MXTRT_LIBPYTHON"]).samefile(expected)
 
 
 def test_another_mxnet_is_found_by_its_path(run, model, monkeypatch, tmp_path):
