@@ -261,7 +261,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """The engine node under AddressSanitizer, UBSan and ThreadSanitizer of g++."""
+    """Both C++ libraries under AddressSanitizer, UBSan and ThreadSanitizer of g++."""
     for sanitizer in "address,undefined", "thread":
         session.install(
             f"--config-settings=cmake.define.MXTRT_SANITIZE={sanitizer}",

@@ -67,6 +67,16 @@ def test_bound_programs_agree_with_plain_mxnet(run, request, name, way):
     assert _runs(told) > 12
 
 
+@pytest.mark.parametrize("way", ["bind", "cached"])
+def test_thousands_of_calls_of_three_threads_agree(run, model, way):
+    """Enough of them at once for a sanitizer to see what they share."""
+    given = (*_bind(way, model, 3), "time")
+    plain, _ = run(*given, on=False)
+    ours, told = run(*given, MXTRT_BUILD="foreground")
+    _agree(ours, plain)
+    assert _runs(told) > 9000
+
+
 @pytest.mark.parametrize(
     "way", ["simple-ex", "simple-first", "reshape-first", "cached-first", "cached-safe"]
 )
