@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="option prefer of the benches; with engine the counters depend on no measurement",
     )
     parser.addoption("--bench-lanes", type=int, help="option lanes of the benches of a GPU")
+    parser.addoption("--soak-seconds", type=int, default=3, help="of a program in C++")
     parser.addoption("--again", metavar="FILE", help="only the benchmarks that a file names")
     parser.addoption(
         "--engine-cache", metavar="DIR", help="keep the engines of the GPU tests there"

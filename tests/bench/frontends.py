@@ -17,6 +17,8 @@ from pathlib import Path
 
 os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import mxtrt  # noqa: I001
 import mxnet as mx
 import numpy as np
@@ -25,9 +27,9 @@ from mxnet.gluon.model_zoo import vision
 
 from mxtrt.frontends.environment import environment_for
 from mxtrt.node.library import PATH
+from support.programs import MXNET, compiled
 
 HERE = Path(__file__).resolve().parents[1] / "frontends"
-MXNET = Path(mx.__file__).parent
 
 #: The same calls as in ``predict.c``, of an executor.
 PYTHON = """
@@ -94,11 +96,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        for name, compiler in (("predict.c", "gcc"), ("bind.cc", "g++")):
-            command = [compiler, "-O2", f"-I{MXNET / 'include'}", HERE / name, f"-L{MXNET}"]
-            command += ["-lmxnet", "-lpthread", "-ldl", "-o", folder / Path(name).stem]
-            unresolved = "-Wl,--unresolved-symbols=ignore-in-shared-libs"
-            subprocess.run([*map(str, command), unresolved], check=True)
+        for name in ("predict.c", "bind.cc"):
+            compiled(HERE / name, folder)
         plain = {"LD_LIBRARY_PATH": f"{MXNET}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
         on = environment_for() | {"MXTRT_CACHE_DIR": str(folder / "cache")}
         on |= {"MXTRT_PREFER": "engine", "PYTHONWARNINGS": "ignore", "NODE": str(PATH)}

@@ -13,6 +13,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
+from support.programs import MXNET, compiled
 from support.programs import agree as _agree
 from support.programs import runs as _runs
 from support.programs import told as _told
@@ -20,7 +21,6 @@ from support.programs import told as _told
 from mxtrt.frontends.environment import environment_for
 
 HERE = Path(__file__).parent
-MXNET = Path(mx.__file__).parent
 WAYS = ["bind", "simple", "reshape", "cached"]
 
 
@@ -28,17 +28,11 @@ WAYS = ["bind", "simple", "reshape", "cached"]
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, compiled with this machine's compiler."""
     folder = tmp_path_factory.mktemp("programs")
-    sources = (
-        ("predict.c", "gcc", "c11"),
-        ("bind.cc", "g++", "c++17"),
-        ("events.cc", "g++", "c++17"),
-    )
-    for name, compiler, standard in sources:
-        if shutil.which(compiler) is None:
-            pytest.skip(f"this machine has no {compiler} to compile the programs with")
-        command = [compiler, f"-std={standard}", "-O1", f"-I{MXNET / 'include'}", HERE / name]
-        command += ["-o", folder / Path(name).stem, f"-L{MXNET}", "-lmxnet", "-lpthread", "-ldl"]
-        subprocess.run([*command, "-Wl,--unresolved-symbols=ignore-in-shared-libs"], check=True)
+    try:
+        for name in ("predict.c", "bind.cc", "events.cc", "soak.cc"):
+            compiled(HERE / name, folder)
+    except FileNotFoundError as reason:
+        pytest.skip(str(reason))
     return folder
 
 
@@ -251,3 +245,13 @@ def test_a_symbol_that_was_optimized_is_bound_with_its_options(run, model):
     assert "nonsense" in told
     assert _runs(told) == 4
     assert 0 < np.abs(ours - plain).max() < 1e-2 * np.abs(plain).max()  # fp16
+
+
+def test_a_program_that_is_asked_for_a_while_answers_right(run, mixed, pytestconfig):
+    """Binds, batch sizes and weights change in three threads; ``--soak-seconds 600`` for longer."""
+    seconds = pytestconfig.getoption("--soak-seconds")
+    given = "soak", f"{mixed}.json", f"{mixed}.params", seconds, 3
+    _, told = run(*given)
+    print(told)
+    assert _told("wrong", told) == 0
+    assert _runs(told) > 100
