@@ -281,7 +281,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     sources = sorted(glob.glob("mxtrt/node/*.cc") + glob.glob("mxtrt/frontends/*.cc"))
     headers = glob.glob("mxtrt/node/*.h") + glob.glob("mxtrt/frontends/*.h")
-    own = glob.glob("tests/*/*.cc") + glob.glob("tests/*/*.c")
+    own = glob.glob("tests/*/*.cc") + glob.glob("tests/*/*.c") + glob.glob("fuzz/*/*.cc")
     styled = [*sources, *headers, *own]
     session.run("clang-format", "--dry-run", "--Werror", *styled)
     session.run("clang-tidy", "--quiet", *sources, "--", "-std=c++17")

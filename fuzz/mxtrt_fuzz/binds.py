@@ -6,12 +6,17 @@ import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Bound", "Executors", "Parts", "bind", "copied"]
+import mxtrt
+from mxtrt_fuzz.client import Client
+from mxtrt_fuzz.graphs import C_BINDS
+
+__all__ = ["Bound", "Executors", "Parts", "bind", "copied", "ready", "runs"]
 
 _Arrays = Mapping[str, Any]
 
@@ -62,6 +67,19 @@ def copied(mx: Any, context: Any, array: Any) -> Any:
     made = mx.nd.empty(array.shape, context, dtype=array.dtype)
     made._sync_copyfrom(np.asarray(array))
     return made
+
+
+def runs(bound: Bound) -> int:
+    """How often engines ran so far where something is bound."""
+    return bound.runs() if isinstance(bound, Client) else mxtrt.stats().engine_runs
+
+
+def ready(bound: Bound, timeout: float) -> None:
+    """Wait until nothing is being built in the background where something is bound."""
+    if isinstance(bound, Client):
+        bound.ready(timeout)
+    else:
+        mxtrt.ready(timeout=timeout)
 
 
 def _fresh(parts: Parts) -> dict[str, Any]:
@@ -240,4 +258,5 @@ _WAYS: Mapping[str, Callable[[Parts], Bound]] = {
     "module": _Module,
     "optimize_for": _optimize_for,
     "pickled": lambda parts: _optimize_for(parts, pickled=True),
+    **{way: partial(Client, way) for way in C_BINDS},
 }

@@ -24,7 +24,7 @@ from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, fill, weight_arrays
 __all__ = ["NO_WRITES", "drawn", "enlarged", "infers", "inputs_at", "weights_at", "written_at"]
 
 #: Ways to bind that leave no weights to write to.
-NO_WRITES = ("optimize_for", "pickled")
+NO_WRITES = ("optimize_for", "pickled", "c_predict")
 
 #: Most elements of a tensor at other sizes.
 _MOST_ELEMENTS = 2**15

@@ -25,20 +25,24 @@ from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
 from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
+from mxtrt_fuzz import client
 from mxtrt_fuzz.again import Answer, Outputs, again
 from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied
 from mxtrt_fuzz.builders import Address
-from mxtrt_fuzz.calls import NO_WRITES
 from mxtrt_fuzz.complaints import Complaints
-from mxtrt_fuzz.graphs import Case
+from mxtrt_fuzz.graphs import C_BINDS, Case
 from mxtrt_fuzz.meetings import Meetings
 from mxtrt_fuzz.odd import Forward
+from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
 __all__ = ["MASKS", "Observation", "Run", "Setup", "bound", "observe"]
 
 #: What is denied to the engine: nothing, the case's own choice, everything.
 MASKS = ("none", "drawn", "all")
+
+#: Ways to bind a symbol with engines in it, which plain MXNet has not.
+_PARTITIONED = ("optimize_for", "pickled")
 
 #: What MXNet says on a GPU of operators that it runs on a CPU: it was built for older GPUs only
 #: (what works with some attributes may not with others), or leaves it to cuDNN, which takes less.
@@ -157,8 +161,17 @@ def observe(case: Case, setup: Setup | None = None, arrays: Arrays | None = None
         setup: Engine, context and masks.
         arrays: Values of variables instead of those of the case's seed; data of set ``i`` are
             named ``NAME@i``.
+
+    Raises:
+        Failure: The program in C that was to run it died, or took too long.
     """
-    return _Execution(case, setup or Setup(), arrays or {}).observe()
+    try:
+        return _Execution(case, setup or Setup(), arrays or {}).observe()
+    except client.Gone as gone:
+        operators = {node.op for node in case.operations}
+        operator = operators.pop() if len(operators) == 1 else "graph"
+        signature = Signature("client", gone.symptom, "mxtrt", operator)
+        raise Failure(signature, gone.detail, float("inf")) from None
 
 
 def bound(case: Case, setup: Setup, mask: str | None) -> Callable[[], object]:
@@ -200,7 +213,7 @@ class _Execution:
         self._unmasked: tuple[Forward, dict[str, Any]] | None = None
 
     def observe(self) -> Observation:
-        forget()  # as if every case were the first one of its process
+        _forget()  # as if every case were the first one of its process
         try:
             with self._timed("plain"), mxtrt.options(enabled=False):
                 self.symbol = self._mx.sym.load_json(self.case.symbol_json())
@@ -230,7 +243,8 @@ class _Execution:
         if self.setup.exactness:
             with self._timed("exactness"):
                 self._check_exactness(first_binds)
-        copies = self._way in NO_WRITES  # MXNet's executor copies its inputs
+        # MXNet's executor copies its inputs, and a program in C takes numbers.
+        copies = self._way in (*_PARTITIONED, *C_BINDS)
         if self._unmasked is not None and self.setup.context == "cpu" and not copies:
             self._meet(*self._unmasked)
         rare = self.seen.coarse and self.case.seed % _COARSE  # TensorRT builds for every size
@@ -248,12 +262,11 @@ class _Execution:
         options["take_over"] = True  # an engine may not take all sizes
         if self.case.seed // 3 % 2:
             options["build"] = "wait"
-        plain = "bind" if self._way in NO_WRITES else self._way
         with contextlib.ExitStack() as stack:
             stack.enter_context(Complaints())
             stack.enter_context(mxtrt.options(**options))
             self._calibrate(stack, options)
-            return again(self.case, self._parts(), (self._way, plain), self._given)
+            return again(self.case, self._parts(), (self._way, self._plain_way), self._given)
 
     def _meet(self, forward: Forward, options: Mapping[str, Any]) -> None:
         """Give the case inputs that it was not bound for."""
@@ -314,7 +327,11 @@ class _Execution:
 
     def _plainly(self) -> Forward:
         """Plain MXNet, bound as the case says: MXNet's kernels differ among its ways to bind."""
-        return self._bound("bind" if self._way in NO_WRITES else self._way)
+        return self._bound(self._plain_way)
+
+    @property
+    def _plain_way(self) -> str:
+        return "bind" if self._way in _PARTITIONED else self._way
 
     @property
     def _way(self) -> str:
@@ -324,7 +341,20 @@ class _Execution:
         """
         if not self.inputs[0] or (self.case.bind == "simple_bind" and self.setup.working):
             return "bind"
+        if self.case.bind in C_BINDS:
+            # TensorRT's builders are this process's.
+            elsewhere = self.setup.context != "cpu" or self.setup.builder is not None
+            if elsewhere or not client.available():
+                return "bind"
+        if self.case.bind == "c_predict" and not self._is_for_predictors():
+            return "c_bind"
         return self.case.bind
+
+    def _is_for_predictors(self) -> bool:
+        """Whether all that goes in and comes out is float32."""
+        ends = [v.tensor for v in self.case.variables if v.role == "data"]
+        ends += [self.case.tensor(head) for head in self.case.heads]
+        return all(tensor.dtype == "float32" for tensor in ends)
 
     # -- runs ------------------------------------------------------------------------------
 
@@ -375,10 +405,12 @@ class _Execution:
                 run.raised = True
                 run.reason = f"{type(error).__name__}: {mxnet_reason(error)}"
                 return run
-        report = mxtrt.last_report()
+        report, complaint = mxtrt.last_report(), complaints.first
+        if isinstance(forward, client.Client):
+            report, complaint = forward.report()
         assert report is not None
         self.seen.coarse |= report.engine.startswith("tensorrt")
-        run.reason = report.reason or complaints.first
+        run.reason = report.reason or complaint
         run.segments = [list(segment.nodes) for segment in report.segments]
         run.left = [node.name for node in report.left]
         run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes
@@ -434,7 +466,7 @@ class _Execution:
         if self.case.seed % 4 == 3:
             return found
         if self.case.seed % 4 == 1:
-            forget()
+            _forget()
             if not _equal(self._run("none").outputs, first.outputs):
                 found.append("rebuild")
             return found
@@ -452,7 +484,7 @@ class _Execution:
         There are two with equal weights and one with others; then the first one's are written to.
         """
         options = self._options("none")
-        if options["precision"] != "fp32" or not self.weights:
+        if options["precision"] != "fp32" or not self.weights or self._way in C_BINDS:
             return []
         values = {name: array.asnumpy() for name, array in self.weights.items()}
         others = {name: np.flip(array).copy() for name, array in values.items()}
@@ -497,7 +529,7 @@ class _Execution:
         An error, or what they are told where one got no engine, as text.
         """
         options = self._options("none")
-        if options["precision"] == "int8":
+        if options["precision"] == "int8" or self._way in C_BINDS:
             return []
         gate = threading.Barrier(_THREADS)
         seen: list[tuple[Outputs, ...] | str] = []
@@ -571,6 +603,12 @@ class _Execution:
             yield
         finally:
             self.seen.seconds[what] += time.perf_counter() - begin
+
+
+def _forget() -> None:
+    """Have the next binds find nothing of earlier ones, here and in the program in C."""
+    forget()
+    client.forget()
 
 
 def _equal(one: tuple[Outputs, ...], two: tuple[Outputs, ...]) -> bool:

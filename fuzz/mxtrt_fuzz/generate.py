@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from mxtrt.convert.ops import registry
 from mxtrt.graph.symbol import Entry
-from mxtrt_fuzz import calls
+from mxtrt_fuzz import calls, client
 from mxtrt_fuzz.graphs import (
     BINDS,
+    C_BINDS,
     LANES,
     PRECISIONS,
     Case,
@@ -34,7 +35,7 @@ from mxtrt_fuzz.graphs import (
 from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs, whole
 from mxtrt_fuzz.values import Array, fill, wide
 
-__all__ = ["Grower", "cases", "operator_cases"]
+__all__ = ["Grower", "cases", "client_cases", "operator_cases"]
 
 #: Operators that most networks are made of; an example draws some of them, and a few others.
 COMMON = (
@@ -90,6 +91,8 @@ _LARGEST = 1e4
 #: The largest element in float16, which can sum up this many of them, or of their squares.
 _LARGEST_HALF = 32.0
 _WIDE = 40_000
+#: How often a case is bound in Python for every time in each of the ways in C.
+_RARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +436,7 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
     denied = draw(st.lists(st.sampled_from(used), max_size=4, unique=True)) if used else []
     precisions = [PRECISIONS[0]] * 7 + list(PRECISIONS[1:] if lane in ("uniform", "grid") else ())
     case = case.replace(
-        bind=draw(_binds(case)),
+        bind=_in_c(draw, case, draw(_binds(case))),
         denied=tuple(sorted(denied)),
         inline=draw(st.booleans()),
         precision=draw(st.sampled_from(precisions)),
@@ -442,9 +445,41 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
 
 
 def _binds(case: Case) -> st.SearchStrategy[str]:
-    """Ways to bind a case."""
-    hybrid = all(specs()[node.op].hybrid for node in case.operations)
-    return st.sampled_from([way for way in BINDS if hybrid or not way.startswith("gluon")])
+    """Ways to bind a case in Python."""
+    ways = [way for way in BINDS if way not in C_BINDS]
+    return st.sampled_from([way for way in ways if _hybrid(case) or not way.startswith("gluon")])
+
+
+def _in_c(draw: st.DrawFn, case: Case, way: str) -> str:
+    """A way to bind a case in a program in C, or rather the given one.
+
+    Drawn on every machine, so that those without a compiler draw the same graphs.
+    """
+    drawn = draw(st.sampled_from([way] * _RARE + [*C_BINDS]))
+    return _fitting(case, drawn) if client.available() else way
+
+
+def _fitting(case: Case, way: str) -> str:
+    """A way to bind, or another one in C where the case has an operator that it does not take."""
+    return "c_bind" if way == "c_cached_op" and not _hybrid(case) else way
+
+
+@st.composite
+def client_cases(draw: st.DrawFn, ways: Sequence[str] = C_BINDS) -> Case:
+    """Cases that a program in C binds.
+
+    Args:
+        draw: Hypothesis' draw.
+        ways: Ways to bind to draw from.
+    """
+    case = draw(cases())
+    case = case.replace(bind=_fitting(case, draw(st.sampled_from(ways))), calls=())
+    return case.replace(calls=calls.drawn(case))
+
+
+def _hybrid(case: Case) -> bool:
+    """Whether Gluon's ``CachedOp`` takes a case."""
+    return all(specs()[node.op].hybrid for node in case.operations)
 
 
 def _used(grower: Grower, value: _Value, known: bool) -> tuple[OpSpec, Application, list[_Value]]:

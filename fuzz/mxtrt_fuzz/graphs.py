@@ -18,6 +18,7 @@ from mxtrt.plain.dtypes import DTYPES
 
 __all__ = [
     "BINDS",
+    "C_BINDS",
     "LANES",
     "PRECISIONS",
     "WRITES",
@@ -33,8 +34,15 @@ __all__ = [
 Shape = tuple[int, ...]
 Role = Literal["data", "weight", "aux"]
 
-#: Ways to bind: MXNet's two, Gluon without and with static memory, Module, and the explicit pass.
-BINDS = ("bind", "simple_bind", "gluon", "gluon_static", "module", "optimize_for", "pickled")
+#: Ways to bind in a program in C: MXNet's two, ``CachedOp``, and the predict API.
+C_BINDS = ("c_bind", "c_simple_bind", "c_cached_op", "c_predict")
+
+#: Ways to bind: MXNet's two, Gluon without and with static memory, Module, the explicit pass, and
+#: those of a program in C.
+BINDS = (
+    *("bind", "simple_bind", "gluon", "gluon_static", "module", "optimize_for", "pickled"),
+    *C_BINDS,
+)
 
 #: Ways to write to weights: all of an array in place, its first row in place, by what the way to
 #: bind has for it (``set_data``, ``set_params``, ``copy_params_from``), and from a file.

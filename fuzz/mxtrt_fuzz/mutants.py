@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -30,8 +32,9 @@ import mxtrt.plan.variants
 import mxtrt.weights.paging
 from mxtrt.convert import onnx_builder
 from mxtrt.graph.symbol import Graph
+from mxtrt_fuzz import client
 
-__all__ = ["MUTANTS", "Mutant"]
+__all__ = ["IN_PROGRAMS", "MUTANTS", "Mutant"]
 
 _pipeline: Any = mxtrt.plan.graph_pass
 
@@ -46,6 +49,7 @@ class Mutant:
         planted: Makes it for the time of a ``with`` block.
         operators: Operators whose own lane shows it; empty where whole graphs do.
         exact: Whether only what has to be equal to the bit shows it.
+        way: The way to bind in a program in C that shows it; empty for those in Python.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Mutant:
     planted: Callable[[], contextlib.AbstractContextManager[Any]]
     operators: tuple[str, ...] = ()
     exact: bool = False
+    way: str = ""
 
 
 # -- converters: what they emit is changed on its way into the ONNX model ---------------------
@@ -463,6 +468,64 @@ def _failing_build() -> Iterator[None]:
         yield
 
 
+# -- programs in C: made in the Python that such a program starts ------------------------------
+
+
+@contextlib.contextmanager
+def _unwatched() -> Iterator[None]:
+    """Forwards without Python go on with the engine when a weight was written to."""
+    executors: Any = importlib.import_module("mxtrt.frontends.executors")
+
+    with mock.patch.object(executors, "watches_of", return_value=[]):
+        yield
+
+
+@contextlib.contextmanager
+def _other_weights() -> Iterator[None]:
+    """Calls with other arrays of weights get the engine of the first ones."""
+    blocks: Any = importlib.import_module("mxtrt.frontends.blocks")
+
+    original = blocks.armed_block
+
+    def armed(*args: Any) -> Any:
+        return original(*args[:5], [], *args[6:])
+
+    with mock.patch.object(blocks, "armed_block", armed):
+        yield
+
+
+@contextlib.contextmanager
+def _rounded_parameters() -> Iterator[None]:
+    """The parameters of a predictor's model are read in half precision."""
+    predictors: Any = importlib.import_module("mxtrt.frontends.predictors")
+
+    original = predictors._placed
+
+    def placed(*args: Any) -> dict[str, Any]:
+        made = original(*args)
+        return {n: a.astype("float16").astype(a.dtype) for n, a in made.items()}
+
+    with mock.patch.object(predictors, "_placed", placed):
+        yield
+
+
+#: Mistakes that a program in C is started with, by their names, and the way to bind that has each.
+_OF_PROGRAMS = {
+    "a program's writes not seen": (_unwatched, "c_bind"),
+    "a program's other weights not seen": (_other_weights, "c_cached_op"),
+    "a program's parameters in half precision": (_rounded_parameters, "c_predict"),
+}
+
+#: What is wrong with a program in C, by name; :mod:`mxtrt_fuzz.inside` makes it.
+IN_PROGRAMS = {name: mistake for name, (mistake, _) in _OF_PROGRAMS.items()}
+
+_PROGRAMS = tuple(
+    Mutant(name, "frontends", partial(client.planted, name), way=way)
+    for name, (_, way) in _OF_PROGRAMS.items()
+    if client.available()
+)
+
+
 # Operators that write a size into the model.
 _LENGTHS = ("repeat", "_contrib_arange_like", "slice_like")
 
@@ -489,4 +552,4 @@ _GRAPHS = (
 )
 
 #: Every mutant.
-MUTANTS = (*_CONVERTERS, *_GRAPHS)
+MUTANTS = (*_CONVERTERS, *_GRAPHS, *_PROGRAMS)

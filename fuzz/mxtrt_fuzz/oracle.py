@@ -7,6 +7,7 @@ that mxtrt faithfully repeats a mistake of MXNet's.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.again import Answer
 from mxtrt_fuzz.calls import enlarged, inputs_at, weights_at
 from mxtrt_fuzz.execute import Observation, Run
-from mxtrt_fuzz.graphs import Case, Operation
+from mxtrt_fuzz.graphs import C_BINDS, Case, Operation
 from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.reference import Reference, quantization_steps
 from mxtrt_fuzz.signatures import Failure, Signature
@@ -110,8 +111,26 @@ class Oracle:
             known = self.limits(case, ESCALATED, coarse=seen.coarse)
             wrong = self._wrong(case, seen, known, Verdict())
             verdict.failures += [self._blame(case, failure) for failure in wrong]
+        if verdict.failures and case.bind in C_BINDS:
+            verdict.failures = self._named(case, verdict.failures)
         verdict.failures.sort(key=lambda failure: -failure.severity)
         return verdict
+
+    def _named(self, case: Case, failures: list[Failure]) -> list[Failure]:
+        """The failures of a case in a program in C, whose signatures say so if it is needed."""
+        usual = case.replace(bind="bind")
+        try:
+            known = self.judge(usual, self._observe(usual)).failures
+        except Failure as gone:
+            known = [gone]
+        usual_ones = {failure.signature for failure in known}
+        named = []
+        for failure in failures:
+            signature = failure.signature
+            if signature not in usual_ones:
+                signature = dataclasses.replace(signature, stage=f"client_{signature.stage}")
+            named.append(Failure(signature, failure.detail, failure.severity))
+        return named
 
     def _judge_run(self, case: Case, run: Run, verdict: Verdict) -> None:
         if run.reason:

@@ -20,7 +20,8 @@ class Signature:
 
     Attributes:
         stage: Where: ``bind``, ``forward``, ``answer``, ``again`` (a later call), ``partition``,
-            ``memory`` or ``worker``.
+            ``memory`` or ``worker``; ``client`` for a program in C, and ``client_...`` for what
+            goes wrong there only.
         symptom: What was seen, such as ``value`` or ``crash``.
         blamed: Who disagrees with the others: ``mxtrt``, ``mxnet`` or ``reference``.
         operator: The first operator whose value is wrong, as far as it could be told.

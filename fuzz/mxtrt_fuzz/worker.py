@@ -19,11 +19,9 @@ from mxtrt_fuzz.execute import Observation, Setup, observe
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.values import Arrays
+from mxtrt_fuzz.words import last_words
 
-__all__ = ["Executor", "Worker", "last_words"]
-
-# Lines that are kept of a crash: before Python's own report, and from its first line on.
-_BEFORE, _AFTER = 3, 12
+__all__ = ["Executor", "Worker"]
 
 
 class Executor(Protocol):
@@ -156,22 +154,6 @@ class Worker:
         return f"{name}; {last_words(log)}"
 
 
-def last_words(log: str) -> str:
-    """Of what a process that died wrote: what it died of, then the innermost calls.
-
-    What a library says before it aborts stands in front of Python's own report.
-    """
-    idle = ("MXNET_SUBGRAPH_BACKEND", "Extension modules:")
-    told = [
-        line.strip()
-        for line in log.splitlines()
-        if line.strip() and not any(text in line for text in idle)
-    ]
-    fatal = [place for place, line in enumerate(told) if line.startswith("Fatal Python error")]
-    start = max(fatal[-1] - _BEFORE, 0) if fatal else 0
-    return " | ".join(told[start : start + _BEFORE + _AFTER])
-
-
 def _environment() -> dict[str, str]:
     """The process's environment: plain MXNet, and no options of mxtrt's but the campaign's.
 
@@ -201,6 +183,8 @@ def _serve(pipe: Connection, log: str) -> None:
             os.lseek(2, 0, os.SEEK_SET)
             try:
                 seen: Observation | Exception = observe(case, setup, arrays)
+            except Failure as failure:  # a program in C died
+                seen = failure
             except Exception as error:  # an error of the fuzzer's own: the caller's to raise
                 seen = RuntimeError(f"{type(error).__name__}: {error}")
             pipe.send(seen)

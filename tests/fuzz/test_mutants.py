@@ -12,7 +12,7 @@ from support.in_process import InProcess
 
 from mxtrt_fuzz.corpus import reproducers
 from mxtrt_fuzz.execute import Setup
-from mxtrt_fuzz.generate import cases, operator_cases
+from mxtrt_fuzz.generate import cases, client_cases, operator_cases
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.mutants import MUTANTS, Mutant
@@ -69,7 +69,8 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 def test_mutant_is_killed(mutant: Mutant, table: Callable[..., Any]) -> None:
     """By the lane of the operator that it is in, or by whole graphs."""
     lanes = [operator_cases(name) for name in mutant.operators]
-    strategy = st.one_of(lanes) if lanes else cases()
+    whole = client_cases([mutant.way]) if mutant.way else cases()
+    strategy = st.one_of(lanes) if lanes else whole
     with mutant.planted():
         report = hunted(strategy, exact=mutant.exact)
     table(

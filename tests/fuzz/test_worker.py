@@ -18,7 +18,8 @@ from mxtrt_fuzz.graphs import BINDS, Case
 from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.signatures import Failure
-from mxtrt_fuzz.worker import Worker, last_words
+from mxtrt_fuzz.words import last_words
+from mxtrt_fuzz.worker import Worker
 
 
 @pytest.mark.parametrize("bind", BINDS)
