@@ -25,7 +25,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import platformdirs
@@ -153,6 +153,11 @@ def _heads(answer: bytes) -> list[_Head]:
     return heads
 
 
+def _content(file: IO[bytes], begin: int = 0) -> bytes:
+    """What a file holds, which another process writes."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size - begin, begin)
+
+
 class _Program:
     """The program at work.
 
@@ -165,23 +170,22 @@ class _Program:
     """
 
     def __init__(self, planted: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mxtrt-fuzz-")
-        self._log = Path(self._folder.name, "client.log")
-        self._report = Path(self._folder.name, "report")
+        # Without names: this process may be killed.
+        self._log, self._report = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
         kept = {n: v for n, v in os.environ.items() if not n.startswith("MXTRT_")}
         # Its Python is to import what this one has imported.
         packages = [str(Path(one.__file__ or "").parents[1]) for one in (mxtrt_fuzz, mxtrt)]
         paths = [*packages, *filter(None, sys.path)]
         more = {"PYTHONPATH": os.pathsep.join(paths), "NODE": str(PATH)}
-        with open(self._log, "wb") as log:
-            self.process = subprocess.Popen(
-                [_compiled()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={"OMP_NUM_THREADS": "1", **kept, **environment_for(), **more},
-                start_new_session=True,  # a terminal's interrupts are not for it
-            )
+        self.process = subprocess.Popen(
+            [_compiled()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            pass_fds=[self._report.fileno()],
+            env={"OMP_NUM_THREADS": "1", **kept, **environment_for(), **more},
+            start_new_session=True,  # a terminal's interrupts are not for it
+        )
         self.forgets = False
         self._ids = itertools.count()
         self._dropped: list[int] = []
@@ -193,7 +197,7 @@ class _Program:
     def bind(self, way: int, flags: int, heads: int, rest: bytes) -> int:
         """Bind a symbol; what it is known by."""
         self._set_options()
-        self._heard = len(self._told())
+        self._heard = os.fstat(self._log.fileno()).st_size
         self._python(f"fresh({self.forgets})")
         self.forgets = False
         number = next(self._ids)
@@ -225,25 +229,25 @@ class _Program:
 
     def report(self) -> tuple[Any, str]:
         """The report of the last bind, and the first complaint since."""
-        self._python(f"tell({str(self._report)!r})")
-        report, complaint = pickle.loads(self._report.read_bytes())
-        told = self._told()[self._heard :]
-        failed = [line for line in told.splitlines() if _FAILED in line]
+        self._python(f"tell({self._report.fileno()})")
+        report, complaint = pickle.loads(_content(self._report))
+        told = self._told().splitlines()
+        failed = [line for line in told if _FAILED in line]
         # An exception of Python's is printed, and ends with the line that says what it is.
-        return report, complaint or (f"{failed[0]} {told.splitlines()[-1]}" if failed else "")
+        return report, complaint or (f"{failed[0]} {told[-1]}" if failed else "")
 
     def close(self) -> None:
         """End it."""
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
+        for file in (self.process.stdin, self.process.stdout, self._log, self._report):
+            assert file is not None
             with contextlib.suppress(OSError):  # what was not sent
-                pipe.close()
-        self._folder.cleanup()
+                file.close()
 
     def _told(self) -> str:
-        return self._log.read_text(errors="replace")
+        """What it wrote on standard error since the last bind."""
+        return _content(self._log, self._heard).decode(errors="replace")
 
     def _set_options(self) -> None:
         """Give it the options in force here."""

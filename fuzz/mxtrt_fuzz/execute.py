@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import mxtrt
+from mxtrt.engines.select import runs_on_cpu
 from mxtrt.errors import EngineError
 from mxtrt.node.library import library
 from mxtrt.plain.loading import import_mxnet, mxnet_reason
@@ -341,14 +342,17 @@ class _Execution:
         """
         if not self.inputs[0] or (self.case.bind == "simple_bind" and self.setup.working):
             return "bind"
-        if self.case.bind in C_BINDS:
-            # TensorRT's builders are this process's.
-            elsewhere = self.setup.context != "cpu" or self.setup.builder is not None
-            if elsewhere or not client.available():
-                return "bind"
+        if self.case.bind in C_BINDS and not self._has_a_program():
+            return "bind"
         if self.case.bind == "c_predict" and not self._is_for_predictors():
             return "c_bind"
         return self.case.bind
+
+    def _has_a_program(self) -> bool:
+        """Whether a program in C may bind: where TensorRT builds it would take too long."""
+        with mxtrt.options(engine=self.setup.engine) as options:
+            on_cpu = self.setup.context == "cpu" and runs_on_cpu(options)
+        return on_cpu and client.available()
 
     def _is_for_predictors(self) -> bool:
         """Whether all that goes in and comes out is float32."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
 import mxtrt
@@ -70,6 +70,7 @@ def wait(seconds: float) -> None:
     mxtrt.ready(timeout=seconds)
 
 
-def tell(path: str) -> None:
-    """Write the last report, and the first complaint, to a file."""
-    Path(path).write_bytes(pickle.dumps((mxtrt.last_report(), _complaints.first)))
+def tell(file: int) -> None:
+    """Write the last report, and the first complaint, to a file that is open."""
+    os.ftruncate(file, 0)
+    os.pwrite(file, pickle.dumps((mxtrt.last_report(), _complaints.first)), 0)
