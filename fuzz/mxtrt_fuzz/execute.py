@@ -28,7 +28,7 @@ from mxtrt.trial.check import forget
 from mxtrt.weights.paging import SMALLEST
 from mxtrt_fuzz import client
 from mxtrt_fuzz.again import Answer, Outputs, again
-from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied
+from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied, runs
 from mxtrt_fuzz.builders import Address
 from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import C_BINDS, Case
@@ -404,7 +404,9 @@ class _Execution:
             try:
                 self._calibrate(stack, options)
                 forward = self._bound(self._way)
+                before = runs(forward)
                 run.outputs = self._forwards(forward)
+                ran = runs(forward) - before
             except Exception as error:
                 run.raised = True
                 run.reason = f"{type(error).__name__}: {mxnet_reason(error)}"
@@ -415,6 +417,10 @@ class _Execution:
         assert report is not None
         self.seen.coarse |= report.engine.startswith("tensorrt")
         run.reason = report.reason or complaint
+        if isinstance(forward, client.Client) and not run.reason:
+            least = len(self.inputs) * len(report.segments)
+            if ran < least:  # the report is Python's, and a forward takes none
+                run.reason = f"{ran} runs of engines in a program in C, {least} were expected"
         run.segments = [list(segment.nodes) for segment in report.segments]
         run.left = [node.name for node in report.left]
         run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes

@@ -66,10 +66,29 @@ def test_mxnets_exceptions_come_back(make_chain: Callable[..., Case]) -> None:
     assert not observe(make_chain("tanh").replace(bind="c_bind"), SETUP).invalid
 
 
+@needs_a_program
+def test_an_exception_of_pythons_is_an_error_of_mxnets() -> None:
+    """A call that MXNet refuses after engines were bound; the next one is answered."""
+    row, weight = np.ones((2, 3), "f"), np.ones((4, 3), "f")
+    symbol = mx.sym.FullyConnected(
+        mx.sym.var("data"), mx.sym.var("weight"), no_bias=True, num_hidden=4
+    )
+    arrays = {name: copied(mx, mx.cpu(), a) for name, a in (("data", row), ("weight", weight))}
+    with mxtrt.options(allow_ops="*", threads=1):
+        parts = Parts(
+            mx, mx.cpu(), symbol, {"data": arrays["data"]}, {"weight": arrays["weight"]}, {}
+        )
+        one = bind("c_cached_op", parts)
+        for _ in range(2):
+            assert np.array_equal(one({"data": row})[0].asnumpy(), np.full((2, 4), 3, "f"))
+            with pytest.raises(mx.MXNetError, match="FullyConnected|shape"):
+                one({"data": np.ones((2, 5), "f")})
+
+
 def _drawn() -> list[Case]:
     found: list[Case] = []
 
-    @settings(derandomize=True, max_examples=200, deadline=None, database=None)
+    @settings(derandomize=True, max_examples=100, deadline=None, database=None)
     @given(cases())
     def collect(case: Case) -> None:
         found.append(case)
@@ -84,7 +103,7 @@ def test_it_is_drawn_where_it_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -
     with_programs = _drawn()
     monkeypatch.setattr(client, "available", lambda: False)
     without = _drawn()
-    assert 3 <= sum(case.bind in C_BINDS for case in with_programs) <= 40
+    assert 1 <= sum(case.bind in C_BINDS for case in with_programs) <= 20
     assert not any(case.bind in C_BINDS for case in without)
     for one, other in zip(with_programs, without, strict=True):
         assert (one.nodes, one.heads) == (other.nodes, other.heads)
