@@ -130,14 +130,10 @@ bool send(int to, const char* from, size_t size) {
 
 // ---- arrays -------------------------------------------------------------------------------------
 
-void copy_into(NDArrayHandle to, const Array& from) {
-  check(MXNDArraySyncCopyFromCPU(to, from.data, from.count));
-}
-
 NDArrayHandle made_of(const Array& from) {
   NDArrayHandle made = nullptr;
   check(MXNDArrayCreateEx(from.shape.data(), from.shape.size(), kCpu, 0, 0, from.dtype, &made));
-  copy_into(made, from);
+  check(MXNDArraySyncCopyFromCPU(made, from.data, from.count));
   return made;
 }
 
@@ -159,32 +155,49 @@ void tell(NDArrayHandle array, Answer* answer) {
   answer->array(dtype, shape, data);
 }
 
-void copy_later(NDArrayHandle from, NDArrayHandle to) {
-  static AtomicSymbolCreator op = nullptr;
-  if (!op) check(NNGetOpHandle("_copyto", &op));
+// Runs an operator whose output is an array that is there.
+void invoke(const char* name, std::vector<NDArrayHandle> inputs, NDArrayHandle output,
+            Texts keys = {}, Texts values = {}) {
+  AtomicSymbolCreator op = nullptr;
+  check(NNGetOpHandle(name, &op));
   int count = 1;
-  NDArrayHandle* outputs = &to;
+  NDArrayHandle* outputs = &output;
   const int* stypes = nullptr;
-  check(MXImperativeInvokeEx(op, 1, &from, &count, &outputs, 0, nullptr, nullptr, &stypes));
+  check(MXImperativeInvokeEx(op, inputs.size(), inputs.data(), &count, &outputs, keys.size(),
+                             keys.data(), values.data(), &stypes));
+}
+
+// MXNet refuses to write from outside of its operators into an array that one of them has brought
+// into oneDNN's layout.
+void copy_into(NDArrayHandle to, const Array& from) {
+  if (!MXNDArraySyncCopyFromCPU(to, from.data, from.count)) return;
+  NDArrayHandle other = made_of(from);
+  invoke("_copyto", {other}, to);
+  check(MXNDArrayFree(other));
+}
+
+void copy_into_row(NDArrayHandle array, const Array& from) {
+  NDArrayHandle row = nullptr;
+  check(MXNDArraySlice(array, 0, 1, &row));
+  const int code = MXNDArraySyncCopyFromCPU(row, from.data, from.count);
+  check(MXNDArrayFree(row));
+  if (!code) return;
+  NDArrayHandle other = made_of(from);
+  invoke("_slice_assign", {array, other}, array, {"begin", "end"}, {"(0,)", "(1,)"});
+  check(MXNDArrayFree(other));
 }
 
 // How to write to a weight, as graphs.WRITES has them.
 enum Write : uint32_t { kAssign, kRow, kSet, kLoad };
 
 void write_to(NDArrayHandle array, const Array& value, uint32_t how) {
-  if (how == kRow) {
-    NDArrayHandle row = nullptr;
-    check(MXNDArraySlice(array, 0, 1, &row));
-    copy_into(row, value);
-    check(MXNDArrayFree(row));
-  } else if (how == kAssign) {
-    copy_into(array, value);
-  } else {
-    NDArrayHandle other = made_of(value);
-    if (how == kSet) copy_later(other, array);
-    if (how == kLoad) check(MXNDArraySyncCopyFromNDArray(array, other, -1));
-    check(MXNDArrayFree(other));
+  if (how == kAssign) return copy_into(array, value);
+  if (how == kRow) return copy_into_row(array, value);
+  NDArrayHandle other = made_of(value);
+  if (how == kSet || MXNDArraySyncCopyFromNDArray(array, other, -1)) {
+    invoke("_copyto", {other}, array);
   }
+  check(MXNDArrayFree(other));
 }
 
 // ---- what is bound ------------------------------------------------------------------------------
