@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz.generate import cases
-from mxtrt_fuzz.graphs import BINDS, LANES, Case, Operation, Tensor, Variable
+from mxtrt_fuzz.graphs import BINDS, C_BINDS, LANES, Case, Operation, Tensor, Variable
 from mxtrt_fuzz.reduce import retyped
 from mxtrt_fuzz.specs import INTEGERS, whole
 from mxtrt_fuzz.values import INPUT_SETS, fill, input_arrays, weight_arrays
@@ -86,7 +86,8 @@ def test_cases_vary_in_everything_that_is_drawn(sample: list[Case]) -> None:
     assert 5 <= median(sizes) <= 12
     assert max(sizes) > 15
     assert {case.lane for case in sample} == set(LANES)
-    assert {case.bind for case in sample} == set(BINDS)
+    # Those in C: test_programs_in_c.py.
+    assert {case.bind for case in sample} >= set(BINDS) - set(C_BINDS)
     assert any(case.denied for case in sample)
     assert any(not case.denied for case in sample)
     dtypes = {case.tensor(Entry(i)).dtype for case in sample for i in range(len(case.nodes))}

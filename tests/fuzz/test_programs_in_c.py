@@ -138,8 +138,8 @@ def test_a_crash_of_the_program_is_a_failure_and_the_next_case_runs(
         worker(case)
         assert worker._process is not None
         (program,) = psutil.Process(worker._process.pid).children()
-        program.send_signal(signal.SIGSEGV)
-        with pytest.raises(Failure, match=r"client-crash-mxtrt-tanh.*(SIGSEGV|Segmentation)"):
+        program.kill()
+        with pytest.raises(Failure, match=r"client-crash-mxtrt-tanh.*SIGKILL"):
             worker(case)
         assert worker.restarts == 0
         assert worker(case).plain
