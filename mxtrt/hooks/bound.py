@@ -200,6 +200,11 @@ class Bound:
             outputs = self._run(inputs)
         return list(outputs)
 
+    def takes(self, flat: Sequence[NDArray]) -> bool:
+        """Whether engines answer arrays of these shapes, which have been called."""
+        shapes = _shapes(flat)
+        return not (self._plan.state.retired or shapes in self._left or shapes in self._awaited)
+
     @property
     def op(self) -> CachedOp:
         """MXNet's, of the partitioned graph."""

@@ -321,7 +321,8 @@ class _Bindings:
         """What answers these arrays now and needs nothing done for it."""
         binding = self._latest_of(flat)
         bound = None if binding is None or binding.awaits else self._ready(binding, flat)
-        return bound if bound is not None and bound.freshness.current() else None
+        stands = bound is not None and bound.takes(flat) and bound.freshness.current()
+        return bound if stands else None
 
     def in_mxnet(self, call: Callable[[], Any]) -> Any:
         """Have MXNet's operators answer a call."""
