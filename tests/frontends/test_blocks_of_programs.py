@@ -26,9 +26,8 @@ def test_shapes_that_the_engines_do_not_take_are_asked_of_python():
         for last in (2, 3, 3, 2):
             given["data"] = mx.nd.ones((3, 2, 6, last))
             arrays = [given[name] for name in names]
-            handles = [array.handle.value for array in arrays]
-            block = block or ClientBlock(symbol, {"param_indices": str(weights)}, arrays, handles)
-            outputs, arms = block(arrays, handles)
+            block = block or ClientBlock(symbol, {"param_indices": str(weights)}, arrays)
+            outputs, arms = block(arrays)
             assert (outputs[0].asnumpy() == 1).all()
             armed.append(arms is not None)
     assert armed == [True, False, False, True]

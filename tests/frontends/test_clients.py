@@ -19,6 +19,7 @@ from support.programs import agree as _agree
 from support.programs import runs as _runs
 from support.programs import told as _told
 
+from mxtrt.errors import NodeError
 from mxtrt.frontends.environment import environment_for
 
 HERE = Path(__file__).parent
