@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from mxtrt.errors import NodeError, OptionError
+from mxtrt.system.libraries import CUDA, packaged
 
 __all__ = ["environment_for"]
 
@@ -34,16 +36,32 @@ def environment_for(mxnet: Path | None = None, *, preload: bool = False) -> dict
     front = _front(_real(mxnet))
     return {
         "USE_TENSORRT": "1",
-        "LD_LIBRARY_PATH": _first(front.parent, "LD_LIBRARY_PATH"),
-        **({"LD_PRELOAD": _first(front, "LD_PRELOAD")} if preload else {}),
+        "LD_LIBRARY_PATH": _before("LD_LIBRARY_PATH", front.parent, *_cuda_folders()),
+        **({"LD_PRELOAD": _before("LD_PRELOAD", front)} if preload else {}),
         "MXNET_LIBRARY_PATH": str(front),
         "MXTRT_PYTHON": sys.executable,
         "MXTRT_LIBPYTHON": str(_python_library()),
     }
 
 
-def _first(path: Path, name: str) -> str:
-    return ":".join(filter(None, (str(path), os.environ.get(name))))
+def _before(name: str, *paths: Path) -> str:
+    """A variable with these paths before those that it has."""
+    return ":".join(filter(None, (*map(str, paths), os.environ.get(name))))
+
+
+def _cuda_folders() -> list[Path]:
+    """Folders of NVIDIA's Python packages with what MXNet links and this machine lacks.
+
+    In a Python program mxtrt loads these before MXNet; nobody does so for another one.
+    """
+    given = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    own = {path.name for folder in given for path in Path(folder).glob("*.so*")}
+    with contextlib.suppress(OSError):  # no ldconfig
+        command = ["/sbin/ldconfig", "-p"]
+        known = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        own |= {line.split()[0] for line in known.splitlines()[1:] if line.strip()}
+    found = (packaged(name) for name in CUDA if name not in own)
+    return list(dict.fromkeys(path.parent for path in found if path is not None))
 
 
 def _python_library() -> Path:

@@ -76,7 +76,11 @@ def saved(folder: Path, network: str) -> tuple[Path, int]:
 
 
 def row(title: str, command: list[object], environment: dict[str, str]) -> None:
-    """A process, and what it tells."""
+    """A process, and what it tells.
+
+    Raises:
+        SystemExit: It failed.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MXTRT_", "USE_"))}
     begin = time.perf_counter()
     done = subprocess.run(
@@ -86,7 +90,7 @@ def row(title: str, command: list[object], environment: dict[str, str]) -> None:
     told = re.findall(r"(?:first|p10|runs|failed).*", done.stderr)
     print(f"{title:44} {'; '.join(told)}; process {passed:.1f} s", flush=True)
     if done.returncode:
-        print(done.stderr[-2000:], flush=True)
+        raise SystemExit(done.stderr[-2000:])
 
 
 def main() -> None:

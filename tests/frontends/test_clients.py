@@ -159,6 +159,20 @@ def test_the_library_of_a_python_that_was_moved_is_found(monkeypatch):
     assert Path(environment_for()["MXTRT_LIBPYTHON"]).samefile(expected)
 
 
+def test_libraries_of_nvidias_packages_are_found(run, monkeypatch, tmp_path):
+    """Those that the machine lacks: nothing loads them before MXNet in a program like these."""
+    folders = [tmp_path / "nvidia" / name / "lib" for name in ("cudnn", "cublas")]
+    own = tmp_path / "own"
+    names = "libcudnn.so.8", "libcublas.so.11"
+    for path in (*map(Path.joinpath, folders, names), own / "libcublas.so.11"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(own))
+    found = environment_for()["LD_LIBRARY_PATH"].split(":")
+    assert found[1:] == [str(folders[0]), str(own)]
+
+
 def test_another_mxnet_is_found_by_its_path(run, model, monkeypatch, tmp_path):
     """``--mxnet``: a copy of the library lies where it finds that one."""
     other = tmp_path / "elsewhere" / "lib"
