@@ -294,6 +294,17 @@ def _library_of_mxnet(path: str) -> Iterator[None]:
             os.environ["MXNET_LIBRARY_PATH"] = before
 
 
+@contextmanager
+def _absent(*packages: str) -> Iterator[None]:
+    """Has imports find no such packages; MXNet does without them."""
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for package in packages:
+            del sys.modules[package]
+
+
 _kept: list[Any] = []  # what the library in C has the addresses of
 
 
@@ -307,7 +318,8 @@ def install(own: str, real: str) -> None:
     Raises:
         MxtrtError: mxtrt cannot serve this MXNet.
     """
-    with _library_of_mxnet(real):
+    # They take as long as MXNet itself, for FeedForward, sparse arrays and calibration in Python.
+    with _library_of_mxnet(real), _absent("sklearn", "scipy"):
         import mxnet as mx
 
     from mxtrt.errors import NodeError
