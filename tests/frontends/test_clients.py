@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,13 @@ def test_without_engines_mxnet_answers_and_the_reason_is_told(run, model, change
     np.testing.assert_array_equal(ours, plain)
     assert told in said
     assert _runs(said) == 0
+
+
+def test_what_no_program_needs_is_not_imported(run, model):
+    """MXNet's package imports both where they are, which takes as long as the rest of it."""
+    _, said = run(*_bind("bind", model), PYTHONPROFILEIMPORTTIME="1")
+    assert "mxnet" in said
+    assert not re.search(r"\| +(sklearn|scipy)\._", said)
 
 
 def test_switched_off_nothing_is_started(run, model):
