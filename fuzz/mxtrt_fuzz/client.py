@@ -191,8 +191,12 @@ class _Program:
         self._dropped: list[int] = []
         self._options: dict[str, Any] = {}
         self._heard = 0
-        self._ask(_BEGIN, b"")
-        self._python(f"begin({planted!r})")
+        try:
+            self._ask(_BEGIN, b"")
+            self._python(f"begin({planted!r})")
+        except BaseException:
+            self.close()
+            raise
 
     def bind(self, way: int, flags: int, heads: int, rest: bytes) -> int:
         """Bind a symbol; what it is known by."""

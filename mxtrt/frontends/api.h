@@ -18,6 +18,7 @@ API int MXSymbolFree(Handle symbol);
 API void NNAPISetLastError(Text message);
 API int MXAutogradIsRecording(bool* is);
 API int MXAutogradIsTraining(bool* is);
+API int NNSymbolListInputNames(Handle symbol, int option, uint32_t* number, Text** names);
 API int NNGetOpHandle(Text name, Handle* op);
 API int MXImperativeInvokeEx(Handle op, int num_inputs, Handle* inputs, int* num_outputs,
                              Handle** outputs, int num_params, Text* keys, Text* values,

@@ -24,6 +24,7 @@ struct CachedOpRun : Armed {
 // A CachedOp as it was created.
 struct Op {
   Handle symbol = nullptr;
+  uint32_t num_inputs = 0;
   std::vector<std::string> keys, values;
   std::mutex mutex;
   bool asked = false;
@@ -53,7 +54,9 @@ bool has_shape(Handle array, const std::vector<int64_t>& shape) {
 int note(int code, Handle symbol, int num_flags, Text* keys, Text* values, Handle* out) {
   if (code || !wants_engines()) return code;
   auto op = std::make_shared<Op>();
+  Text* names = nullptr;
   if (MXSymbolCopy(symbol, &op->symbol)) return 0;
+  if (NNSymbolListInputNames(op->symbol, 0, &op->num_inputs, &names)) return 0;
   op->keys.assign(keys, keys + num_flags);
   op->values.assign(values, values + num_flags);
   g_ops.put(*out, std::move(op));
@@ -92,9 +95,9 @@ bool run_armed(const CachedOpRun& armed, Handle* inputs, int* num_outputs, Handl
 
 // The CachedOp with engines, of which Python is asked at the first call; none if it has none.
 std::shared_ptr<Bound<CachedOpRun>> bound_of(Handle op, int num_inputs, Handle* inputs) {
-  if (auto bound = g_bound.find(op)) return bound;
   const auto known = g_ops.find(op);
-  if (!known) return nullptr;
+  if (!known || static_cast<int>(known->num_inputs) != num_inputs) return nullptr;
+  if (auto bound = g_bound.find(op)) return bound;
   const std::lock_guard<std::mutex> lock(known->mutex);
   if (known->asked) return g_bound.find(op);
   known->asked = true;

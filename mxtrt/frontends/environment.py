@@ -124,7 +124,13 @@ def _laid_out(own: Path, real: Path) -> Path:
     cache = Path(platformdirs.user_cache_dir("mxtrt"), "frontends")
     copy = cache / content / "mxtrt" / "frontends" / own.name
     if not copy.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(
+                f"a copy of mxtrt's library for {real} needs the folder {cache}, and {error}; give "
+                "another one by XDG_CACHE_HOME"
+            ) from error
         with tempfile.TemporaryDirectory(dir=cache) as made:  # whole, or not there
             folder = Path(made, content)
             (folder / "mxtrt" / "frontends").mkdir(parents=True)

@@ -4,16 +4,15 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <clocale>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cwchar>
 #include <deque>
 #include <mutex>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "real.h"
 
@@ -39,6 +38,22 @@ std::string quoted(const std::string& text) {
   }
   return made + "'";
 }
+
+// What Python changes of the process as it starts, and the program has as it was.
+class Kept {
+ public:
+  Kept() { sigaction(SIGINT, nullptr, &interrupt_); }
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+  ~Kept() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    std::setlocale(LC_CTYPE, locale_.c_str());
+  }
+
+ private:
+  struct sigaction interrupt_{};
+  const std::string locale_ = std::setlocale(LC_CTYPE, nullptr);
+};
 
 class Interpreter {
  public:
@@ -104,14 +119,17 @@ class Interpreter {
                    dlerror());
       return false;
     }
-    static std::vector<wchar_t> name(std::char_traits<char>::length(program) + 1);
-    std::mbstowcs(name.data(), program, name.size());
-    function_of<void (*)(const wchar_t*)>(python, "Py_SetProgramName")(name.data());
+    const Kept kept;
+    // Kept by Python; a path of any bytes is decoded, and encoded again, by the user's locale.
+    std::setlocale(LC_CTYPE, "");
+    const wchar_t* name = function_of<wchar_t* (*)(const char*, size_t*)>(
+        python, "Py_DecodeLocale")(program, nullptr);
+    function_of<void (*)(const wchar_t*)>(python, "Py_SetProgramName")(name);
     function_of<void (*)(int)>(python, "Py_InitializeEx")(0);  // without signal handlers
     g_thread_state = function_of<ThreadState>(python, "PyGILState_GetThisThreadState");
     const std::string code =
         "def begin():\n"
-        "    import sys\n"
+        "    import signal, sys\n"  // which takes SIGINT: here, and not later
         "    try:\n"
         "        from mxtrt.frontends.embedded import install\n"
         "        install(" +

@@ -1,13 +1,16 @@
 // A program to which something happens while it has engines: events WHAT MODEL.json MODEL.params
-// OUT WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, hook or optimize.
+// OUT WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook or
+// optimize.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <clocale>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -103,6 +106,14 @@ void with_hook(Model* model, Answers* answers) {
   };
   call();
   call();
+  for (size_t given : {size_t{0}, inputs.size() - 1}) {  // MXNet's error
+    int number = 0;
+    NDArrayHandle* outputs = nullptr;
+    if (!MXInvokeCachedOp(op, static_cast<int>(given), inputs.data(), &number, &outputs) ||
+        !std::strstr(MXGetLastError(), "num_inputs()")) {
+      std::exit(6);
+    }
+  }
   check(MXCachedOpRegisterOpHook(
       op, [](const char*, const char*, NDArrayHandle) { ++operators_seen; }, true));
   call();
@@ -196,6 +207,11 @@ int main(int argc, char** argv) {
     Network trained(&model, model.symbol, true);
     trained.train(&answers);
     trained.ask(0.4f, &answers);
+  } else if (what == "state") {
+    struct sigaction found{};
+    sigaction(SIGINT, nullptr, &found);
+    std::fprintf(stderr, "default %d locale %d\n", found.sa_handler == SIG_DFL,
+                 std::string(std::setlocale(LC_ALL, nullptr)) == "C");
   } else if (what == "hook") {
     with_hook(&model, &answers);
     std::fprintf(stderr, "operators %d\n", operators_seen > 1);

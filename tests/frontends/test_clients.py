@@ -221,6 +221,14 @@ def test_signals_reach_the_handlers_of_the_program(run, model):
     assert _runs(told) > 4
 
 
+def test_an_interrupt_still_ends_a_program_and_its_locale_is_its_own(run, model):
+    """Python takes SIGINT and sets the locale as it starts."""
+    run(*_events("state", model), on=False)
+    _, told = run(*_events("state", model), LANG="C.UTF-8")
+    assert (_told("default", told), _told("locale", told)) == (1, 1)
+    assert _runs(told) == 4
+
+
 @pytest.mark.parametrize("what", ["exit-thread", "exit-busy"])
 def test_a_program_ends_from_any_thread(run, model, what):
     """At once, with the status that it gave."""
@@ -249,7 +257,7 @@ def test_a_monitor_sees_mxnets_operators(run, model):
 
 
 def test_a_hook_of_a_cached_op_sees_mxnets_operators(run, model):
-    """The calls before it had engines."""
+    """The calls before it had engines, but for those with too few inputs: MXNet refuses them."""
     plain, _ = run(*_events("hook", model), on=False)
     ours, told = run(*_events("hook", model))
     _agree(ours, plain)
