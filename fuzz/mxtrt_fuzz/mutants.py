@@ -485,12 +485,12 @@ def _other_weights() -> Iterator[None]:
     """Calls with other arrays of weights get the engine of the first ones."""
     blocks: Any = importlib.import_module("mxtrt.frontends.blocks")
 
-    original = blocks.armed_block
+    original = blocks.CachedOpArms
 
     def armed(*args: Any) -> Any:
-        return original(*args[:5], [], *args[6:])
+        return original(*args[:5], {}, *args[6:])
 
-    with mock.patch.object(blocks, "armed_block", armed):
+    with mock.patch.object(blocks, "CachedOpArms", armed):
         yield
 
 
