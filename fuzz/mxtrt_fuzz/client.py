@@ -194,6 +194,9 @@ class _Program:
         try:
             self._ask(_BEGIN, b"")
             self._python(f"begin({planted!r})")
+        except RuntimeError as error:
+            self.close()
+            raise Gone("crash", f"it did not begin: {error}") from None
         except BaseException:
             self.close()
             raise

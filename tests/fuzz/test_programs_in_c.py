@@ -146,6 +146,19 @@ def test_a_crash_of_the_program_is_a_failure_and_the_next_case_runs(
 
 
 @needs_a_program
+def test_a_program_that_does_not_begin_is_a_failure_and_is_ended(
+    make_chain: Callable[..., Case],
+) -> None:
+    """Or each case would leave one more."""
+    before = set(psutil.Process().children())
+    with client.planted("no such mistake"):
+        for _ in range(2):
+            with pytest.raises(Failure, match=r"client-crash-mxtrt-tanh.*did not begin"):
+                observe(make_chain("tanh").replace(bind="c_bind"), Setup(masks=()))
+    assert set(psutil.Process().children()) <= before
+
+
+@needs_a_program
 def test_a_hang_of_the_program_is_a_failure_and_the_next_case_runs(
     make_chain: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
