@@ -79,7 +79,7 @@ def run_script(
         return None
     config.current()  # a mistake in the environment is an error here
     if not words:
-        raise OptionError("mxtrt run needs a script, such as: mxtrt run script.py")
+        raise OptionError("mxtrt run needs a script or a program, such as: mxtrt run script.py")
     program = _module(words) if words[0].startswith("-m") else _script(words)
     os.environ["USE_TENSORRT"] = "1"
     if program.is_program:
@@ -97,7 +97,9 @@ def _script(words: list[str]) -> Program:
             f"mxtrt run has no option {name}; give the script first and its options after it"
         )
     if not path.exists():
-        raise OptionError(f"the script {name} does not exist; give the path of a Python script")
+        raise OptionError(
+            f"{name} does not exist; give the path of a Python script or of a program"
+        )
     if path.is_dir() and not (path / "__main__.py").exists():
         raise OptionError(f"the script {name} is a directory without __main__.py; give a script")
     if not os.access(path, os.R_OK):

@@ -117,7 +117,7 @@ def test_ends_of_the_script_pass_through(
     ("words", "part"),
     [
         ((), "mxtrt run needs a script"),
-        (("none.py",), "the script none.py does not exist"),
+        (("none.py",), "none.py does not exist; give the path of a Python script or of a program"),
         (("--fast", "script.py"), "mxtrt run has no option --fast; give the script first"),
         (("-m",), "option -m needs a module"),
         (("-m", "no.such.module"), "there is no module 'no.such.module' to run"),
