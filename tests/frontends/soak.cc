@@ -153,6 +153,11 @@ int main(int argc, char** argv) {
   if (argc < 5) return 2;
   const auto begin = std::chrono::steady_clock::now();
   const std::chrono::seconds length(std::atoi(argv[3]));
+  {  // MXNet crashes now and then where several threads are the first to use an operator
+    Model model(argv[1], argv[2]);
+    Arrays arrays(model, kFewest);
+    Executor(model, &arrays, true).ask();
+  }
   std::vector<std::thread> threads;
   for (int i = 0; i < std::atoi(argv[4]); ++i) {
     threads.emplace_back([&, i] { serve(argv[1], argv[2], i, begin + length); });

@@ -57,20 +57,20 @@ def _bind(way: str, model: Path, threads: int = 1) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", ["model", "mixed"])
 def test_bound_programs_agree_with_plain_mxnet(run, request, name, way):
     """In three threads: weights and batch sizes change, outputs are fetched before a forward."""
-    given = _bind(way, request.getfixturevalue(name), 3)
-    plain, _ = run(*given, on=False)
-    ours, told = run(*given, MXTRT_BUILD="foreground")
-    _agree(ours, plain)
+    path = request.getfixturevalue(name)
+    # Plain MXNet crashes now and then where several threads bind; each has the same answers.
+    plain, _ = run(*_bind(way, path), on=False)
+    ours, told = run(*_bind(way, path, 3), MXTRT_BUILD="foreground")
+    _agree(ours, np.tile(plain, 3))
     assert _runs(told) > 12
 
 
 @pytest.mark.parametrize("way", ["bind", "cached"])
 def test_thousands_of_calls_of_three_threads_agree(run, model, way):
     """Enough of them at once for a sanitizer to see what they share."""
-    given = (*_bind(way, model, 3), "time")
-    plain, _ = run(*given, on=False)
-    ours, told = run(*given, MXTRT_BUILD="foreground")
-    _agree(ours, plain)
+    plain, _ = run(*_bind(way, model), on=False)
+    ours, told = run(*_bind(way, model, 3), "time", MXTRT_BUILD="foreground")
+    _agree(ours, np.tile(plain, 3))
     assert _runs(told) > 9000
 
 
@@ -232,7 +232,7 @@ def test_an_interrupt_still_ends_a_program_and_its_locale_is_its_own(run, model)
 @pytest.mark.parametrize("what", ["exit-thread", "exit-busy"])
 def test_a_program_ends_from_any_thread(run, model, what):
     """At once, with the status that it gave."""
-    plain, _ = run(*_events(what, model), on=False)
+    plain, _ = run(*_events("exit-thread", model), on=False)  # in which one thread binds
     ours, _ = run(*_events(what, model))
     _agree(ours, plain)
 
