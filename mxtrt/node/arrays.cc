@@ -265,13 +265,8 @@ MXTRT_EXPORT int mxtrt_is_same(void* one, void* other) {
   const auto& array = *static_cast<const Array*>(one);
   const auto& another = *static_cast<const Array*>(other);
   if (array.chunk != another.chunk || array.offset != another.offset) return 0;
-  int ndim = 0, other_ndim = 0;
-  const int64_t *sizes = nullptr, *other_sizes = nullptr;
-  if (g_mxnet.get_shape(one, &ndim, &sizes)) return 0;
-  // MXNet keeps what it returns until the thread's next call.
-  const std::vector<int64_t> shape(sizes, sizes + std::max(ndim, 0));
-  if (g_mxnet.get_shape(other, &other_ndim, &other_sizes) || other_ndim != ndim) return 0;
-  return std::equal(shape.begin(), shape.end(), other_sizes);
+  std::vector<int64_t> shape, another_shape;
+  return get_shape(one, &shape) && get_shape(other, &another_shape) && shape == another_shape;
 }
 
 // Waits until an array can be read: 0 when a pending write to it failed, which whoever reads it

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
+#include <vector>
 
 namespace mxtrt {
 
@@ -107,6 +108,15 @@ inline uint64_t version(void* array) {
 }
 inline int owners(void* array) {
   return __atomic_load_n(&static_cast<Array*>(array)->owners->count, __ATOMIC_ACQUIRE);
+}
+
+// The sizes of an array; false where they are not known.
+inline bool get_shape(void* array, std::vector<int64_t>* shape) {
+  int ndim = 0;
+  const int64_t* sizes = nullptr;
+  if (g_mxnet.get_shape(array, &ndim, &sizes) || ndim < 0) return false;
+  shape->assign(sizes, sizes + ndim);
+  return true;
 }
 
 // Whether an array is dense, of this type and in this context.

@@ -101,14 +101,6 @@ void launch(void*, void* completion, void* parameter) {
   }
 }
 
-bool get_shape(void* array, Shape* shape) {
-  int ndim = 0;
-  const int64_t* sizes = nullptr;
-  if (g_mxnet.get_shape(array, &ndim, &sizes) || ndim < 0) return false;
-  shape->assign(sizes, sizes + ndim);
-  return true;
-}
-
 // Arrays for the outputs of a run: ones that nobody else holds any more, or new ones.
 void output_arrays(Node& node, const std::shared_ptr<const Variant>& variant,
                    const Context& context, std::vector<void*>* arrays) {

@@ -72,10 +72,7 @@ Answers with_executor(const std::string& way, Model& model) {
     states.assign(aux, aux + num_aux);
   }
   // As mxnet-cpp does: outputs before any forward.
-  uint32_t number = 0;
-  NDArrayHandle* heads = nullptr;
-  check(MXExecutorOutputs(executor, &number, &heads));
-  std::vector<NDArrayHandle> outputs(heads, heads + number);
+  std::vector<NDArrayHandle> outputs = outputs_of(executor);
   NDArrayHandle data = nullptr, weight = nullptr;
   const auto copied = [](NDArrayHandle from, NDArrayHandle to) {
     std::vector<float> values(size_of(from));
@@ -131,8 +128,7 @@ Answers with_executor(const std::string& way, Model& model) {
     for (uint32_t i = 0; i < num_made; ++i) {
       if (model.arguments[i] == "data") data = made[i];
     }
-    check(MXExecutorOutputs(larger, &number, &heads));
-    outputs.assign(heads, heads + number);
+    outputs = outputs_of(larger);
     std::swap(executor, larger);
     for (int i = 0; i < 4; ++i) ask(0.1f * i);
     check(MXExecutorFree(larger));

@@ -19,6 +19,7 @@ using Names = std::vector<std::string>;
 using Answers = std::vector<float>;
 
 constexpr uint32_t kFewest = 2, kMost = 5;  // pictures
+
 inline void check(int code) {
   if (!code) return;
   std::fprintf(stderr, "failed: %s\n", MXGetLastError());
@@ -45,6 +46,20 @@ inline NDArrayHandle empty(const std::vector<uint32_t>& shape) {
   NDArrayHandle array = nullptr;
   check(MXNDArrayCreateEx(shape.data(), shape.size(), 1, 0, 0, 0, &array));
   return array;
+}
+
+inline NDArrayHandle like(NDArrayHandle array) {
+  int ndim = 0;
+  const int* sizes = nullptr;
+  check(MXNDArrayGetShapeEx(array, &ndim, &sizes));
+  return empty({sizes, sizes + ndim});
+}
+
+inline std::vector<NDArrayHandle> outputs_of(ExecutorHandle executor) {
+  uint32_t number = 0;
+  NDArrayHandle* heads = nullptr;
+  check(MXExecutorOutputs(executor, &number, &heads));
+  return std::vector<NDArrayHandle>(heads, heads + number);  // braces would list two
 }
 
 inline void fill(NDArrayHandle array, float offset) {

@@ -1,5 +1,6 @@
-// A program to which something happens while it has engines: events WHAT MODEL.json MODEL.params
-// OUT WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook or
+// A program to which something happens while it has engines:
+// events WHAT MODEL.json MODEL.params OUT
+// WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook or
 // optimize.
 #include <dlfcn.h>
 #include <sys/wait.h>
@@ -44,21 +45,14 @@ class Network {
   }
 
   void read(Answers* answers) {
-    uint32_t number = 0;
-    NDArrayHandle* heads = nullptr;
-    check(MXExecutorOutputs(executor, &number, &heads));
-    const std::vector<NDArrayHandle> outputs(heads, heads + number);
-    for (NDArrayHandle output : outputs) take(output, answers);
+    for (NDArrayHandle output : outputs_of(executor)) take(output, answers);
   }
 
   void train(Answers* answers) {
     fill(data_, 0.3f);
     check(MXExecutorForward(executor, 1));
-    uint32_t number = 0;
-    NDArrayHandle* heads = nullptr;
-    check(MXExecutorOutputs(executor, &number, &heads));
     std::vector<NDArrayHandle> ones;
-    for (uint32_t i = 0; i < number; ++i) ones.push_back(like(heads[i]));
+    for (NDArrayHandle output : outputs_of(executor)) ones.push_back(like(output));
     for (NDArrayHandle one : ones) fill(one, 1);
     check(MXExecutorBackward(executor, ones.size(), ones.data()));
     for (NDArrayHandle gradient : gradients_) take(gradient, answers);
@@ -67,13 +61,6 @@ class Network {
   ExecutorHandle executor = nullptr;
 
  private:
-  static NDArrayHandle like(NDArrayHandle array) {
-    int ndim = 0;
-    const int* sizes = nullptr;
-    check(MXNDArrayGetShapeEx(array, &ndim, &sizes));
-    return empty({sizes, sizes + ndim});
-  }
-
   std::vector<NDArrayHandle> arguments_, gradients_;
   NDArrayHandle data_ = nullptr;
 };

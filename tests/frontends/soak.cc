@@ -1,7 +1,7 @@
 // A program that is asked for a while: soak MODEL.json MODEL.params SECONDS THREADS
 // Each thread has a network of its own and binds it again and again, as an executor and a CachedOp.
-// Batch sizes and weights change.  Every answer is compared with
-// that of an executor on the same arrays that is bound for gradients, which is plain MXNet.
+// Batch sizes and weights change.  Every answer is compared with that of an executor on the same
+// arrays that is bound for gradients, which is plain MXNet.
 // Tells on standard error how many there were, and the memory at the beginning and the end.
 #include <algorithm>
 #include <atomic>
@@ -56,10 +56,7 @@ class Executor {
     std::vector<NDArrayHandle> gradients(arrays->arguments.size());
     std::vector<uint32_t> requests(arrays->arguments.size());
     if (plain) {  // one gradient leaves all to MXNet
-      int ndim = 0;
-      const int* sizes = nullptr;
-      check(MXNDArrayGetShapeEx(arrays->weight, &ndim, &sizes));
-      gradient_ = empty({sizes, sizes + ndim});
+      gradient_ = like(arrays->weight);
       const auto place =
           std::find(arrays->arguments.begin(), arrays->arguments.end(), arrays->weight);
       gradients[place - arrays->arguments.begin()] = gradient_;
@@ -79,12 +76,8 @@ class Executor {
 
   Answers ask() {
     check(MXExecutorForward(handle_, 0));
-    uint32_t number = 0;
-    NDArrayHandle* heads = nullptr;
-    check(MXExecutorOutputs(handle_, &number, &heads));
-    const std::vector<NDArrayHandle> outputs(heads, heads + number);
     Answers answers;
-    for (NDArrayHandle output : outputs) {
+    for (NDArrayHandle output : outputs_of(handle_)) {
       take(output, &answers);
       check(MXNDArrayFree(output));
     }

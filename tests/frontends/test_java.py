@@ -51,7 +51,7 @@ def test_predictors_of_djl_agree_with_plain_mxnet(ask, request, name):
 
 
 def test_another_weight_at_a_handle_that_was_freed_is_another_weight(ask, model):
-    """A CachedOp knows its weights by their handles, and by their memory."""
+    """A CachedOp knows its weights by their memory."""
     plain, _ = ask("predict,reload", model, on=False)
     ours, told = ask("predict,reload", model, MXTRT_BUILD="foreground")
     agree(ours, plain)
