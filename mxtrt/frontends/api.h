@@ -16,6 +16,7 @@ API int MXNDArrayGetShapeEx64(Handle array, int* ndim, const int64_t** shape);
 API int MXSymbolCopy(Handle symbol, Handle* out);
 API int MXSymbolFree(Handle symbol);
 API void NNAPISetLastError(Text message);
+API Text MXGetLastError();
 API int MXAutogradIsRecording(bool* is);
 API int MXAutogradIsTraining(bool* is);
 API int NNSymbolListInputNames(Handle symbol, int option, uint32_t* number, Text** names);

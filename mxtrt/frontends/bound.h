@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -89,6 +90,42 @@ class Armed {
   std::vector<int64_t> nodes_;
 };
 
+// When Python is asked again.  A question takes as long as many small forwards: where it leads to
+// nothing, as weights are written to before each of them, MXNet answers most of them.
+class Patience {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // Whether to ask now.
+  bool allows() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto now = Clock::now();
+    const auto pauses = pause_.count() > 0 ? (now - since_) / pause_ : Clock::rep{kMost};
+    if (pauses > 0) {
+      left_ = static_cast<int>(std::min<Clock::rep>(kMost, left_ + pauses));
+      since_ = now;
+    }
+    return left_ > 0;
+  }
+
+  // Python was asked in vain; it took so long.
+  void spent(Clock::duration taken) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (left_) --left_;
+    pause_ = kPause * taken;
+    since_ = Clock::now();
+  }
+
+ private:
+  static constexpr int kMost = 4;    // questions one after another
+  static constexpr int kPause = 50;  // times what the last one took, until there is one more
+
+  std::mutex mutex_;
+  int left_ = kMost;
+  Clock::duration pause_{0};
+  Clock::time_point since_{};
+};
+
 // An executor or CachedOp with engines.
 template <typename Run>
 class Bound {
@@ -111,10 +148,22 @@ class Bound {
     return armed_ && !is_forked_child() && body(run_);
   }
 
+  // Asks Python to do it, and to arm it; 0 for "MXNet's own", at once where it was asked in vain.
+  template <typename Question>
+  int ask(const Question& question, Handed* handed = nullptr) {
+    if (!patience_.allows()) return 0;
+    disarm();
+    const auto begin = Patience::Clock::now();
+    const int answer = mxtrt::ask(question, handed);
+    if (!run([](const Run&) { return true; })) patience_.spent(Patience::Clock::now() - begin);
+    return answer;
+  }
+
  private:
   std::shared_mutex mutex_;  // shared by runs
   bool armed_ = false;
   Run run_;
+  Patience patience_;
 };
 
 template <typename Run>

@@ -182,9 +182,9 @@ API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_out
       })) {
     return code;
   }
-  bound->disarm();
   Handed handed;
-  const int answer = ask([&] { return python().invoke(op, num_inputs, inputs); }, &handed);
+  const auto question = [&] { return python().invoke(op, num_inputs, inputs); };
+  const int answer = bound->ask(question, &handed);
   if (answer < 0) return -1;
   if (!answer) return plain();
   static thread_local std::vector<Handle> made;  // until the thread's next call

@@ -32,6 +32,11 @@ bool is_enabled() {
   return value && !is_off(value);
 }
 
+// Python's own handlers of the end: they stop what builds in the background, and the engine node.
+void end_python() {
+  ask([] { return g_python.end(), 0; });
+}
+
 }  // namespace
 
 const Python& python() { return g_python; }
@@ -68,8 +73,14 @@ API void mxtrt_front_install(const Python* python, const Node* node) {
   g_python = *python;
   g_node = *node;
   g_installed = true;
-  // Python's own handlers of the end: they stop what builds in the background, and the engine node.
-  std::atexit([] { ask([] { return g_python.end(), 0; }); });
+  std::atexit(end_python);
+}
+
+// MXNet computes nothing from here on, and what builds in the background would wait for it.
+API int MXNotifyShutdown() {
+  REAL(MXNotifyShutdown);
+  if (may_have_engines()) end_python();
+  return real_MXNotifyShutdown();
 }
 
 API void mxtrt_front_lock() { subgraphs().lock(); }

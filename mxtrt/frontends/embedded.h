@@ -27,6 +27,9 @@ struct Python {
   int (*predict)(Text json, const void* parameters, int size, int device, int id, int num_inputs,
                  Text* keys, const uint32_t* begins, const uint32_t* sizes, int num_types,
                  Text* typed, const int* types, int num_outputs, Text* outputs, int64_t* token);
+  int (*write)(Handle token, Text name, const float* values, uint32_t size);
+  int (*refuse)(Handle token, int num_inputs, Text* keys, const uint32_t* begins,
+                const uint32_t* sizes);
   int (*optimize)(Handle symbol, int num_options, Text* keys, Text* values, Handle* out);
   void (*end)();
 };

@@ -10,9 +10,10 @@ import atexit
 import ctypes
 import functools
 import itertools
+import logging
 import os
+import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from mxtrt.errors import OptionError
 
 __all__ = ["install"]
+
+_log = logging.getLogger("mxtrt")
 
 _INT, _POINTER, _TEXT = ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
@@ -39,8 +42,12 @@ _QUESTIONS = {
         *(_TEXT, _POINTER, _INT, _INT, _INT, _INT, _TEXTS, _SIZES, _SIZES),
         *(_INT, _TEXTS, _INTS, _INT, _TEXTS, ctypes.POINTER(ctypes.c_int64)),
     ),
+    "write": (_POINTER, _TEXT, _POINTER, ctypes.c_uint32),
+    "refuse": (_POINTER, _INT, _TEXTS, _SIZES, _SIZES),
     "optimize": (_POINTER, _INT, _TEXTS, _TEXTS, _POINTERS),
 }
+#: Those whose errors from MXNet are the caller's.
+_MXNETS_ERRORS = ("forward", "invoke", "write", "refuse")
 _TYPES = {name: ctypes.CFUNCTYPE(_INT, *given) for name, given in _QUESTIONS.items()}
 _TYPES["drop"] = ctypes.CFUNCTYPE(None, _POINTER)
 _TYPES["end"] = ctypes.CFUNCTYPE(None)
@@ -201,19 +208,24 @@ class _Embedded:
         if num_outputs:
             symbol = outputs_of(symbol, [outputs[i].decode() for i in range(num_outputs)])
         given = mx.nd.load_frombuffer(ctypes.string_at(parameters, size)) if size else {}
-        shapes = {
-            keys[i].decode(): tuple(sizes[begins[i] : begins[i + 1]]) for i in range(num_inputs)
-        }
+        shapes = _shapes(num_inputs, keys, begins, sizes)
         dtypes = {typed[i].decode(): DTYPES[types[i]] for i in range(num_types)}
         context = _context(device, number)
-        made = model_with_engines(symbol, given, context, shapes, dtypes)
-        if made is None:
+        model = model_with_engines(symbol, given, context, shapes, dtypes)
+        if model is None:
             return 0
-        model, blob = made
         token[0] = next(self._tokens)
         self._held[token[0]] = model
-        self._front.mxtrt_front_model(model.tojson().encode(), blob, len(blob))
+        blob = model.parameters
+        self._front.mxtrt_front_model(model.json.encode(), blob, len(blob))
         return 1
+
+    def write(self, token: int, name: bytes, values: int, size: int) -> int:
+        return int(self._held[token].write(name.decode(), values, size))
+
+    def refuse(self, token: int, num_inputs: int, keys: Any, begins: Any, sizes: Any) -> int:
+        self._held[token].refuse(_shapes(num_inputs, keys, begins, sizes))
+        return 0
 
     def optimize(self, symbol: int, num_options: int, keys: Any, values: Any, out: Any) -> int:
         from mxtrt.frontends.optimized import optimized
@@ -243,10 +255,14 @@ def _guarded(front: ctypes.CDLL, name: str, function: Callable[..., int]) -> Cal
             return function(*given)
         except MXNetError as error:
             front.mxtrt_front_message(str(error).encode())
-            return -1 if name in ("forward", "invoke") else 0
-        except BaseException:
-            print(f"mxtrt: {name} failed, plain MXNet answers:", file=sys.stderr)
-            traceback.print_exc()
+            return -1 if name in _MXNETS_ERRORS else 0
+        except BaseException as error:
+            said = " ".join(str(error).split())
+            print(
+                f"mxtrt: {name} failed, plain MXNet answers: {type(error).__name__}: {said}",
+                file=sys.stderr,
+            )
+            _log.debug("%s failed", name, exc_info=True)
             return 0
 
     return answer
@@ -272,6 +288,11 @@ def _arrays(handles: Sequence[int]) -> list[Any]:
         check_call(_LIB.MXShallowCopyNDArray(ctypes.c_void_p(handle), ctypes.byref(out)))
         made.append(mx.nd.NDArray(out))
     return made
+
+
+def _shapes(number: int, keys: Any, begins: Any, sizes: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, as the predict API has them."""
+    return {keys[i].decode(): tuple(sizes[begins[i] : begins[i + 1]]) for i in range(number)}
 
 
 def _context(device: int, number: int) -> Any:
@@ -305,6 +326,24 @@ def _absent(*packages: str) -> Iterator[None]:
             del sys.modules[package]
 
 
+@contextmanager
+def _without_children() -> Iterator[None]:
+    """Has imports start no processes, of whose end a program would get SIGCHLD.
+
+    NumPy's tests ask ``lscpu`` for a feature of ARM processors, and do without.
+    """
+    original = subprocess.run
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise OSError("no processes here")
+
+    subprocess.run = refuse
+    try:
+        yield
+    finally:
+        subprocess.run = original
+
+
 _kept: list[Any] = []  # what the library in C has the addresses of
 
 
@@ -319,7 +358,7 @@ def install(own: str, real: str) -> None:
         MxtrtError: mxtrt cannot serve this MXNet.
     """
     # They take as long as MXNet itself, for FeedForward, sparse arrays and calibration in Python.
-    with _library_of_mxnet(real), _absent("sklearn", "scipy"):
+    with _library_of_mxnet(real), _absent("sklearn", "scipy"), _without_children():
         import mxnet as mx
 
     from mxtrt.errors import NodeError

@@ -80,8 +80,7 @@ API int MXExecutorForward(Handle executor, int is_train) {
   if (!bound) return real_MXExecutorForward(executor, is_train);
   int code = 0;
   if (bound->run([&](const ExecutorRun& armed) { return run_armed(armed, &code); })) return code;
-  bound->disarm();
-  const int answer = ask([&] { return python().forward(executor); });
+  const int answer = bound->ask([&] { return python().forward(executor); });
   if (answer) return answer < 0 ? -1 : 0;
   return real_MXExecutorForward(executor, 0);
 }

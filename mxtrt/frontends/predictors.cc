@@ -22,8 +22,10 @@ struct Model {
 // Tokens of the models in Python, by predictor.
 Registry<int64_t> g_tokens;
 
+Handle model_of(int64_t token) { return reinterpret_cast<Handle>(token); }
+
 void drop(int64_t token) {
-  ask([&] { return python().drop(reinterpret_cast<Handle>(token)), 0; });
+  ask([&] { return python().drop(model_of(token)), 0; });
 }
 
 // Makes predictors of a model with engines, or of the model as it is.
@@ -109,13 +111,34 @@ API int MXPredCreateMultiThread(Text json, const void* parameters, int size, int
   });
 }
 
+// Parameters are inputs like others, also those that the engines hold.
+API int MXPredSetInput(Handle predictor, Text key, const float* values, uint32_t size) {
+  REAL(MXPredSetInput);
+  const int code = real_MXPredSetInput(predictor, key, values, size);
+  const int64_t token = code ? g_tokens.find(predictor) : 0;
+  if (!token) return code;
+  const std::string told = MXGetLastError();
+  const int answer = ask([&] { return python().write(model_of(token), key, values, size); });
+  if (answer > 0) return 0;
+  if (!answer) NNAPISetLastError(told.c_str());
+  return code;
+}
+
 API int MXPredReshape(uint32_t num_inputs, Text* keys, const uint32_t* begins,
                       const uint32_t* sizes, Handle predictor, Handle* out) {
   REAL(MXPredReshape);
   const int code = real_MXPredReshape(num_inputs, keys, begins, sizes, predictor, out);
-  const int64_t token = code ? 0 : g_tokens.find(predictor);
-  if (token) g_tokens.put(*out, token);
-  return code;
+  const int64_t token = g_tokens.find(predictor);
+  if (!token) return code;
+  if (code) {  // tells of the engine's node; the caller's model has MXNet's words
+    ask([&] {
+      const auto number = static_cast<int>(num_inputs);
+      return python().refuse(model_of(token), number, keys, begins, sizes);
+    });
+    return code;
+  }
+  g_tokens.put(*out, token);
+  return 0;
 }
 
 API int MXPredFree(Handle predictor) {

@@ -2,17 +2,85 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mxnet as mx
+import numpy as np
+from mxnet.base import _LIB, MXNetError, check_call
 
 from mxtrt.frontends.optimized import options_of
 from mxtrt.hooks.symbol import give_engines
 
-__all__ = ["model_with_engines", "outputs_of"]
+__all__ = ["ClientModel", "model_with_engines", "outputs_of"]
+
+
+class ClientModel:
+    """A model with engines, of which MXNet makes predictors.
+
+    Args:
+        symbol: The caller's model.
+        partitioned: The same with engines.
+        left: Its arguments and states that the engines do not hold, named as in a file.
+
+    Attributes:
+        json: The model with engines.
+        parameters: A file of the parameters that it has left.
+    """
+
+    def __init__(self, symbol: Any, partitioned: Any, left: Mapping[str, Any]) -> None:
+        self._symbol = symbol
+        self._partitioned = partitioned
+        self.json: str = partitioned.tojson()
+        # MXNet reads no file of nothing.
+        self.parameters = _saved(left or {"arg:_mxtrt_none": mx.nd.zeros((1,))})
+
+    def write(self, name: str, values: int, size: int) -> bool:
+        """Give an argument that the engines hold other values, and build them again.
+
+        Args:
+            name: Of the argument.
+            values: Address of its values.
+            size: How many there are.
+
+        Returns:
+            Whether the engines hold such an argument.
+
+        Raises:
+            MXNetError: It has another size.
+            EngineError: The engines were not built.
+        """
+        plan = self._partitioned.plan
+        arrays = plan.arrays()
+        if name not in arrays or name not in self._symbol.list_arguments():
+            return False
+        given = ctypes.c_void_p(values), ctypes.c_size_t(size)
+        check_call(_LIB.MXNDArraySyncCopyFromCPU(arrays[name].handle, *given))
+        if name in plan.weights:
+            plan.build(arrays)
+        return True
+
+    def refuse(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Say why the caller's model cannot have inputs of these shapes.
+
+        Args:
+            shapes: Of its inputs.
+
+        Raises:
+            MXNetError: The reason; nothing is raised where there is none.
+        """
+        arguments = self._symbol.list_arguments()
+        held = {n: a.shape for n, a in self._partitioned.plan.arrays().items() if n in arguments}
+        given = {name: shape for name, shape in shapes.items() if name in arguments}
+        if not _inferred(self._symbol, {**held, **given}):
+            names = ", ".join(shapes)
+            raise MXNetError(
+                f"the shapes of {names} do not decide those of the model's other inputs"
+            )
 
 
 def model_with_engines(
@@ -21,8 +89,8 @@ def model_with_engines(
     context: Any,
     shapes: Mapping[str, tuple[int, ...]],
     types: Mapping[str, Any],
-) -> tuple[Any, bytes] | None:
-    """A model with engines, and the parameters that it has left; None where it stays MXNet's.
+) -> ClientModel | None:
+    """A model with engines; None where it stays MXNet's.
 
     Args:
         symbol: The model.
@@ -30,6 +98,9 @@ def model_with_engines(
         context: Where it runs.
         shapes: Of its inputs.
         types: dtypes of inputs, where they are not float32.
+
+    Raises:
+        MXNetError: MXNet does not accept the shapes.
     """
     options = options_of(symbol)
     if options is None:
@@ -38,10 +109,13 @@ def model_with_engines(
     args = _placed(parameters, "arg:", arguments - shapes.keys(), context)
     aux = _placed(parameters, "aux:", states, context)
     weights = frozenset([*args, *aux])
-    inferred, _, _ = symbol.infer_shape(**{n: s for n, s in shapes.items() if n in arguments})
-    for name, shape in zip(symbol.list_arguments(), inferred or (), strict=False):
+    known = {n: array.shape for n, array in args.items()}
+    # Raises where MXNet makes no predictor either.
+    inferred = _inferred(symbol, {**known, **{n: s for n, s in shapes.items() if n in arguments}})
+    for name, shape in zip(symbol.list_arguments(), inferred, strict=False):
         if name not in args:  # the inputs, and labels, which MXNet leaves as they are
-            args[name] = mx.nd.zeros(shape, context, types.get(name, "float32"))
+            dtype = types.get(name, "float32")  # copied: a fill needs code for the GPU
+            args[name] = mx.nd.array(np.zeros(shape, dtype), context, dtype)
     done = give_engines(
         symbol, args, aux, context, options, weights, {}, keep=[n for n in shapes if n in arguments]
     )
@@ -50,7 +124,13 @@ def model_with_engines(
     partitioned, kept_args, kept_aux = done
     kept = {f"arg:{name}": a for name, a in (kept_args or {}).items() if name in weights}
     kept.update((f"aux:{name}", a) for name, a in (kept_aux or {}).items())
-    return partitioned, _saved(kept or {"arg:_mxtrt_none": mx.nd.zeros((1,))})
+    return ClientModel(symbol, partitioned, kept)
+
+
+def _inferred(symbol: Any, shapes: Mapping[str, tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """Shapes of the arguments; empty where these do not decide them."""
+    shapes_of_all, _, _ = symbol._infer_shape_impl(False, **shapes)  # `infer_shape` prints
+    return shapes_of_all or ()
 
 
 def _placed(
@@ -62,14 +142,26 @@ def _placed(
 
 def _saved(arrays: Mapping[str, Any]) -> bytes:
     """A file of parameters."""
-    descriptor, path = tempfile.mkstemp(suffix=".params")
-    os.close(descriptor)
-    try:
+    with _file() as path:
         mx.nd.save(path, dict(arrays))
         with open(path, "rb") as file:
             return file.read()
+
+
+@contextlib.contextmanager
+def _file() -> Iterator[str]:
+    """A path to write to: a file in memory, where the system has them."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mxtrt")
+        path = f"/proc/self/fd/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp(suffix=".params")
+    try:
+        yield path
     finally:
-        os.unlink(path)
+        os.close(descriptor)
+        if not path.startswith("/proc"):
+            os.unlink(path)
 
 
 def outputs_of(symbol: Any, names: Sequence[str]) -> Any:

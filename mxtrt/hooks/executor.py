@@ -8,7 +8,9 @@ monitor, and weights that changed a moment ago run MXNet's.
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from mxnet.ndarray import NDArray
 
 from mxtrt.config import Options
 from mxtrt.errors import RefusedNodesError
+from mxtrt.graph.symbol import text_of
 from mxtrt.hooks import decision
 from mxtrt.hooks.beside import Beside, touches
 from mxtrt.hooks.partitioned import (
@@ -37,12 +40,20 @@ from mxtrt.plan.later import Tried
 from mxtrt.plan.state import Stage, State
 from mxtrt.system import background
 from mxtrt.system.background import Job
+from mxtrt.system.patience import Patience
+from mxtrt.system.recent import Recent
 from mxtrt.weights.paging import gpu_of
 
 if TYPE_CHECKING:
     from mxnet.symbol import Symbol
 
 __all__ = ["InferenceExecutor", "adopt"]
+
+#: Executors of a symbol that get engines although those before them were soon given up, and how
+#: long is soon, in times of what the engines took.
+_BINDS_IN_A_ROW, _PAUSE = 32, 50.0
+
+_patiences: Recent[Patience] = Recent(64, 64)
 
 
 @dataclass(frozen=True)
@@ -145,9 +156,15 @@ class _Binding:
 
 
 class _Awaited(Protocol):
-    """Engines that are being built in the background for an executor."""
+    """Engines that are to come for an executor.
+
+    Attributes:
+        source: What the executor was bound from.
+        builds: Whether they are being built in the background.
+    """
 
     source: _Source
+    builds: bool
 
     def take(self, executor: InferenceExecutor) -> bool:
         """Give an executor its engines if they are there; whether it has nothing to wait for."""
@@ -158,6 +175,8 @@ class _Awaited(Protocol):
 
 class _NewEngines:
     """The engines of a symbol; they are begun when they are first asked for."""
+
+    builds = True
 
     def __init__(self, source: _Source, refused: Mapping[str, str] | None = None) -> None:
         self.source = source
@@ -186,8 +205,31 @@ class _NewEngines:
         return _NewEngines(self.source, self._refused)
 
 
+class _Deferred:
+    """Engines of a symbol that is bound again and again: they come where an executor stays."""
+
+    builds = False
+
+    def __init__(self, source: _Source, patience: Patience) -> None:
+        self.source = source
+        self._patience = patience
+
+    def take(self, executor: InferenceExecutor) -> bool:
+        """See :class:`_Awaited`."""
+        if self._patience.allows():
+            executor._awaited = awaited = _NewEngines(self.source)
+            awaited.begin(executor)
+        return False
+
+    def on(self, executor: Executor) -> _Awaited:
+        """See :class:`_Awaited`."""
+        return _Deferred(self.source, self._patience)
+
+
 class _OtherShapes:
     """Those of a symbol's engines that serve an executor's input shapes."""
+
+    builds = True
 
     def __init__(self, engines: _Engines, executor: Executor) -> None:
         self.source = engines.source
@@ -318,7 +360,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def _awaits(self) -> _Source | None:
         """What engines are being built of in the background; None where none are."""
         if self._awaited is not None:
-            return self._awaited.source
+            return self._awaited.source if self._awaited.builds else None
         binding = self._mxtrt
         return binding.source if binding is not None and binding.freshness.awaits else None
 
@@ -455,6 +497,11 @@ def adopt(
         first: Whether this is the first executor of a family that shares its memory.
     """
     source = _Source(symbol, options, weights)
+    may_wait = not later.waits(options, gpu_of(executor._ctx))
+    patience = _patience_with(symbol)
+    if may_wait and not patience.allows():
+        _attach(executor, None, _Deferred(source, patience))
+        return
 
     def give() -> None:
         if not later.waits(options, gpu_of(executor._ctx), first=first):
@@ -465,7 +512,27 @@ def adopt(
         elif (engines := source.engines(executor, build=build)) is not None:
             _attach(executor, _Binding(executor, engines))
 
+    begin = time.monotonic()
     decision.attempt(give, options, executor._ctx)
+    done = time.monotonic()
+    if may_wait:
+        weakref.finalize(executor, _ended, patience, done - begin, done).atexit = False
+
+
+def _ended(patience: Patience, took: float, since: float) -> None:
+    """Note that an executor is no more, whose engines took so long at a time."""
+    if time.monotonic() - since < _PAUSE * took:
+        patience.spent(took)
+
+
+def _patience_with(symbol: Symbol) -> Patience:
+    """The patience with binds of a symbol: each takes longer than MXNet's own."""
+    key = hashlib.sha256(text_of(symbol).encode()).digest()
+    patience = _patiences.get(key)
+    if patience is None:
+        patience = Patience(_BINDS_IN_A_ROW, _PAUSE)
+        _patiences.put(key, patience, 1)
+    return patience
 
 
 def _share(executor: Executor, engines: _Engines) -> InferenceExecutor:

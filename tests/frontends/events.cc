@@ -1,12 +1,13 @@
 // A program to which something happens while it has engines:
 // events WHAT MODEL.json MODEL.params OUT
-// WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook or
-// optimize.
+// WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook, writes
+// or optimize.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <clocale>
 #include <csignal>
 #include <cstdio>
@@ -199,6 +200,24 @@ int main(int argc, char** argv) {
     sigaction(SIGINT, nullptr, &found);
     std::fprintf(stderr, "default %d locale %d\n", found.sa_handler == SIG_DFL,
                  std::string(std::setlocale(LC_ALL, nullptr)) == "C");
+  } else if (what == "writes") {
+    NDArrayHandle weight = model.parameters.at("top_bias");
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
+    for (int i = 0; i < 500; ++i) {
+      fill(weight, 0.01f * static_cast<float>(i));
+      network.ask(0.1f, &answers);
+    }
+    const std::chrono::duration<double, std::micro> passed = Clock::now() - begin;
+    std::fprintf(stderr, "a write and a forward: %.0f us\n", passed.count() / 500);
+    const auto until = Clock::now() + std::chrono::seconds(60);
+    const int told = runs();
+    while (node() && runs() == told && Clock::now() < until) {
+      Answers ignored;
+      network.ask(0.1f, &ignored);
+    }
+    network.ask(0.2f, &answers);
+    std::fprintf(stderr, "more %d\n", runs() - told);
   } else if (what == "hook") {
     with_hook(&model, &answers);
     std::fprintf(stderr, "operators %d\n", operators_seen > 1);

@@ -32,7 +32,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, compiled with this machine's compiler."""
     folder = tmp_path_factory.mktemp("programs")
     try:
-        for name in ("predict.c", "bind.cc", "events.cc", "soak.cc"):
+        for name in ("predict.c", "mistakes.c", "bind.cc", "events.cc", "soak.cc"):
             compiled(HERE / name, folder)
     except FileNotFoundError as reason:
         pytest.skip(str(reason))
@@ -109,6 +109,23 @@ def test_predictors_agree_with_plain_mxnet(run, request, name, way):
     assert _runs(told) >= 2
 
 
+def test_predictors_take_what_mxnets_take_and_refuse_the_rest(programs, launch, model, tmp_path):
+    """Parameters as inputs too; the words of a refused reshape are mxtrt's, but of the model."""
+    told = []
+    for on in (False, True):
+        launch(programs / "mistakes", f"{model}.json", f"{model}.params", tmp_path / "told", on=on)
+        told.append((tmp_path / "told").read_text().splitlines())
+    for plain, ours in zip(*told, strict=True):
+        if "reshape: -1" in plain:
+            assert ours.startswith(plain.partition("-1")[0] + "-1")
+            assert "_mxtrt" not in ours
+            assert "shape" in ours.lower()
+        elif plain.startswith("answer"):
+            assert float(ours.split()[1]) == pytest.approx(float(plain.split()[1]), abs=2e-4)
+        else:
+            assert ours == plain
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -124,7 +141,8 @@ def test_without_engines_mxnet_answers_and_the_reason_is_told(run, model, change
     plain, _ = run(*_bind("bind", model), on=False)
     ours, said = run(*_bind("bind", model), **changes)
     np.testing.assert_array_equal(ours, plain)
-    assert told in said
+    (line,) = [line for line in said.splitlines() if "plain MXNet" in line]
+    assert told in line
     assert _runs(said) == 0
 
 
@@ -245,6 +263,14 @@ def test_mxnet_answers_where_an_engine_is_retired(run, request, name):
     ours, told = run(*given)
     _agree(ours, plain)
     assert _runs(told) >= 4
+
+
+def test_engines_come_back_once_nobody_writes_to_a_weight(run, model):
+    """While each forward has other weights MXNet answers most of them, unasked."""
+    plain, _ = run(*_events("writes", model), on=False)
+    ours, told = run(*_events("writes", model))
+    _agree(ours, plain)
+    assert _told("more", told) >= 1
 
 
 def test_a_monitor_sees_mxnets_operators(run, model):

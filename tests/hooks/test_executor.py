@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -45,6 +47,41 @@ def test_bind_with_weights_builds_at_once():
     assert mxtrt.last_report().segments[0].built
     assert mxtrt.last_report().segments[0].inputs == ["data float32[2x3x16x16]"]
     assert_close(executor.forward()[0], plain(symbol, args, aux, data=X)[0])
+
+
+@pytest.mark.parametrize("way", ["bind", "simple_bind"])
+def test_a_symbol_that_is_bound_for_every_request_runs_in_mxnet(way):
+    """All answers are right; an executor that stays has engines after a while."""
+    symbol = classifier()
+    args, aux = parameters(symbol, data=X.shape)
+    expected = plain(symbol, args, aux, data=X)[0]
+    label = {"softmax_label": mx.nd.zeros((2,))}
+
+    def bind() -> Executor:
+        with mxtrt.options(build="wait"):
+            if way == "bind":
+                given = {"data": X, **label, **args}
+                return symbol.bind(mx.cpu(), given, aux_states=aux, grad_req="null")
+            executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=X.shape)
+            executor.copy_params_from(args, aux)
+            X.copyto(executor.arg_dict["data"])
+            return executor
+
+    def ask(executor: Executor) -> bool:
+        """Whether an engine answered."""
+        runs = mxtrt.stats().engine_runs
+        assert_close(executor.forward()[0], expected)
+        return mxtrt.stats().engine_runs > runs
+
+    assert ask(bind())
+    engines = [ask(bind()) for _ in range(60)]
+    assert not all(engines)
+    assert not engines[-1]
+    kept = [bind() for _ in range(3)]
+    until = time.monotonic() + 60
+    while not all(ask(executor) for executor in kept) and time.monotonic() < until:
+        mxtrt.ready(timeout=1)
+    assert all(ask(executor) for executor in kept)
 
 
 def test_a_second_input_gives_fresh_results():
