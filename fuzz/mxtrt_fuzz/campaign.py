@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -37,7 +38,7 @@ from mxtrt_fuzz.replay import reduced
 from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.worker import Worker
 
-__all__ = ["Campaign", "default_jobs", "explain", "run", "run_on_dask", "run_shard"]
+__all__ = ["Campaign", "Findings", "default_jobs", "run", "run_on_dask", "run_shard"]
 
 Progress = Callable[[FuzzReport], None]
 #: Number of shards of a repeatable campaign, and seconds between two reports of a shard.
@@ -201,6 +202,8 @@ def _run(campaign: Campaign, jobs: int, progress: Progress | None) -> FuzzReport
     latest: dict[int, FuzzReport] = {}
     begin = time.perf_counter()
 
+    broken: list[str] = []
+
     def tell(place: int, report: FuzzReport) -> None:
         latest[place] = report
         if progress is not None:
@@ -210,9 +213,9 @@ def _run(campaign: Campaign, jobs: int, progress: Progress | None) -> FuzzReport
         if len(shards) == 1:
             tell(0, run_shard(shards[0], progress=partial(tell, 0), stop=asked.is_set)[0])
         else:
-            _run_in_processes(shards, jobs, tell, asked)
+            broken = _run_in_processes(shards, jobs, tell, asked)
     report = _together(latest.values(), begin)
-    report.interrupted = asked.is_set()
+    report.interrupted, report.broken = asked.is_set(), broken
     return report
 
 
@@ -221,7 +224,9 @@ def _run_in_processes(
     jobs: int,
     tell: Callable[[int, FuzzReport], None],
     asked: threading.Event,
-) -> None:
+) -> list[str]:
+    """Run shards, and return the errors of those that ended with one."""
+    broken = []
     # Processes of their own also for one job: Hypothesis draws constants of the modules that a
     # process has loaded, so that cases would depend on who asks for them.
     spawn = get_context("spawn")
@@ -243,7 +248,13 @@ def _run_in_processes(
             while not news.empty():
                 tell(*news.get())
             for future in done:
-                tell(futures[future], future.result())
+                try:
+                    report = future.result()
+                except Exception as error:  # the other hunts go on, and what this one told is kept
+                    broken.append(f"{type(error).__name__}: {error}")
+                else:
+                    tell(futures[future], report)
+    return broken
 
 
 @contextlib.contextmanager
@@ -322,7 +333,10 @@ def run_on_dask(
         first = [waiting.pop() for _ in range(min(threads, len(waiting)))]
         running = dask.as_completed([client.submit(run_shard, one, pure=False) for one in first])
         for future in running:
-            report, examples = future.result()
+            try:
+                report, examples = future.result()
+            except Exception as error:
+                report, examples = FuzzReport(broken=[f"{type(error).__name__}: {error}"]), {}
             reports.append(report)
             if progress is not None:
                 progress(_together(reports, begin))
@@ -333,7 +347,31 @@ def run_on_dask(
     return _together(reports, begin)
 
 
-def explain(report: FuzzReport, folder: Path) -> None:
-    """Write a reproducer of everything unexplained to a corpus."""
-    for found in report.unexplained.values():
-        found.where = str(corpus.write(folder, found.case, found.failure))
+class Findings:
+    """Reproducers of what a campaign finds, in a corpus from the moment that it is found.
+
+    Args:
+        folder: The corpus.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._drawn: dict[str, Path] = {}  # written by this campaign as they were drawn
+        self._old = {path.name for path in folder.glob("*-*")}
+
+    def keep(self, report: FuzzReport) -> None:
+        """Write what was found since the last call, as it was drawn."""
+        for signature, found in report.unexplained.items():
+            if signature not in self._drawn:
+                path = corpus.write(self._folder, found.case, found.failure)
+                self._drawn[signature] = path
+            found.where = str(self._drawn[signature])
+
+    def finish(self, report: FuzzReport) -> None:
+        """Write what was found as it is now, in place of what was kept meanwhile."""
+        for signature, found in report.unexplained.items():
+            path = corpus.write(self._folder, found.case, found.failure)
+            found.where = str(path)
+            drawn = self._drawn.get(signature, path)
+            if drawn != path and drawn.name not in self._old:
+                shutil.rmtree(drawn)

@@ -265,7 +265,10 @@ class Oracle:
             for output in range(len(node.outputs))
         )
         whole = case.replace(heads=entries).keeping()
-        seen = self._observe(whole)
+        try:
+            seen = self._observe(whole)
+        except Failure:  # of the run that is to tell whom to blame
+            return failure
         if seen.invalid or not seen.plain:
             return failure
         parties: Mapping[str, list[tuple[tuple[Array, ...], ...]]] = {

@@ -59,6 +59,7 @@ class FuzzReport:
         restarts: Worker processes that died.
         found: What was found, by signature.
         interrupted: Somebody ended the campaign before its time: what was found is not reduced.
+        broken: Errors of hunts that ended with one of their own.
     """
 
     graphs: int = 0
@@ -77,6 +78,7 @@ class FuzzReport:
     restarts: int = 0
     found: dict[str, Found] = field(default_factory=dict)
     interrupted: bool = False
+    broken: list[str] = field(default_factory=list)
 
     def add(self, case: Case, seen: Observation, verdict: Verdict) -> None:
         """Count a case."""
@@ -165,6 +167,7 @@ class FuzzReport:
             "graphs": self.graphs,
             "seconds": round(self.wall, 3),
             "interrupted": self.interrupted,
+            "broken": self.broken,
             "graphs_per_second": round(self.graphs_per_second, 2),
             "median_operators": _median(self.sizes),
             "valid_rate": round(self.valid_rate, 5),
@@ -220,6 +223,7 @@ class FuzzReport:
         self.undetermined += other.undetermined
         self.worst = max(self.worst, other.worst)
         self.restarts += other.restarts
+        self.broken += other.broken
         for name, found in other.found.items():
             own = self.found.get(name)
             if own is None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,7 +147,8 @@ def _hunt(
         known,
         database=None if database is None else str(database),
     )
-    with _Progress(json) as progress:
+    findings = campaign.Findings(corpus)
+    with _Progress(json, findings.keep) as progress:
         if scheduler is None:
             report = campaign.run(plan, jobs, progress)
         else:
@@ -158,7 +160,7 @@ def _hunt(
                 ) from None
             except OSError as error:
                 raise OptionError(f"no Dask scheduler answers at {scheduler}: {error}") from None
-    campaign.explain(report, corpus)
+    findings.finish(report)
     return _finish(report, json)
 
 
@@ -231,10 +233,12 @@ def _finish(report: FuzzReport, json: Path | None) -> int:
         show(f"{name}: {found.failure.detail}")
         if found.where:
             show(f"  mxtrt fuzz --replay {found.where}")
+    for error in report.broken:
+        show(f"a hunt ended early: {error}")
     if report.interrupted:
         show("interrupted; what was found is not reduced: mxtrt fuzz --reduce DIR does that")
         return 1 if report.unexplained else _INTERRUPTED
-    return int(bool(report.unexplained))
+    return int(bool(report.unexplained or report.broken))
 
 
 def _table(report: FuzzReport) -> object:
@@ -256,11 +260,14 @@ def _table(report: FuzzReport) -> object:
 class _Progress:
     """Follows the report: a table on stderr for a person, lines for a log, the file for later."""
 
-    def __init__(self, json: Path | None) -> None:
+    def __init__(
+        self, json: Path | None, keep: Callable[[FuzzReport], None] = lambda report: None
+    ) -> None:
         console = Console(stderr=True)
         self._live = Live(console=console, transient=True, refresh_per_second=2)
         self._shown = console.is_terminal
         self._json = json
+        self._keep = keep
         self._kept = time.monotonic()
 
     def __enter__(self) -> _Progress:
@@ -273,6 +280,7 @@ class _Progress:
             self._live.stop()
 
     def __call__(self, report: FuzzReport) -> None:
+        self._keep(report)
         if self._shown and report.graphs % 10 == 0:
             rows = _table(report)
             self._live.update(rows)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from mxtrt_fuzz import campaign
 from mxtrt_fuzz.execute import Observation, Setup
 from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.hunt import Hunt
+from mxtrt_fuzz.oracle import Oracle
 from mxtrt_fuzz.report import FuzzReport
 from mxtrt_fuzz.signatures import Failure, Signature
 
@@ -124,3 +126,29 @@ def test_seconds_of_a_hunt_are_those_that_passed(make_chain: Callable[..., Case]
     assert report.seconds["mask none"] == pytest.approx(0.05)
     assert report.seconds["plain"] >= 0.05
     assert report.seconds["starting workers"] == 0
+
+
+def test_a_hunt_that_ends_with_an_error_takes_nothing_from_the_others() -> None:
+    """Its error is told, and the reports of the others are kept."""
+    told: dict[int, FuzzReport] = {}
+    good, bad = campaign.Campaign(examples=3, engine="onnxruntime"), campaign.Campaign("no such")
+    broken = campaign._run_in_processes([bad, good], 2, told.__setitem__, threading.Event())
+    assert broken == ["KeyError: 'no such'"]
+    assert told[1].graphs == 3
+
+
+def test_a_wrong_answer_stays_one_where_telling_whom_to_blame_crashes(
+    make_chain: Callable[..., Case],
+) -> None:
+    """The signature names the last operator then, and not a crash."""
+    case = make_chain("exp", "sin")
+    seen = InProcess(Setup(masks=("none",), exactness=False))(case)
+    (run,) = seen.runs
+    run.outputs = [tuple(array + 1 for array in heads) for heads in run.outputs]
+
+    def crash(case: Case) -> Observation:
+        raise Failure(Signature("worker", "crash", "mxtrt", "graph"), "SIGSEGV")
+
+    crash.setup = Setup()  # type: ignore[attr-defined]
+    (failure,) = Oracle(crash).judge(case, seen).failures
+    assert (failure.signature.stage, failure.signature.operator) == ("answer", "sin")

@@ -16,7 +16,7 @@ from mxtrt.engines.tensorrt import tensorrt
 from mxtrt.errors import MxtrtError
 from mxtrt.graph.symbol import Entry
 from mxtrt_fuzz import campaign
-from mxtrt_fuzz.corpus import write
+from mxtrt_fuzz.corpus import read, write
 from mxtrt_fuzz.graphs import Case, Tensor, Variable
 from mxtrt_fuzz.mutants import MUTANTS
 from mxtrt_fuzz.report import FuzzReport
@@ -88,9 +88,39 @@ def test_a_hunt_that_goes_on_keeps_its_report(
     case = Case((Variable("x", Tensor((1,))),), (Entry(0),))
     monkeypatch.setattr("mxtrt.cli.fuzz.KEEP_EVERY", 0.0)
     monkeypatch.setattr(campaign, "run", killed)
-    assert cli("--json", out)[0] == 130
+    corpus = tmp_path / "corpus"
+    assert cli("--json", out, "--corpus", corpus)[0] == 130
     told = json.loads(out.read_text())
     assert (told["graphs"], list(told["signatures"])) == (7, [str(_FAILURE.signature)])
+    (path,) = corpus.glob("*/case.json")
+    assert read(path.parent).case == case
+    assert told["signatures"][str(_FAILURE.signature)]["corpus"] == str(path.parent)
+
+
+def test_a_finding_that_was_reduced_replaces_what_was_kept_of_it(
+    cli: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_chain: Callable[..., Case],
+) -> None:
+    """And a hunt that ends with an error of its own takes nothing from the others."""
+
+    def hunted(
+        plan: campaign.Campaign, jobs: int | None, progress: campaign.Progress
+    ) -> FuzzReport:
+        report = FuzzReport(graphs=3, broken=["ValueError: nothing to draw"])
+        report.record(make_chain("exp", "sin"), _FAILURE)
+        progress(report)
+        assert len(list(corpus.glob("*/case.json"))) == 1
+        report.found[str(_FAILURE.signature)].case = make_chain("exp")
+        return report
+
+    monkeypatch.setattr(campaign, "run", hunted)
+    corpus = tmp_path / "corpus"
+    code, told, _ = cli("--corpus", corpus)
+    assert (code, "ValueError: nothing to draw" in told) == (1, True)
+    (path,) = corpus.glob("*/case.json")
+    assert read(path.parent).case == make_chain("exp")
 
 
 @pytest.mark.parametrize(("failures", "expected"), [([], 130), ([_FAILURE], 1)])

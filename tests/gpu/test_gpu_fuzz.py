@@ -38,7 +38,7 @@ def test_random_graphs_have_no_unexplained_failure(
     if profile == "gpu-context" and not mx.context.num_gpus():
         pytest.skip("this MXNet has no GPU code; install mxnet-cu117 1.9.1 for mx.gpu()")
     report = campaign.run(campaign.Campaign(profile, EXAMPLES, engine="tensorrt"), jobs=1)
-    campaign.explain(report, tmp_path)
+    campaign.Findings(tmp_path).finish(report)
     table(
         "random graphs in TensorRT",
         profile=profile,
