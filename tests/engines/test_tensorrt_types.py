@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mxtrt.engines.tensorrt.builder import _pin_types
+from mxtrt.engines.tensorrt.builder import _pin_types, is_typed
 
 HALF, SINGLE, INTEGER = "float16", "float32", "int32"
 
@@ -146,3 +146,20 @@ def test_a_quantized_layer_may_be_fused():
     }
     assert product.precision is None
     assert tanh.precision == HALF
+
+
+def test_a_model_with_a_float16_edge_says_its_types() -> None:
+    """TensorRT 8.5 computed its float32 layers in float16 where it was not held to them."""
+
+    def model(kind: int) -> bytes:
+        value = helper.make_tensor_value_info
+        nodes = [
+            helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["y", "y"], ["z"]),
+        ]
+        edges = [value("x", kind, [2])], [value("z", TensorProto.FLOAT, [2])]
+        made: bytes = helper.make_model(helper.make_graph(nodes, "g", *edges)).SerializeToString()
+        return made
+
+    assert is_typed(model(TensorProto.FLOAT16))
+    assert not is_typed(model(TensorProto.FLOAT))

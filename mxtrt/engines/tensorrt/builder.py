@@ -265,16 +265,25 @@ def _build_plan(
 
 
 def is_typed(model: bytes) -> bool:
-    """Whether a model says itself where it computes in float16 or int8."""
+    """Whether a model says itself where it computes in float16 or int8.
+
+    One with a float16 input or output does: TensorRT 8.5 computes some float32 layers of such a
+    network in float16, as if it had been asked to.
+    """
     kinds = (onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
     graph = onnx.load_model_from_string(model).graph
-    return any(tensor.data_type in kinds for tensor in graph.initializer) or any(
-        node.op_type == "QuantizeLinear"
-        or (
-            node.op_type == "Cast"
-            and any(a.name == "to" and a.i == onnx.TensorProto.FLOAT16 for a in node.attribute)
+    edges = (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output))
+    return (
+        any(tensor.data_type in kinds for tensor in graph.initializer)
+        or onnx.TensorProto.FLOAT16 in edges
+        or any(
+            node.op_type == "QuantizeLinear"
+            or (
+                node.op_type == "Cast"
+                and any(a.name == "to" and a.i == onnx.TensorProto.FLOAT16 for a in node.attribute)
+            )
+            for node in graph.node
         )
-        for node in graph.node
     )
 
 
