@@ -118,8 +118,20 @@ class Executors:
             self._reshaped[key] = self.executor.reshape(allow_up_sizing=True, **shapes)
         return self._reshaped[key]
 
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Its arguments and states by name."""
+        return {**self.executor.arg_dict, **self.executor.aux_dict}
+
+    def train(self, inputs: _Arrays) -> None:
+        """A forward for training."""
+        known = self.executor.arg_dict
+        given = {name: array for name, array in inputs.items() if name in known}
+        for head in self._at(given).forward(is_train=True, **given):
+            head.wait_to_read()
+
     def write(self, values: _Arrays, how: str) -> None:
-        arrays = {**self.executor.arg_dict, **self.executor.aux_dict}
+        arrays = self.arrays
         if how in ("assign", "row"):
             _assign(arrays, values, how)
             return
@@ -182,6 +194,19 @@ class _Block:
     def __call__(self, inputs: _Arrays) -> list[Any]:
         outputs = self._block(*(inputs[name] for name in self._names))
         return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Its parameters by name."""
+        return {name: parameter.data() for name, parameter in self._parameters.items()}
+
+    def train(self, inputs: _Arrays) -> None:
+        """A step of training, of which the gradients are not used."""
+        with self._mx.autograd.record():
+            heads = self(inputs)
+        self._mx.autograd.backward(heads)
+        for array in (*heads, *self.arrays.values()):
+            array.wait_to_read()
 
     def write(self, values: _Arrays, how: str) -> None:
         known = {name: self._parameters[name] for name in values}

@@ -36,6 +36,7 @@ from mxtrt_fuzz.probe import working_operators
 from mxtrt_fuzz.profiles import PROFILES
 from mxtrt_fuzz.replay import reduced
 from mxtrt_fuzz.report import FuzzReport
+from mxtrt_fuzz.stories import stories
 from mxtrt_fuzz.worker import Worker
 
 __all__ = ["Campaign", "Findings", "default_jobs", "run", "run_on_dask", "run_shard"]
@@ -156,6 +157,7 @@ def run_shard(
             examples=campaign.total,
             seconds=campaign.seconds,
             seed=campaign.seed,
+            strategy=stories() if profile.stories else None,
             targeted=profile.targeted,
             database=database,
             progress=progress,

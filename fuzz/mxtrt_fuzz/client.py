@@ -240,8 +240,7 @@ class _Program:
         report, complaint = pickle.loads(_content(self._report))
         told = self._told().splitlines()
         failed = [line for line in told if _FAILED in line]
-        # An exception of Python's is printed, and ends with the line that says what it is.
-        return report, complaint or (f"{failed[0]} {told[-1]}" if failed else "")
+        return report, complaint or (failed[0] if failed else "")
 
     def close(self) -> None:
         """End it."""

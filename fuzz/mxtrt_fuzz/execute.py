@@ -34,6 +34,7 @@ from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import C_BINDS, Case
 from mxtrt_fuzz.meetings import Meetings
 from mxtrt_fuzz.odd import Forward
+from mxtrt_fuzz.scenes import Played, play
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
 
@@ -140,6 +141,7 @@ class Observation:
         unequal: What had to be equal to the bit and was not.
         odd: What odd arrays at a forward did otherwise than in plain MXNet, by their kind.
         again: Later calls of the case, those that MXNet takes.
+        played: What came of its story.
         coarse: The engine was TensorRT, whose approximations are coarser than others'.
         seconds: Time by what it went into.
     """
@@ -150,6 +152,7 @@ class Observation:
     unequal: list[str] = field(default_factory=list)
     odd: dict[str, str] = field(default_factory=dict)
     again: list[Answer] = field(default_factory=list)
+    played: Played = field(default_factory=Played)
     coarse: bool = False
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
 
@@ -227,6 +230,10 @@ class _Execution:
             return self.seen
         if self.setup.context == "gpu":
             self._move(self._mx.gpu())
+        if self.case.story:
+            with self._timed("story"):
+                self._play()
+            return self.seen
         first_binds = []
         if self.setup.exactness and not library.made:
             with self._timed("exactness"):
@@ -253,6 +260,19 @@ class _Execution:
             with self._timed("again"):
                 self.seen.again = self._again()
         return self.seen
+
+    def _play(self) -> None:
+        """Play the case's story."""
+        options = {**self._options("none"), "take_over": True}
+        if self.case.seed // 3 % 2:
+            options["build"] = "wait"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Complaints())
+            stack.enter_context(mxtrt.options(**options))
+            self._calibrate(stack, options)
+            self.seen.played = play(self.case, self._parts(), options)
+        report = mxtrt.last_report()
+        self.seen.coarse = report is not None and report.engine.startswith("tensorrt")
 
     def _again(self) -> list[Answer]:
         """Call the case again, at other sizes and with other weights."""

@@ -35,7 +35,7 @@ from mxtrt_fuzz.graphs import (
 from mxtrt_fuzz.specs import INTEGERS, Application, Attributes, Operand, OpSpec, specs, whole
 from mxtrt_fuzz.values import Array, fill, wide
 
-__all__ = ["Grower", "cases", "client_cases", "operator_cases"]
+__all__ = ["Grower", "cases", "client_cases", "hybrid", "operator_cases"]
 
 #: Operators that most networks are made of; an example draws some of them, and a few others.
 COMMON = (
@@ -395,13 +395,19 @@ MOTIFS = (
 
 
 @st.composite
-def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = LANES) -> Case:
+def cases(
+    draw: st.DrawFn,
+    most: int = _MOST_OPERATORS,
+    lanes: Sequence[str] = LANES,
+    layers: bool = False,
+) -> Case:
     """Cases: a graph with heads, lane, support mask and bind path, all drawn.
 
     Args:
         draw: Hypothesis' draw.
         most: Largest number of operators (a motif may exceed it).
         lanes: Lanes to draw from; most cases take the first.
+        layers: Whether it begins with a convolution and its normalization.
     """
     lane = draw(st.sampled_from([*[lanes[0]] * 9, *lanes[1:]]))
     named = not draw(st.integers(0, 4))
@@ -410,7 +416,12 @@ def cases(draw: st.DrawFn, most: int = _MOST_OPERATORS, lanes: Sequence[str] = L
     swarm += draw(st.lists(st.sampled_from(sorted(specs())), min_size=2, max_size=8, unique=True))
     others = (*_DTYPES, *([_HALF] * len(_DTYPES) if lane in ("uniform", "grid") else ()))
     dtype = draw(st.sampled_from(others)) if draw(st.integers(0, 7)) > 5 else "float32"
-    grower.variable(Tensor(grower.shape(), dtype))
+    if layers:
+        sides = (st.integers(1, 3), st.integers(1, 4), st.integers(3, 6), st.integers(3, 6))
+        grower.variable(Tensor(tuple(map(draw, sides))))
+        _conv_norm_relu(grower, draw)
+    else:
+        grower.variable(Tensor(grower.shape(), dtype))
     while grower.operators == 0 or (grower.operators < most and draw(st.integers(0, 30))):
         before = grower.operators
         step = draw(st.integers(0, len(swarm) + 1))
@@ -447,7 +458,7 @@ def _finished(draw: st.DrawFn, grower: Grower, lane: str) -> Case:
 def _binds(case: Case) -> st.SearchStrategy[str]:
     """Ways to bind a case in Python."""
     ways = [way for way in BINDS if way not in C_BINDS]
-    return st.sampled_from([way for way in ways if _hybrid(case) or not way.startswith("gluon")])
+    return st.sampled_from([way for way in ways if hybrid(case) or not way.startswith("gluon")])
 
 
 def _in_c(draw: st.DrawFn, case: Case, way: str) -> str:
@@ -461,7 +472,7 @@ def _in_c(draw: st.DrawFn, case: Case, way: str) -> str:
 
 def _fitting(case: Case, way: str) -> str:
     """A way to bind, or another one in C where the case has an operator that it does not take."""
-    return "c_bind" if way == "c_cached_op" and not _hybrid(case) else way
+    return "c_bind" if way == "c_cached_op" and not hybrid(case) else way
 
 
 @st.composite
@@ -477,7 +488,7 @@ def client_cases(draw: st.DrawFn, ways: Sequence[str] = C_BINDS) -> Case:
     return case.replace(calls=calls.drawn(case))
 
 
-def _hybrid(case: Case) -> bool:
+def hybrid(case: Case) -> bool:
     """Whether Gluon's ``CachedOp`` takes a case."""
     return all(specs()[node.op].hybrid for node in case.operations)
 

@@ -21,12 +21,15 @@ __all__ = [
     "C_BINDS",
     "LANES",
     "PRECISIONS",
+    "STEPS",
+    "STORY_WRITES",
     "WRITES",
     "Call",
     "Case",
     "Operation",
     "Role",
     "Shape",
+    "Step",
     "Tensor",
     "Variable",
 ]
@@ -48,11 +51,20 @@ BINDS = (
 #: bind has for it (``set_data``, ``set_params``, ``copy_params_from``), and from a file.
 WRITES = ("assign", "row", "set", "load")
 
+#: The same in a story, where arrays are written to through a view, by an operator, and by another
+#: thread besides.
+STORY_WRITES = (*WRITES, "view", "operator", "thread")
+
 #: Precisions of the engines that cases are run in; int8 is calibrated on the case's own data.
 PRECISIONS = ("fp32", "fp16", "int8")
 
 #: What the data hold: uniform numbers, halves (ties, zeros), or some special values among them.
 LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")
+
+#: What happens in a story: a new object is bound, from the case's arrays or on those of another
+#: object; one is called, written to, trained for a forward, saved and loaded, or dropped; all are
+#: called at once by threads; all engines that there are fail.
+STEPS = ("bind", "share", "call", "write", "train", "reload", "drop", "together", "fail")
 
 _FORMAT = 1
 # MXNet's type flags (mshadow/base.h).
@@ -121,6 +133,27 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a story.
+
+    Attributes:
+        what: One of :data:`STEPS`.
+        who: The object, counted in the order in which they were made; of ``bind``, which values its
+            weights have, 0 for the case's.
+        how: Of ``bind`` one of :data:`BINDS`, of ``write`` one of :data:`STORY_WRITES`, and of
+            ``call`` ``held`` where it writes to the arrays of the call before.
+        names: The weights that are written to; of ``bind`` the operators that are denied.
+        grown: Of ``call``: inputs that are larger than the case says: name, axis, and by how much.
+    """
+
+    what: str
+    who: int = 0
+    how: str = ""
+    names: tuple[str, ...] = ()
+    grown: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A graph, how it is bound, and what is denied to the engine.
 
@@ -134,6 +167,8 @@ class Case:
         seed: Seed of the variables' values.
         precision: One of :data:`PRECISIONS`.
         calls: What it is called with later, one after the other.
+        story: What happens to objects that are bound of the graph; such a case is run as its story
+            says, and not as it is bound itself.
     """
 
     nodes: tuple[Node, ...]
@@ -145,6 +180,7 @@ class Case:
     seed: int = 0
     precision: str = "fp32"
     calls: tuple[Call, ...] = ()
+    story: tuple[Step, ...] = ()
 
     def tensor(self, entry: Entry) -> Tensor:
         """Shape and dtype of an entry."""
@@ -244,6 +280,8 @@ class Case:
             rest["precision"] = self.precision
         if self.calls:
             rest["calls"] = [dataclasses.asdict(call) for call in self.calls]
+        if self.story:
+            rest["story"] = [dataclasses.asdict(step) for step in self.story]
         heads = [list(head) for head in self.heads]
         return {"format": _FORMAT, "nodes": nodes, "heads": heads, **rest}
 
@@ -268,6 +306,7 @@ class Case:
                 int(data["seed"]),
                 str(data.get("precision", "fp32")),
                 tuple(map(_read_call, data.get("calls", ()))),
+                tuple(map(_read_step, data.get("story", ()))),
             )
             for index, node in enumerate(nodes):
                 if isinstance(node, Operation) and any(e.node >= index for e in node.inputs):
@@ -280,6 +319,8 @@ class Case:
                 raise ValueError(f"precision {case.precision!r} is not known")
             if {how for call in case.calls for _, how in call.written} - {*WRITES}:
                 raise ValueError("a weight is written to in a way that is not known")
+            if {step.what for step in case.story} - {*STEPS}:
+                raise ValueError("a step of the story is not known")
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"not a case ({type(error).__name__}: {error})") from error
         return case
@@ -313,10 +354,17 @@ def _tensor(item: Sequence[Any]) -> Tensor:
 
 
 def _read_call(item: Mapping[str, Any]) -> Call:
-    return Call(
-        tuple((str(name), int(axis), int(more)) for name, axis, more in item["grown"]),
-        tuple((str(name), str(how)) for name, how in item["written"]),
-    )
+    written = tuple((str(name), str(how)) for name, how in item["written"])
+    return Call(_read_grown(item), written)
+
+
+def _read_step(item: Mapping[str, Any]) -> Step:
+    names = tuple(map(str, item["names"]))
+    return Step(str(item["what"]), int(item["who"]), str(item["how"]), names, _read_grown(item))
+
+
+def _read_grown(item: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((str(name), int(axis), int(more)) for name, axis, more in item["grown"])
 
 
 def _read_node(item: Mapping[str, Any]) -> Node:

@@ -23,11 +23,13 @@ import mxtrt.graph.partition
 import mxtrt.graph.rewrite
 import mxtrt.hooks.bound
 import mxtrt.hooks.executor
+import mxtrt.hooks.gluon
 import mxtrt.plain.forward
 import mxtrt.plan.analysis
 import mxtrt.plan.engine_node
 import mxtrt.plan.freshness
 import mxtrt.plan.graph_pass
+import mxtrt.plan.inline
 import mxtrt.plan.variants
 import mxtrt.weights.paging
 from mxtrt.convert import onnx_builder
@@ -50,6 +52,7 @@ class Mutant:
         operators: Operators whose own lane shows it; empty where whole graphs do.
         exact: Whether only what has to be equal to the bit shows it.
         way: The way to bind in a program in C that shows it; empty for those in Python.
+        story: Whether it takes a story to show it.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Mutant:
     operators: tuple[str, ...] = ()
     exact: bool = False
     way: str = ""
+    story: bool = False
 
 
 # -- converters: what they emit is changed on its way into the ONNX model ---------------------
@@ -509,6 +513,65 @@ def _rounded_parameters() -> Iterator[None]:
         yield
 
 
+def _trained_in_engines() -> contextlib.AbstractContextManager[Any]:
+    """A step of training runs in engines, which change no running mean."""
+    return mock.patch.object(mxtrt.hooks.gluon, "_is_inference", return_value=True)
+
+
+@contextlib.contextmanager
+def _kept_plans() -> Iterator[None]:
+    """The engines of what was dropped stay."""
+    room = mxtrt.hooks.executor
+    original = room._attach
+    kept: list[Any] = []
+
+    def attach(executor: Any, binding: Any, *awaited: Any) -> Any:
+        kept.append(binding)
+        return original(executor, binding, *awaited)
+
+    with mock.patch.object(room, "_attach", attach):
+        yield
+    kept.clear()
+
+
+@contextlib.contextmanager
+def _held_inputs() -> Iterator[None]:
+    """Inputs that are the arrays of the last call are taken for what they held then."""
+    run = mxtrt.plan.inline.InlineRun
+    original = run.__call__
+
+    def answer(self: Any, inputs: Any) -> Any:
+        known, outputs = self.__dict__.get("_last", ((), None))
+        if outputs is None or [*map(id, known)] != [*map(id, inputs)]:
+            outputs = original(self, inputs)
+            self._last = [*inputs], outputs
+        return None if outputs is None else [one.copy() for one in outputs]
+
+    with mock.patch.object(run, "__call__", answer):
+        yield
+
+
+@contextlib.contextmanager
+def _fourth_write() -> Iterator[None]:
+    """Of the writes to its weights an engine sees three."""
+    freshness = mxtrt.plan.freshness.Freshness
+    current, settle = freshness.current, freshness.settle
+
+    def look(self: Any) -> bool:
+        return self.__dict__.get("_builds", 0) > 3 or current(self)
+
+    def build(self: Any, data: Any = None) -> bool:
+        answers = settle(self, data)
+        self._builds = self.__dict__.get("_builds", 0) + answers
+        return answers
+
+    with (
+        mock.patch.object(freshness, "current", look),
+        mock.patch.object(freshness, "settle", build),
+    ):
+        yield
+
+
 #: Mistakes that a program in C is started with, by their names, and the way to bind that has each.
 _OF_PROGRAMS = {
     "a program's writes not seen": (_unwatched, "c_bind"),
@@ -551,5 +614,12 @@ _GRAPHS = (
     Mutant("builds that fail", "engine", _failing_build),
 )
 
+_STORIES = (
+    Mutant("running means not changed by training", "hooks", _trained_in_engines, story=True),
+    Mutant("engines of what was dropped", "hooks", _kept_plans, story=True),
+    Mutant("inputs that were written to since", "plan", _held_inputs, story=True),
+    Mutant("the fourth write to a weight is not seen", "plan", _fourth_write, story=True),
+)
+
 #: Every mutant.
-MUTANTS = (*_CONVERTERS, *_GRAPHS, *_PROGRAMS)
+MUTANTS = (*_CONVERTERS, *_GRAPHS, *_PROGRAMS, *_STORIES)

@@ -22,12 +22,16 @@ from mxtrt_fuzz.properties import ledger, partition_faults
 from mxtrt_fuzz.reference import Reference, quantization_steps
 from mxtrt_fuzz.signatures import Failure, Signature
 from mxtrt_fuzz.tolerance import ESCALATED, SAMPLES, Limit, limits
-from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, input_arrays, weight_arrays
+from mxtrt_fuzz.values import (
+    INPUT_SETS,
+    Array,
+    Arrays,
+    about_equal,
+    input_arrays,
+    weight_arrays,
+)
 
 __all__ = ["Oracle", "Verdict"]
-
-# What two answers are off, relative to the largest number of one, that are taken to be equal.
-_ROUNDINGS = 1e-6
 
 #: Runs a case: in this process, or in an isolated one.
 Observe = Callable[[Case], Observation]
@@ -94,6 +98,9 @@ class Oracle:
         """
         verdict = Verdict(invalid=seen.invalid)
         if seen.invalid:
+            return verdict
+        if case.story:
+            verdict.failures += self._judge_story(case, seen)
             return verdict
         for run in seen.runs:
             self._judge_run(case, run, verdict)
@@ -176,58 +183,78 @@ class Oracle:
                     detail = f"{told}: {given[0]} where plain MXNet has {given[1]}"
                     return _failure(case, "again", f"{kind}_outcome", detail)
                 continue
-            if all(_about_equal(*pair) for pair in zip(ours, plain, strict=True)):
+            if all(about_equal(*pair) for pair in zip(ours, plain, strict=True)):
                 continue
             if case.precision == "int8":
                 continue  # its ranges are those of other values
             stage = enlarged(case, case.calls[answer.number])
             assert stage is not None
-            failure = self._beyond(case, stage, answer, (kind, told), ours, SAMPLES, coarse)
-            if failure is not None:  # about to be reported: the limits from more samples
-                failure = self._beyond(case, stage, answer, (kind, told), ours, ESCALATED, coarse)
+            assert not isinstance(answer.plain, str)
+            values = {
+                **weights_at(case, answer.number, self._arrays),
+                **inputs_at(stage, answer.number, self._arrays),
+            }
+            names = "again", kind, told
+            failure = self._beyond(stage, values, (answer.plain, ours), names, coarse)
             if failure is not None:
                 return failure
         return None
 
     def _beyond(
         self,
-        case: Case,
         stage: Case,
-        answer: Answer,
-        told: tuple[str, str],
-        ours: tuple[Array, ...],
-        samples: int,
+        values: Arrays,
+        answers: tuple[tuple[Array, ...], tuple[Array, ...]],
+        told: tuple[str, str, str],
         coarse: bool,
+        samples: int = SAMPLES,
     ) -> Failure | None:
-        """The first head of a later call that is beyond its limit.
+        """The first head of a later answer that is beyond its limit.
 
         Args:
-            case: The case.
-            stage: It at the sizes of the call.
-            answer: What the call gave.
-            told: What was other at the call, for a signature and for a person.
-            ours: One of the answers with engines.
-            samples: Number of noisy evaluations.
+            stage: The case at the sizes of the call.
+            values: Of all its variables.
+            answers: Plain MXNet's, and one with engines.
+            told: Stage and symptom for a signature, and what happened for a person.
             coarse: The limits are TensorRT's.
+            samples: Number of noisy evaluations; what is beyond the limits is judged by more.
         """
-        assert not isinstance(answer.plain, str)
-        values = {
-            **weights_at(case, answer.number, self._arrays),
-            **inputs_at(stage, answer.number, self._arrays),
-        }
+        plain, ours = answers
         known = limits(Reference(stage, values, coarse), stage.heads, samples)
         for place, limit in enumerate(known):
             dtype = stage.tensor(stage.heads[place]).dtype
-            errors = [_error(limit, dtype, outputs, place) for outputs in (answer.plain, ours)]
+            errors = [_error(limit, dtype, outputs, place) for outputs in (plain, ours)]
             for blamed, detail, error in _blamed(errors[0], {"none": errors[1]}):
                 if blamed == "reference":  # or MXNet's own mistake, which is repeated
                     continue
-                symptom = f"{told[0]}_{'class' if np.isinf(error) else 'value'}"
-                signature = Signature("again", symptom, blamed, _producer(stage, place), dtype)
-                wrong = [ours if blamed == "mxtrt" else answer.plain]
-                text = f"{told[1]}, head {place}: {detail}; {_worst(limit, wrong, place)}"
+                if samples == SAMPLES:  # about to be reported
+                    return self._beyond(stage, values, answers, told, coarse, ESCALATED)
+                symptom = f"{told[1]}_{'class' if np.isinf(error) else 'value'}"
+                signature = Signature(told[0], symptom, blamed, _producer(stage, place), dtype)
+                wrong = [ours if blamed == "mxtrt" else plain]
+                text = f"{told[2]}, head {place}: {detail}; {_worst(limit, wrong, place)}"
                 return Failure(signature, text, error)
         return None
+
+    def _judge_story(self, case: Case, seen: Observation) -> list[Failure]:
+        """What does not hold in a story: its first wrong answer, and what else was seen."""
+        found = [_failure(case, "story", "left", told) for told in seen.played.wrong]
+        for scene in seen.played.scenes:
+            what, told = scene.what
+            plain, ours = scene.plain, scene.ours
+            if isinstance(plain, str) or isinstance(ours, str):
+                if isinstance(plain, str) and isinstance(ours, str):
+                    continue
+                said = [one if isinstance(one, str) else "an answer" for one in (ours, plain)]
+                detail = f"{told}, object {scene.who}: {said[0]} where plain MXNet has {said[1]}"
+                return [*found, _failure(case, "story", f"{what}_outcome", detail)]
+            if case.precision == "int8":
+                continue  # its ranges are those of other values
+            names = "story", what, f"{told}, object {scene.who}"
+            failure = self._beyond(scene.stage, scene.values, (plain, ours), names, seen.coarse)
+            if failure is not None:
+                return [*found, failure]
+        return found
 
     def _wrong(
         self, case: Case, seen: Observation, known: list[list[Limit]], verdict: Verdict
@@ -311,18 +338,6 @@ def _error(limit: Limit, dtype: str, outputs: tuple[Array, ...], place: int) -> 
     if (outputs[place].shape, outputs[place].dtype) != (limit.exact.shape, dtype):
         return float("inf")
     return limit.error(outputs[place])
-
-
-def _about_equal(one: Array, other: Array) -> bool:
-    """Whether two heads differ by roundings at the most: then no limits are asked for."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return False
-    if np.array_equal(one, other, equal_nan=True):
-        return True
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return False
-    largest = float(np.abs(other).max(initial=0.0))
-    return bool(np.abs(one - other).max(initial=0.0) <= _ROUNDINGS * largest)
 
 
 def _worst(limit: Limit, given: list[tuple[Array, ...]], place: int) -> str:

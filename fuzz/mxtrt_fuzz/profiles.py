@@ -25,6 +25,7 @@ class Profile:
         shrink: Whether Hypothesis makes failures smaller during the hunt, which takes many cases:
             not where each takes seconds.
         repeatable: Two campaigns of one seed run the same cases; no example database is used.
+        stories: Whether the cases are stories (:mod:`mxtrt_fuzz.stories`).
     """
 
     examples: int
@@ -37,6 +38,7 @@ class Profile:
     least: int = 1
     shrink: bool = True
     repeatable: bool = False
+    stories: bool = False
 
 
 _ON_GPU = Profile(
@@ -54,4 +56,5 @@ PROFILES = {
     "gpu": _ON_GPU,
     "gpu-context": replace(_ON_GPU, context="gpu"),
     "nightly": Profile(examples=20_000, targeted=True),
+    "stories": Profile(examples=300, repeatable=True, stories=True),
 }

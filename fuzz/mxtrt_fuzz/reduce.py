@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from mxtrt.graph.symbol import Entry
-from mxtrt_fuzz.graphs import Case, Node, Operation, Tensor, Variable
+from mxtrt_fuzz.graphs import Case, Node, Operation, Step, Tensor, Variable
 from mxtrt_fuzz.specs import Attributes, specs, whole
 
 __all__ = ["reduce_case", "retyped"]
@@ -31,6 +31,7 @@ def reduce_case(case: Case, fails: Callable[[Case], bool], budget: int = 400) ->
     """
     tried: set[Case] = {case}
     passes = (
+        _fewer_steps,
         _fewer_heads,
         _truncated,
         _without_a_node,
@@ -80,6 +81,28 @@ def retyped(case: Case) -> Case | None:
     except IndexError:
         return None
     return made
+
+
+def _fewer_steps(case: Case) -> Iterator[Case]:
+    """A story without its end, without a step, or with a simpler one; a step is left at least."""
+    story = case.story
+    for end in range(1, len(story)):
+        yield case.replace(story=story[:end])
+    for place, step in enumerate(story):
+        rest = story[:place], story[place + 1 :]
+        if len(story) > 1:
+            yield case.replace(story=rest[0] + rest[1])
+        simpler = [
+            dataclasses.replace(step, grown=()),
+            dataclasses.replace(step, names=step.names[:1]),
+        ]
+        if step.what == "bind":
+            simpler.append(Step("bind", step.who, "bind"))
+        if step.what == "write":
+            simpler.append(dataclasses.replace(step, how="assign"))
+        for changed in simpler:
+            if changed != step:
+                yield case.replace(story=(*rest[0], changed, *rest[1]))
 
 
 def _fewer_heads(case: Case) -> Iterator[Case]:

@@ -84,7 +84,10 @@ class FuzzReport:
         """Count a case."""
         self.graphs += 1
         self.sizes[str(len(case.operations))] += 1
-        self.drawn.update((f"lane {case.lane}", f"bind {case.bind}", f"precision {case.precision}"))
+        binds = [step.how for step in case.story if step.what == "bind"] or [case.bind]
+        self.drawn.update((f"lane {case.lane}", f"precision {case.precision}"))
+        self.drawn.update(f"bind {how}" for how in binds)
+        self.drawn.update(f"step {step.what}" for step in case.story)
         if verdict.invalid:
             self.invalid[verdict.invalid] += 1
             return

@@ -15,13 +15,25 @@ import numpy as np
 
 from mxtrt_fuzz.graphs import Case, Variable
 
-__all__ = ["INPUT_SETS", "Array", "Arrays", "fill", "input_arrays", "weight_arrays", "wide"]
+__all__ = [
+    "INPUT_SETS",
+    "Array",
+    "Arrays",
+    "about_equal",
+    "fill",
+    "input_arrays",
+    "weight_arrays",
+    "wide",
+]
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
 #: Sets of inputs that every case is run with, one after the other.
 INPUT_SETS = 2
+
+# What two answers are off, relative to the largest number of one, that are taken to be equal.
+_ROUNDINGS = 1e-6
 
 _TINY = float(np.finfo(np.float32).tiny)
 _NONFINITE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0])
@@ -73,3 +85,15 @@ def input_arrays(case: Case, turn: int) -> dict[str, Array]:
     """Values of the data by name, in one of the :data:`INPUT_SETS` sets."""
     data = (v for v in case.variables if v.role == "data")
     return {v.name: fill(v, case.seed, turn, case.lane) for v in data}
+
+
+def about_equal(one: Array, other: Array) -> bool:
+    """Whether two heads differ by roundings at the most: then no limits are asked for."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if np.array_equal(one, other, equal_nan=True):
+        return True
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return False
+    largest = float(np.abs(other).max(initial=0.0))
+    return bool(np.abs(one - other).max(initial=0.0) <= _ROUNDINGS * largest)

@@ -17,6 +17,7 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.hunt import Hunt
 from mxtrt_fuzz.mutants import MUTANTS, Mutant
 from mxtrt_fuzz.report import FuzzReport
+from mxtrt_fuzz.stories import stories
 
 CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 
@@ -70,6 +71,7 @@ def test_mutant_is_killed(mutant: Mutant, table: Callable[..., Any]) -> None:
     """By the lane of the operator that it is in, or by whole graphs."""
     lanes = [operator_cases(name) for name in mutant.operators]
     whole = client_cases([mutant.way]) if mutant.way else cases()
+    whole = stories() if mutant.story else whole
     strategy = st.one_of(lanes) if lanes else whole
     with mutant.planted():
         report = hunted(strategy, exact=mutant.exact)
@@ -84,5 +86,6 @@ def test_mutant_is_killed(mutant: Mutant, table: Callable[..., Any]) -> None:
 
 
 def test_without_a_mutant_nothing_is_found() -> None:
-    """The same hunt on mxtrt as it is."""
+    """The same hunts on mxtrt as it is."""
     assert not new(hunted(cases(), 40))
+    assert not new(hunted(stories(), 40))
