@@ -110,7 +110,7 @@ class Run:
         denied: Operators that it denies to the engine.
         outputs: The heads, for each set of inputs.
         segments: Names of the nodes of every segment.
-        left: Names of the nodes that stayed in MXNet.
+        left: Names of the nodes that stayed in MXNet, and why.
         weight_bytes: Bytes of weights in engines, by mxtrt's own report.
         released_bytes: Bytes that left MXNet's memory, likewise.
         build_seconds: Seconds of its engines' builds, likewise.
@@ -122,7 +122,7 @@ class Run:
     denied: tuple[str, ...] = ()
     outputs: tuple[Outputs, ...] = ()
     segments: list[list[str]] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
     weight_bytes: int = 0
     released_bytes: int = 0
     build_seconds: float = 0.0
@@ -442,7 +442,7 @@ class _Execution:
             if ran < least:  # the report is Python's, and a forward takes none
                 run.reason = f"{ran} runs of engines in a program in C, {least} were expected"
         run.segments = [list(segment.nodes) for segment in report.segments]
-        run.left = [node.name for node in report.left]
+        run.left = {node.name: node.reason for node in report.left}
         run.weight_bytes, run.released_bytes = report.weight_bytes, report.released_bytes
         run.build_seconds = report.build_seconds
         if mask == "none" and not run.reason:

@@ -287,6 +287,13 @@ def _mixed_up_outputs() -> Iterator[None]:
         yield
 
 
+def _alone() -> contextlib.AbstractContextManager[Any]:
+    """Every operator is a segment of its own."""
+    return mock.patch.object(
+        mxtrt.graph.partition, "_components", lambda depends, engine: [*range(len(depends))]
+    )
+
+
 @contextlib.contextmanager
 def _forgotten_node() -> Iterator[None]:
     """The report leaves a node out."""
@@ -600,6 +607,7 @@ _GRAPHS = (
     Mutant("repeated heads dropped", "rewrite", lambda: _rewritten(_heads_without_repeats)),
     Mutant("outputs of an engine exchanged", "rewrite", _mixed_up_outputs),
     Mutant("inputs of an engine exchanged", "rewrite", _inputs_exchanged),
+    Mutant("operators that are not joined", "partition", _alone),
     Mutant("a node missing from the report", "partition", _forgotten_node),
     Mutant("weights retained", "memory", _retained_weights),
     Mutant("weights as they were before they were set", "plan", _stale_weights),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -24,11 +25,12 @@ def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
 
     Every operator is in exactly one segment or left in MXNet (one whose value is known at bind:
     wherever it is read), a denied one is left, and the graph with its segments contracted has no
-    cycle.
+    cycle.  Nothing is left that an engine could have run: no two segments of which one reads the
+    other could be one, and what is left only because of its neighbours has such neighbours.
     """
     names = [node.name for node in case.operations]
     known = {case.nodes[index].name for index in _known(case)}
-    seen = [name for segment in run.segments for name in segment] + run.left
+    seen = [name for segment in run.segments for name in segment] + [*run.left]
     once = [name for name in seen if name not in known]
     if sorted(once) != sorted(set(names) - known):
         yield "cover", f"nodes {sorted(names)} became {sorted(seen)}"
@@ -37,8 +39,39 @@ def partition_faults(case: Case, run: Run) -> Iterator[tuple[str, str]]:
     for node in case.operations:
         if node.op in run.denied and node.name in inside:
             yield "denied", f"{node.op} is denied and runs in an engine"
-    if _has_cycle(case, run):
+    if _has_cycle(case, run.segments):
         yield "cycle", f"segments {run.segments} read each other"
+        return
+    for one, two in itertools.combinations(range(len(run.segments)), 2):
+        rest = [s for place, s in enumerate(run.segments) if place not in (one, two)]
+        both = [*run.segments[one], *run.segments[two]]
+        if _reads(case, run.segments[two], run.segments[one]) and not _has_cycle(
+            case, [*rest, both]
+        ):
+            yield "split", f"segments {run.segments[one]} and {run.segments[two]} could be one"
+            return
+    for node in case.operations:
+        reason = run.left.get(node.name, "")
+        if reason.startswith(_MOVES) and not registry()[node.op].moves_data_only:
+            yield "missed", f"{node.name} ({node.op}) computes and stays in MXNet: {reason}"
+        first = case.nodes[node.inputs[0].node] if node.inputs else None  # others may be labels
+        reads = isinstance(first, Variable) and first.role == "data"
+        if reason.startswith(_NO_INPUT) and reads:
+            yield "missed", f"{node.name} ({node.op}) reads data and stays in MXNet: {reason}"
+
+
+# How reasons begin that are about a whole segment (mxtrt/graph/partition.py).
+_MOVES, _NO_INPUT = "its segment only moves data", "its segment has no input but weights"
+
+
+def _reads(case: Case, segment: Collection[str], other: Collection[str]) -> bool:
+    """Whether a node of a segment reads one of another segment."""
+    return any(
+        case.nodes[entry.node].name in other
+        for node in case.operations
+        if node.name in segment
+        for entry in node.inputs
+    )
 
 
 def _known(case: Case) -> set[int]:
@@ -53,8 +86,9 @@ def _known(case: Case) -> set[int]:
     return known
 
 
-def _has_cycle(case: Case, run: Run) -> bool:
-    unit = {name: f"segment {i}" for i, names in enumerate(run.segments) for name in names}
+def _has_cycle(case: Case, segments: Sequence[Sequence[str]]) -> bool:
+    """Whether contracted segments read each other."""
+    unit = {name: f"segment {i}" for i, names in enumerate(segments) for name in names}
     known = _known(case)
     waits: list[set[str]] = []  # for every node, where known nodes are looked through
     reads: dict[str, set[str]] = {}

@@ -1,4 +1,5 @@
 // CachedOps, which the networks of Gluon and DJL are run by.
+#include <set>
 #include <string>
 
 #include "bound.h"
@@ -26,16 +27,25 @@ struct Op {
   Handle symbol = nullptr;
   uint32_t num_inputs = 0;
   std::vector<std::string> keys, values;
+  std::vector<uint32_t> states;  // places of those that training writes to uncounted
+  std::vector<Handle> trained;   // the arrays of the last training call at these places
   std::mutex mutex;
   bool asked = false;
   Op() = default;
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
-  ~Op() { MXSymbolFree(symbol); }
+  ~Op() {
+    MXSymbolFree(symbol);
+    for (Handle array : trained) MXNDArrayFree(array);
+  }
 };
 
 Bounds<CachedOpRun> g_bound;
 Registry<std::shared_ptr<Op>> g_ops;
+
+// Those that were called for training, whose backward may be yet to come.
+std::mutex g_training;
+std::vector<std::weak_ptr<Op>> g_trained;
 
 bool is_inference() {
   bool recording = false, training = false;
@@ -51,14 +61,72 @@ bool has_shape(Handle array, const std::vector<int64_t>& shape) {
          std::equal(shape.begin(), shape.end(), sizes);
 }
 
+bool is_true(const std::string& value) {
+  return value == "1" || value == "true" || value == "True";
+}
+
+// Places of the auxiliary states among the inputs.
+std::vector<uint32_t> states_of(const Op& op) {
+  uint32_t num_states = 0, num_inputs = 0;
+  Text *states = nullptr, *inputs = nullptr;
+  if (MXSymbolListAuxiliaryStates(op.symbol, &num_states, &states)) return {};
+  const std::set<std::string> names(states, states + num_states);
+  if (NNSymbolListInputNames(op.symbol, 0, &num_inputs, &inputs)) return {};
+  std::vector<uint32_t> places;
+  for (uint32_t i = 0; i < num_inputs; ++i) {
+    if (names.count(inputs[i])) places.push_back(i);
+  }
+  return places;
+}
+
+// Counts writes that MXNet does not count; see hooks/training.py.
+void count_writes(Op* op) {
+  const std::lock_guard<std::mutex> lock(op->mutex);
+  node().count_write(op->trained.data(), static_cast<int>(op->trained.size()));
+}
+
+// Takes note of a call for training.
+void note_training(const std::shared_ptr<Op>& op, int num_inputs, Handle* inputs) {
+  if (!op || op->states.empty() || static_cast<int>(op->num_inputs) != num_inputs) return;
+  {
+    const std::lock_guard<std::mutex> lock(op->mutex);
+    for (Handle array : op->trained) MXNDArrayFree(array);
+    op->trained.clear();
+    for (uint32_t place : op->states) {
+      Handle array = nullptr;
+      if (!MXShallowCopyNDArray(inputs[place], &array)) op->trained.push_back(array);
+    }
+  }
+  count_writes(op.get());
+  const std::lock_guard<std::mutex> lock(g_training);
+  const auto is_same = [&](const auto& one) { return one.lock() == op; };
+  if (std::none_of(g_trained.begin(), g_trained.end(), is_same)) g_trained.push_back(op);
+}
+
+// The backward of what was called for training.
+int after_backward(int code) {
+  if (!may_have_engines()) return code;
+  const std::lock_guard<std::mutex> lock(g_training);
+  const auto is_gone = [](const auto& one) { return one.expired(); };
+  g_trained.erase(std::remove_if(g_trained.begin(), g_trained.end(), is_gone), g_trained.end());
+  for (const auto& one : g_trained) {
+    if (const auto op = one.lock()) count_writes(op.get());
+  }
+  return code;
+}
+
 int note(int code, Handle symbol, int num_flags, Text* keys, Text* values, Handle* out) {
   if (code || !wants_engines()) return code;
   auto op = std::make_shared<Op>();
   Text* names = nullptr;
   if (MXSymbolCopy(symbol, &op->symbol)) return 0;
   if (NNSymbolListInputNames(op->symbol, 0, &op->num_inputs, &names)) return 0;
-  op->keys.assign(keys, keys + num_flags);
-  op->values.assign(values, values + num_flags);
+  for (int i = 0; i < num_flags; ++i) {
+    op->keys.emplace_back(keys[i]);
+    op->values.emplace_back(values[i]);
+    if (op->keys.back() == "static_alloc" && is_true(op->values.back()))
+      op->states = states_of(*op);
+  }
   g_ops.put(*out, std::move(op));
   return 0;
 }
@@ -173,7 +241,12 @@ API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_out
   const auto plain = [&] {
     return real_MXInvokeCachedOp(op, num_inputs, inputs, num_outputs, outputs);
   };
-  if (!may_have_engines() || *outputs || !is_inference()) return plain();
+  if (!may_have_engines() || *outputs) return plain();
+  if (!is_inference()) {
+    const int trained = plain();
+    if (!trained) note_training(g_ops.find(op), num_inputs, inputs);
+    return trained;
+  }
   const auto bound = bound_of(op, num_inputs, inputs);
   if (!bound) return plain();
   int code = 0;
@@ -192,6 +265,16 @@ API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_out
   *num_outputs = static_cast<int>(made.size());
   *outputs = made.data();
   return 0;
+}
+
+// MXAutogradBackward and MXAutogradComputeGradient of MXNet call this one.
+API int MXAutogradBackwardEx(uint32_t num_heads, Handle* heads, Handle* gradients,
+                             uint32_t num_variables, Handle* variables, int retain_graph,
+                             int create_graph, int is_train, Handle** made, int** stypes) {
+  REAL(MXAutogradBackwardEx);
+  return after_backward(real_MXAutogradBackwardEx(num_heads, heads, gradients, num_variables,
+                                                  variables, retain_graph, create_graph, is_train,
+                                                  made, stypes));
 }
 
 using Hook = void (*)(Text name, Text operator_name, Handle array);

@@ -40,6 +40,7 @@ struct Node {
   int (*changed)(void* watch);
   int (*any_retired)(const int64_t* keys, int number);
   int (*is_same)(const void* array, const void* other);
+  void (*count_write)(Handle const* arrays, int number);
 };
 
 // What Python hands over beside its answer.

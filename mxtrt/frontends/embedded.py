@@ -57,8 +57,12 @@ class _Python(ctypes.Structure):
     _fields_ = [*_TYPES.items()]
 
 
+#: ``Node`` in ``embedded.h``, by the names of the engine node's functions.
+_NODE = ("run", "watch_changed", "any_retired", "is_same", "count_write")
+
+
 class _Node(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("run", "changed", "any_retired", "is_same")]
+    _fields_ = [(name, _POINTER) for name in _NODE]
 
 
 class _Lock:
@@ -375,14 +379,6 @@ def install(own: str, real: str) -> None:
     }
     table = _Python(**functions)
     node = library().lib
-    addresses = (
-        ctypes.cast(function, ctypes.c_void_p)
-        for function in (
-            node.mxtrt_run,
-            node.mxtrt_watch_changed,
-            node.mxtrt_any_retired,
-            node.mxtrt_is_same,
-        )
-    )
+    addresses = (ctypes.cast(node[f"mxtrt_{name}"], ctypes.c_void_p) for name in _NODE)
     _kept.extend((embedded, table))
     front.mxtrt_front_install(ctypes.byref(table), ctypes.byref(_Node(*addresses)))

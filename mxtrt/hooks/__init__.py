@@ -33,9 +33,10 @@ def install(mx: ModuleType) -> None:
         )
         return
     with loading:
-        from mxtrt.hooks import gluon, saving, symbol
+        from mxtrt.hooks import gluon, saving, symbol, training
 
         if not symbol.installed():
             symbol.install()
             gluon.install()
             saving.install()
+            training.install()

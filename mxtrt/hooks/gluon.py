@@ -22,7 +22,7 @@ from mxnet.ndarray import NDArray
 from mxnet.symbol.numpy import _Symbol as NumpySymbol
 
 from mxtrt.config import Options
-from mxtrt.hooks import decision
+from mxtrt.hooks import decision, training
 from mxtrt.hooks.beside import Beside, touches
 from mxtrt.hooks.bound import (
     Bound,
@@ -488,15 +488,19 @@ def _wrap_call(original: Callable[..., Any]) -> Callable[..., Any]:
         if bindings is _UNDER_WAY:
             with _first_calls:
                 bindings = self.__dict__.get(_BINDING)
-        if bindings is None:
-            return original(self, *args)
 
         def in_mxnet() -> Any:
             return original(self, *args)
 
-        if self._callback is None and _is_inference():
-            return bindings.call(args, in_mxnet)
-        return bindings.in_mxnet(in_mxnet)
+        if not _is_inference():
+            answer = in_mxnet() if bindings is None else bindings.in_mxnet(in_mxnet)
+            training.called(self)
+            return answer
+        if bindings is None:
+            return in_mxnet()
+        if self._callback is not None:
+            return bindings.in_mxnet(in_mxnet)
+        return bindings.call(args, in_mxnet)
 
     return _call_cached_op
 

@@ -208,6 +208,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "is_readable": (_INT, (_POINTER,)),
     "memory_flags": (_INT, (_POINTER,)),
     "owners": (_INT, (_POINTER,)),
+    "count_write": (None, (_POINTER, _INT)),
     "page_out": (_INT, (_POINTER, _POINTER, _SIZE, _INT, _INT64, _POINTER)),
     "is_evicted": (_INT, (_POINTER,)),
     "evict": (_INT64, (_POINTER, _INT, _POINTER)),

@@ -354,6 +354,11 @@ class Library(Functions):
         """Watch arrays for writes, from now on."""
         return Watch(self.lib, arrays)
 
+    def count_write(self, arrays: Sequence[Any]) -> None:
+        """Have MXNet count a write to arrays behind all that was pushed before; nothing changes."""
+        handles = (ctypes.c_void_p * len(arrays))(*(array.handle.value for array in arrays))
+        self.lib.mxtrt_count_write(handles, len(arrays))
+
     def page_out(
         self,
         array: Any,

@@ -1,7 +1,7 @@
 // A program to which something happens while it has engines:
 // events WHAT MODEL.json MODEL.params OUT
-// WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook, writes
-// or optimize.
+// WHAT is fork, signals, exit-thread, exit-busy, retired, monitor, backward, state, hook, writes,
+// training or optimize.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -105,6 +105,47 @@ void with_hook(Model* model, Answers* answers) {
   check(MXCachedOpRegisterOpHook(
       op, [](const char*, const char*, NDArrayHandle) { ++operators_seen; }, true));
   call();
+  check(MXFreeCachedOp(op));
+}
+
+// Calls of a CachedOp with static memory, before and after steps of training: MXNet does not count
+// their writes to running means.
+void with_training(Model* model, Answers* answers) {
+  const char* keys[] = {"static_alloc", "static_shape"};
+  const char* values[] = {"1", "1"};
+  CachedOpHandle op = nullptr;
+  check(MXCreateCachedOpEx(model->symbol, 2, keys, values, &op));
+  const auto list = [](SymbolHandle symbol, uint32_t* number, const char*** names) {
+    return NNSymbolListInputNames(symbol, 0, number, names);
+  };
+  std::vector<NDArrayHandle> inputs;
+  NDArrayHandle data = nullptr, weight = nullptr;
+  for (const auto& name : names_of(model->symbol, list)) {
+    inputs.push_back(name == "data" ? empty({kFewest, 3, 16, 16}) : model->parameters.at(name));
+    if (name == "data") data = inputs.back();
+    if (name == "top_bias") weight = inputs.back();
+  }
+  NDArrayHandle gradient = like(weight);
+  uint32_t request = 1;
+  check(MXAutogradMarkVariables(1, &weight, &request, &gradient));
+  const auto call = [&](float offset) {
+    fill(data, offset);
+    int number = 0;
+    NDArrayHandle* outputs = nullptr;
+    check(MXInvokeCachedOp(op, inputs.size(), inputs.data(), &number, &outputs));
+    return std::vector<NDArrayHandle>(outputs, outputs + number);
+  };
+  for (int step = 0; step < 3; ++step) {
+    for (int i = 0; i < 3; ++i) take(call(0.1f * i)[0], answers);
+    int before = 0;
+    check(MXAutogradSetIsRecording(1, &before));
+    check(MXAutogradSetIsTraining(1, &before));
+    NDArrayHandle made = call(0.7f)[0];
+    check(MXAutogradSetIsTraining(0, &before));
+    check(MXAutogradSetIsRecording(0, &before));
+    if (step) check(MXAutogradBackward(1, &made, nullptr, 0));
+    take(call(0.4f)[0], answers);
+  }
   check(MXFreeCachedOp(op));
 }
 
@@ -218,6 +259,8 @@ int main(int argc, char** argv) {
     }
     network.ask(0.2f, &answers);
     std::fprintf(stderr, "more %d\n", runs() - told);
+  } else if (what == "training") {
+    with_training(&model, &answers);
   } else if (what == "hook") {
     with_hook(&model, &answers);
     std::fprintf(stderr, "operators %d\n", operators_seen > 1);

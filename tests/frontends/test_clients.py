@@ -299,6 +299,14 @@ def test_gradients_are_mxnets(run, model):
     assert _runs(told) == 4
 
 
+def test_running_means_are_followed_where_a_cached_op_is_trained(run, model):
+    """MXNet counts no writes to them where memory is static."""
+    plain, _ = run(*_events("training", model), on=False)
+    ours, told = run(*_events("training", model), MXTRT_BUILD="foreground")
+    _agree(ours, plain)
+    assert _runs(told) >= 8
+
+
 def test_a_symbol_that_was_optimized_is_bound_with_its_options(run, model):
     """MXNet itself refuses the backend; a wrong option is refused in mxtrt's words."""
     plain, refused = run(*_events("optimize", model), on=False)

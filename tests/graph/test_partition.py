@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -93,6 +94,34 @@ def values(graph: Graph, given: dict[str, Any], segments: Sequence[tuple[Graph, 
         else:
             seen.append(((node.name, inputs),))
     return tuple(seen[head.node][head.output] for head in graph.heads)
+
+
+@given(graphs())
+@settings(derandomize=True, max_examples=500, deadline=None)
+def test_no_segment_could_be_one_with_another_that_reads_it(case):
+    """Joined they would have a cycle with what is between them."""
+    graph, reasons = case
+    found = cut(graph, reasons)
+    segments = [frozenset(segment.nodes) for segment in found.segments]
+    for one, two in itertools.permutations(segments, 2):
+        reads = any(entry.node in one for index in two for entry in graph.nodes[index].inputs)
+        if reads:
+            rest = [segment for segment in segments if segment not in (one, two)]
+            assert _has_cycle(graph, [*rest, one | two])
+
+
+def _has_cycle(graph: Graph, segments: Sequence[frozenset[int]]) -> bool:
+    unit = {index: min(segment) for segment in segments for index in segment}
+    before: dict[int, set[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        own = unit.get(index, index)
+        reads = {unit.get(entry.node, entry.node) for entry in node.inputs} - {own}
+        before.setdefault(own, set()).update(reads)
+    try:
+        graphlib.TopologicalSorter(before).prepare()
+    except graphlib.CycleError:
+        return True
+    return False
 
 
 @given(graphs(), st.data())

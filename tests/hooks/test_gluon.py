@@ -425,3 +425,37 @@ def test_engines_come_back_after_every_change_of_weights_that_onednn_reorders():
     net.hybridize()
     with mxtrt.options(enabled=False):
         assert_close(seen, net(x))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_running_means_are_followed_where_a_block_is_trained(static, late):
+    """MXNet counts no writes to them where memory is static, at a forward or at its backward."""
+    net = gluon.nn.HybridSequential()
+    net.add(gluon.nn.Dense(6), gluon.nn.BatchNorm(), gluon.nn.Dense(3))
+    net.initialize(mx.init.Normal(1))
+    x, other = (mx.nd.random.normal(shape=(4, 5)) for _ in range(2))
+    net(x)
+    net.hybridize(static_alloc=static, static_shape=static)
+    with mxtrt.options():
+        for _ in range(3):
+            net(x).asnumpy()
+    for _ in range(3):
+        with mxtrt.options():
+            with autograd.record():
+                loss = net(x)
+            if late:
+                net(other).asnumpy()
+            loss.backward()
+            runs = mxtrt.stats().engine_runs
+            answers = [net(other) for _ in range(20)]
+            assert mxtrt.stats().engine_runs > runs
+        values = {name: parameter.data() for name, parameter in net.collect_params().items()}
+        symbol = net(mx.sym.var("data"))
+        names = symbol.list_arguments()
+        given = {n: other if n == "data" else values[n] for n in names}
+        states = {n: values[n] for n in symbol.list_auxiliary_states()}
+        with mxtrt.options(enabled=False):
+            expected = symbol.bind(mx.cpu(), given, aux_states=states, grad_req="null").forward()
+        for answer in answers:
+            assert_close(answer, expected[0])
