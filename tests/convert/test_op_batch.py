@@ -52,6 +52,7 @@ CASES: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("GridGenerator", [(6,)], {"transform_type": "affine", "target_shape": (3, 4)}),
     ("GridGenerator", [(2, 3, 4)], {"transform_type": "warp"}),
     ("_contrib_box_decode", [(3, 4), (1, 3, 4)], {}),
+    ("_contrib_box_nms", [(9, 6)], {"id_index": 0, "topk": 5}),
     ("dot", [(3, 4), (4, 5)], {}),
     ("_linalg_gemm2", [(4,), (4, 5)], {"alpha": 2}),
     ("Embedding", [(3,), (5, 2)], {"input_dim": 5, "output_dim": 2}),

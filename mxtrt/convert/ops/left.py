@@ -17,7 +17,7 @@ _REASONS = {
         _npi_rayleigh _npi_uniform* _npi_weibull
     """,
     "non-maximum suppression gives MXNet's fixed-size list, for which ONNX has no operator": """
-        _contrib_box_nms _contrib_MultiBoxDetection _contrib_Proposal _contrib_MultiProposal
+        _contrib_MultiBoxDetection _contrib_Proposal _contrib_MultiProposal
     """,
     "its boxes depend on shapes alone: an engine would only copy them": "_contrib_MultiBoxPrior",
     "it is of a model quantized for oneDNN; give the float32 model instead": """

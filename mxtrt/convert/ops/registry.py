@@ -252,6 +252,17 @@ class Call:
         """Add an ONNX node with several outputs, all named by the caller."""
         self._builder.node(op_type, inputs, list(outputs), **attributes)
 
+    def loop(
+        self,
+        hint: str,
+        trips: str,
+        state: Sequence[tuple[str, Any]],
+        body: Callable[[str, Sequence[str]], Sequence[str]],
+    ) -> list[str]:
+        """Add a ``Loop``; see :meth:`mxtrt.convert.onnx_builder.OnnxBuilder.loop`."""
+        typed = [(name, np.dtype(dtype)) for name, dtype in state]
+        return self._builder.loop(f"{self.node.name}_{hint}", trips, typed, body)
+
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of a small initializer with this value (equal ones are stored once)."""
         return self._builder.constant(np.asarray(value, dtype=dtype))
