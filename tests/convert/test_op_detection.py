@@ -6,9 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.converters import Converted, mx, refusal, run_mxnet, run_onnx, symbol, to_onnx
+from support.converters import (
+    Converted,
+    assert_close,
+    check,
+    check_op,
+    mx,
+    refusal,
+    run_mxnet,
+    run_onnx,
+    symbol,
+    to_onnx,
+)
 
 NMS = "_contrib_box_nms"
+DETECTION = "_contrib_MultiBoxDetection"
 Array = np.ndarray[Any, Any]
 
 
@@ -175,3 +187,138 @@ def test_lists_are_the_same_graph_for_every_batch(attrs: dict[str, Any]) -> None
 def test_lists_that_would_differ_are_refused(attrs: dict[str, Any], reason: str) -> None:
     """The message says why."""
     assert reason in refusal(NMS, (2, 9, 6), **attrs)
+
+
+@pytest.mark.parametrize("kind", ["corner", "center"])
+@pytest.mark.parametrize("shapes", [[(5, 4), (3, 4)], [(2, 3, 4), (5, 4)], [(2, 4), (2, 1, 3, 4)]])
+def test_overlaps_of_all_boxes_agree(shapes: list[tuple[int, ...]], kind: str) -> None:
+    """To the bit, and for boxes the wrong way round."""
+    random = np.random.default_rng(0)
+    low = [random.uniform(0, 9, (*shape[:-1], 2)) for shape in shapes]
+    boxes = [np.concatenate([ends, ends + 5], -1).astype(np.float32) for ends in low]
+    assert (assert_same_list("_contrib_box_iou", *boxes, format=kind) > 0).any()
+    turned = [box[..., [2, 1, 0, 3]] for box in boxes]
+    assert not assert_same_list("_contrib_box_iou", *turned, format="corner").any()
+    check_op("_contrib_box_iou", *shapes, format=kind)
+
+
+@pytest.mark.parametrize("kind", ["corner", "center"])
+def test_overlaps_of_odd_boxes_agree(kind: str) -> None:
+    """MXNet compares the ends of boxes, and a comparison with a NaN is false."""
+    random = np.random.default_rng(0)
+    boxes = [random.uniform(-2, 2, (n, 4)).astype(np.float32) for n in (40, 30)]
+    for box in boxes:
+        places = random.random(box.shape) < 0.2
+        box[places] = random.choice([np.nan, np.inf, -np.inf, 0], places.sum())
+    assert_same_list("_contrib_box_iou", *boxes, format=kind)
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {},
+        {"sizes": (0.2, 0.272), "ratios": (1, 2, 0.5)},
+        {"sizes": 0.9, "ratios": (3, 0.3), "clip": True},
+        {"sizes": (0.4, 0.1), "steps": (0.25, 0.2), "offsets": (0, 1)},
+    ],
+)
+def test_anchors_are_a_constant(attrs: dict[str, Any]) -> None:
+    """To the bit; neither the data nor their batch size tell."""
+    sym = symbol("_contrib_MultiBoxPrior", mx.sym.var("x"), **attrs)
+    made = []
+    for batch in (1, 3):
+        x = {"x": np.zeros((batch, 2, 5, 7), np.float32)}
+        made.append(to_onnx(sym, x))
+        (theirs,) = run_mxnet(sym, x)
+        np.testing.assert_array_equal(run_onnx(made[-1])[0], theirs)
+    assert made[0].ops == ["Identity"]
+    assert made[0].body == made[1].body
+
+
+def predictions(seed: int, batch: int, classes: int, count: int) -> tuple[Array, Array, Array]:
+    """Probabilities of classes, shifts and growths of anchors, and the anchors."""
+    random = np.random.default_rng(seed)
+    scores = np.round(random.uniform(0, 1, (batch, classes, count)), 1)
+    anchors = detections(seed, 1, count)[..., 2:] / 100
+    moves = random.normal(0, 1, (batch, 4 * count))
+    return tuple(array.astype(np.float32) for array in (scores, moves, anchors))
+
+
+def assert_detections_agree(*arrays: Array, **attrs: Any) -> Array:
+    """Plain MXNet's rows: classes and scores to the bit, boxes up to an exponential's rounding."""
+    names = ["x", "y", "z"]
+    values = dict(zip(names, arrays, strict=True))
+    sym = symbol(DETECTION, *map(mx.sym.var, names), **attrs)
+    (theirs,) = run_mxnet(sym, values)
+    (ours,) = run_onnx(to_onnx(sym, values, names))
+    np.testing.assert_array_equal(ours[..., :2], theirs[..., :2])
+    assert_close(ours, theirs, 1e-6)
+    return theirs
+
+
+@pytest.mark.parametrize("topk", [-1, 5, 100])
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 1])
+@pytest.mark.parametrize("force", [False, True])
+def test_detections_agree(force: bool, threshold: float, topk: int) -> None:
+    """What is suppressed keeps its row and loses its class; what is behind topk has no order."""
+    attrs = {"nms_threshold": threshold, "force_suppress": force, "nms_topk": topk}
+    rows = assert_detections_agree(*predictions(0, 2, 4, 30), threshold=0.75, **attrs)
+    lost = (rows[..., 0] < 0) & (rows[..., 1] >= 0)
+    assert lost.any() == (threshold < 1 or topk == 5)
+    assert (rows[..., 1] < 0).any()
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 1.5])
+def test_detections_without_suppression_keep_their_order(threshold: float) -> None:
+    """The background is left out all the same."""
+    arrays = predictions(1, 2, 3, 20)
+    rows = assert_detections_agree(*arrays, nms_threshold=threshold, threshold=0.6)
+    best = arrays[0][0, 1:].max(0)
+    kept = best[best >= np.float32(0.6)]
+    assert 0 < len(kept) < 20
+    np.testing.assert_array_equal(rows[0, : len(kept), 1], kept)
+
+
+def test_detections_of_odd_scores_agree() -> None:
+    """A NaN is no best score, and -1 or less is none at all; boxes may be none, or anywhere."""
+    scores, moves, anchors = predictions(2, 2, 3, 40)
+    random = np.random.default_rng(0)
+    for array in (scores, moves):
+        places = random.random(array.shape) < 0.3
+        array[places] = random.choice([np.nan, -1, -2, np.inf, -np.inf], places.sum())
+    for clip in (False, True):
+        assert_detections_agree(scores, moves, anchors, threshold=-3, clip=clip)
+
+
+def test_variances_scale_what_is_predicted() -> None:
+    """Those of the centre and those of the size."""
+    arrays = predictions(3, 1, 3, 20)
+    assert_detections_agree(*arrays, variances=(0.1, 0.3, 0.2, 0.5), clip=False)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"nms_topk": 4}, {"nms_threshold": 0}])
+def test_detections_are_the_same_graph_for_every_batch(attrs: dict[str, Any]) -> None:
+    """One engine serves them; the scores may come from before."""
+    names = ["x", "y", "z"]
+    x, y, z = map(mx.sym.var, names)
+    sym = symbol(DETECTION, x, y, z, **attrs)
+    made = []
+    for batch in (1, 3):
+        arrays = dict(zip(names, predictions(0, batch, 3, 9), strict=True))
+        made.append(check(sym, arrays, names))
+    assert made[0].body == made[1].body
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        ([(2, 3, 5), (1, 20), (1, 5, 4)], "other boxes"),
+        ([(2, 3, 5), (2, 20), (2, 5, 4)], "anchors of several pictures"),
+        ([(2, 1, 5), (2, 20), (1, 5, 4)], "no class but the background"),
+    ],
+)
+def test_detections_that_would_differ_are_refused(
+    shapes: list[tuple[int, ...]], reason: str
+) -> None:
+    """The message says why."""
+    assert reason in refusal(DETECTION, *shapes, out=(2, 5, 6))

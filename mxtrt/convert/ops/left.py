@@ -17,9 +17,8 @@ _REASONS = {
         _npi_rayleigh _npi_uniform* _npi_weibull
     """,
     "non-maximum suppression gives MXNet's fixed-size list, for which ONNX has no operator": """
-        _contrib_MultiBoxDetection _contrib_Proposal _contrib_MultiProposal
+        _contrib_Proposal _contrib_MultiProposal
     """,
-    "its boxes depend on shapes alone: an engine would only copy them": "_contrib_MultiBoxPrior",
     "it is of a model quantized for oneDNN; give the float32 model instead": """
         _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
         _sg_mkldnn_*

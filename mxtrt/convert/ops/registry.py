@@ -155,6 +155,13 @@ class Call:
         """A tuple attribute (``TShape``); a single integer gives a tuple of one."""
         return tuple(_integer(key, value) for value in self._items(key, default))
 
+    def numbers(self, key: str, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        """A tuple of numbers; a single one gives a tuple of one."""
+        values = self._items(key, default)
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise Unsupported(f"attribute {key}={self._given(key)!r} is not understood")
+        return tuple(float(value) for value in values)
+
     def optional_integers(
         self, key: str, default: Sequence[int | None] | None = None
     ) -> tuple[int | None, ...]:

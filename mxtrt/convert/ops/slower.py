@@ -100,6 +100,12 @@ def _many_classes(call: Call) -> bool:
     return prod(call.shape()) * call.integer("depth") >= 4096
 
 
+def _few_boxes(call: Call) -> bool:
+    """Alone in its segment, of fewer than 4096 boxes, of which fewer than 256 are compared."""
+    size, topk = call.shape()[-2], call.integer("topk", -1)
+    return size < 4096 and (size if topk < 0 else min(size, topk)) < 256
+
+
 def _many_rows(call: Call) -> bool:
     """Where one thread computes in float32, 512 rows, 256 units and 1,500,000 numbers or more."""
     shape = call.shape()
@@ -134,6 +140,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "BilinearSampler": (Rule("1.5", _always),),
     "SpatialTransformer": (Rule("1.3 to 1.7", _always),),
     "_contrib_ROIAlign": (Rule("1.3", _always),),
+    "_contrib_MultiBoxDetection": (Rule("1.1 to 3", _always),),
+    "_contrib_box_iou": (Rule("2 to 4", _always),),
+    "_contrib_box_nms": (Rule("1.1 to 1.8", _few_boxes, alone=True),),
     "log1p": (Rule("2", _large),),
     "_npi_log1p": (Rule("2", _large),),
     "one_hot": (Rule("3", _many_classes),),
