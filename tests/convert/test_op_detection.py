@@ -19,6 +19,8 @@ from support.converters import (
     to_onnx,
 )
 
+import mxtrt
+
 NMS = "_contrib_box_nms"
 DETECTION = "_contrib_MultiBoxDetection"
 Array = np.ndarray[Any, Any]
@@ -187,6 +189,16 @@ def test_lists_are_the_same_graph_for_every_batch(attrs: dict[str, Any]) -> None
 def test_lists_that_would_differ_are_refused(attrs: dict[str, Any], reason: str) -> None:
     """The message says why."""
     assert reason in refusal(NMS, (2, 9, 6), **attrs)
+
+
+def test_tensorrt_leaves_suppression_to_mxnet() -> None:
+    """And takes what is before it."""
+    rows = mx.sym.contrib.box_nms(mx.sym.tanh(mx.sym.sigmoid(mx.sym.var("x"))), name="nms")
+    report = mxtrt.inspect(rows, {"x": (1, 300, 6)}, engine="tensorrt")
+    assert [(n.name, n.reason.partition(" was")[0]) for n in report.left] == [
+        ("nms", "in tensorrt non-maximum suppression")
+    ]
+    assert mxtrt.inspect(rows, {"x": (1, 300, 6)}, engine="onnxruntime").left == []
 
 
 @pytest.mark.parametrize("kind", ["corner", "center"])

@@ -12,6 +12,7 @@ import numpy as np
 from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.ops.registry import Call, converter
 
+_ON_GPU = "non-maximum suppression was not compared with MXNet's"
 _HALF = "areas of boxes are rounded to float16"
 #: The rank of a box that is not in the list, and what is below the rank of every box that is.
 _OUT, _LOWEST = -np.inf, -3e38
@@ -22,11 +23,7 @@ _FEW = 128
 _FAR = 2**31 - 1
 
 
-def _require_cpu(call: Call) -> None:
-    call.require(not call.gpu, "non-maximum suppression on a GPU, where MXNet's kernel is another")
-
-
-@converter("_contrib_box_nms", outputs=1, not_in_half=_HALF)
+@converter("_contrib_box_nms", outputs=1, not_in_half=_HALF, not_on_gpu=_ON_GPU)
 def box_nms(call: Call) -> None:
     """``TopK`` by score, ``NonMaxSuppression`` by rank, and the survivors in front of rows of -1.
 
@@ -38,7 +35,6 @@ def box_nms(call: Call) -> None:
     ranks for scores.
     """
     call.require_floats()
-    _require_cpu(call)
     kind = call.text("in_format", "corner")
     call.require(kind == "corner", f"in_format={kind}: ONNX computes areas of such boxes otherwise")
     threshold = call.number("overlap_thresh", 0.5)
@@ -313,7 +309,7 @@ def _sides(call: Call, place: int, kind: str) -> list[str]:
 _MOST_ANCHORS = 1 << 20
 
 
-@converter("_contrib_MultiBoxPrior", outputs=1, shape_only=(0,))
+@converter("_contrib_MultiBoxPrior", moves_data_only=True, outputs=1, shape_only=(0,))
 def multi_box_prior(call: Call) -> None:
     """A constant: boxes of some sizes and ratios at every pixel (``contrib/multibox_prior.cc``).
 
@@ -347,7 +343,7 @@ def multi_box_prior(call: Call) -> None:
     call.emit("Identity", [values], output=call.output())
 
 
-@converter("_contrib_MultiBoxDetection", outputs=1, not_in_half=_HALF)
+@converter("_contrib_MultiBoxDetection", outputs=1, not_in_half=_HALF, not_on_gpu=_ON_GPU)
 def multi_box_detection(call: Call) -> None:
     """Boxes from anchors, the best class of each, and those that others suppress as class -1.
 
@@ -356,7 +352,6 @@ def multi_box_detection(call: Call) -> None:
     ``nms_threshold`` or more (``contrib/multibox_detection.cc``).
     """
     call.require_floats()
-    _require_cpu(call)
     # MXNet infers the shapes without a look at it, and reads beyond the arrays.
     call.require(call.shape(1)[0] == call.shape()[0], "other boxes than for each picture")
     call.require(call.shape(2)[0] == 1, "anchors of several pictures")

@@ -315,6 +315,8 @@ class OpEntry:
             others are all that the outputs depend on.
         not_in_half: Why float16 nodes stay in MXNet: its float16 result is not the float32 result
             rounded, for this reason.  None where it is.
+        not_on_gpu: Why nodes stay in MXNet where the engine computes on a GPU.  None where they do
+            not.
     """
 
     name: str
@@ -323,6 +325,7 @@ class OpEntry:
     outputs: int | None = None
     shape_only: tuple[int, ...] = ()
     not_in_half: str | None = None
+    not_on_gpu: str | None = None
 
 
 _REGISTRY: dict[str, OpEntry] = {}
@@ -334,6 +337,7 @@ def converter(
     outputs: int | None = None,
     shape_only: tuple[int, ...] = (),
     not_in_half: str | None = None,
+    not_on_gpu: str | None = None,
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -342,7 +346,7 @@ def converter(
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
             _REGISTRY[name] = OpEntry(
-                name, function, moves_data_only, outputs, shape_only, not_in_half
+                name, function, moves_data_only, outputs, shape_only, not_in_half, not_on_gpu
             )
         return function
 
