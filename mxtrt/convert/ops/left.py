@@ -16,7 +16,7 @@ _REASONS = {
         _npi_gamma _npi_gumbel _npi_logistic _npi_multinomial _npi_normal* _npi_pareto
         _npi_rayleigh _npi_uniform* _npi_weibull
     """,
-    "non-maximum suppression gives MXNet's fixed-size list, for which ONNX has no operator": """
+    "its boxes reach a pixel further than those whose overlaps ONNX compares": """
         _contrib_Proposal _contrib_MultiProposal
     """,
     "it is of a model quantized for oneDNN; give the float32 model instead": """
@@ -44,7 +44,9 @@ _REASONS = {
     "it is the loss of a training; the engine gives what it reads": """
         CTCLoss ctc_loss _contrib_CTCLoss _contrib_ctc_loss
     """,
-    "it makes the target of a loss, which inference does not need": "_contrib_MultiBoxTarget",
+    "it makes the target of a loss, which inference does not need": """
+        _contrib_MultiBoxTarget _contrib_bipartite_matching _contrib_box_encode
+    """,
     "it is a hybridized block of Gluon's": "_CachedOp*",
 }
 
