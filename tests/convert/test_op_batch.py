@@ -51,6 +51,7 @@ CASES: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("_contrib_AdaptiveAvgPooling2D", [(3, 8, 8)], {"output_size": 3}),
     ("GridGenerator", [(6,)], {"transform_type": "affine", "target_shape": (3, 4)}),
     ("GridGenerator", [(2, 3, 4)], {"transform_type": "warp"}),
+    ("ROIPooling", [(3, 8, 8), (2, 5)], {"pooled_size": (2, 2), "spatial_scale": 0.5}),
     ("_contrib_box_decode", [(3, 4), (1, 3, 4)], {}),
     ("_contrib_box_nms", [(9, 6)], {"id_index": 0, "topk": 5}),
     ("dot", [(3, 4), (4, 5)], {}),

@@ -27,7 +27,7 @@ _REASONS = {
         _contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution
     """,
     "no TensorRT takes the pooling of regions with rounded or learned borders": """
-        ROIPooling _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
+        _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
     """,
     "its loop or branch is a graph of its own, which MXNet runs": "_foreach _while_loop _cond",
     "the size of its output depends on values": """
