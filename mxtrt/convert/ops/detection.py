@@ -20,7 +20,10 @@ _OUT, _LOWEST = -np.inf, -3e38
 _MOST_AT_A_TIME = 1 << 18
 #: So few boxes may be of any number of classes.
 _FEW = 128
+#: Beyond the end of every axis.
 _FAR = 2**31 - 1
+#: So many ranks are different numbers in float32.
+_MOST_RANKS = 1 << 24
 
 
 @converter("_contrib_box_nms", outputs=1, not_in_half=_HALF, not_on_gpu=_ON_GPU)
@@ -88,9 +91,15 @@ def _by_score(call: Call, data: str, count: int) -> tuple[str, str]:
         valid = call.emit("And", [valid, call.emit("Not", [background])])
     scores, places = _topk(call, call.emit("Where", [valid, scores, call.constant(_OUT)]), count)
     valid = call.emit("Greater", [scores, lowest])
-    ranks = call.constant(-np.arange(count))
-    ranks = call.emit("Where", [valid, ranks, call.constant(_OUT)])
-    return _rows(call, data, places), ranks
+    return _rows(call, data, places), _ranks(call, valid, count)
+
+
+def _ranks(call: Call, valid: str, count: int) -> str:
+    """0, -1, -2 and so on along the last axis, where it is valid."""
+    call.require(count <= _MOST_RANKS, "more boxes than float32 counts")
+    ends = [call.constant(number, np.int64) for number in (0, -count, -1)]
+    ranks = call.emit("Cast", [call.emit("Range", ends)], to=tensor_type(np.dtype(np.float32)))
+    return call.emit("Where", [valid, ranks, call.constant(_OUT)])
 
 
 def _topk(call: Call, values: str, count: int) -> tuple[str, str]:
@@ -471,7 +480,7 @@ def _suppressed_in_place(call: Call, given: _Anchors, count: int, threshold: np.
     out, none = call.constant(_OUT), call.constant(-1)
     scores, places = _topk(call, call.emit("Where", [given.valid, given.scores, out]), count)
     there = call.emit("Greater", [scores, out])
-    ranks = call.emit("Where", [there, call.constant(-np.arange(count)), out])
+    ranks = _ranks(call, there, count)
     ids = call.emit("GatherElements", [given.ids, places], axis=1)
     ids = call.emit("Sub", [ids, call.constant(1, np.int64)])
     anchors = call.emit("Gather", [given.places, places], axis=0)
