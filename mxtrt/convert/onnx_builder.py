@@ -7,7 +7,7 @@ handed to the engine by pointer.  Only small constants (shapes, scalars) are sto
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class OnnxBuilder:
         self._constants: dict[str, TensorProto] = {}
         self._weights: dict[str, TensorProto] = {}
         self._fresh = 0
+        self._body = ""
 
     def fresh(self, hint: str) -> str:
         """A value name that nothing else uses."""
@@ -82,12 +83,75 @@ class OnnxBuilder:
         array = np.asarray(array, order="C")
         raw = array.tobytes()
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + raw).hexdigest()[:16]
-        name = self.free(f"const_{digest}")
+        name = self.free(f"{self._body}const_{digest}")
         if name not in self._constants:
             self._constants[name] = TensorProto(
                 name=name, data_type=tensor_type(array.dtype), dims=array.shape, raw_data=raw
             )
         return name
+
+    def loop(
+        self,
+        hint: str,
+        trips: str,
+        state: Sequence[tuple[str, np.dtype[Any]]],
+        body: Callable[[str, Sequence[str]], Sequence[str]],
+    ) -> list[str]:
+        """Append a ``Loop`` whose body is run so many times, and changes a state.
+
+        The body reads what it is given and its own constants, and nothing of the model around it:
+        whoever renames or retypes values of the model need not look inside.
+
+        Args:
+            hint: Begins the names of its values.
+            trips: How often, an int64 scalar.
+            state: Names and dtypes of the values that the first run is given.
+            body: Appends the nodes of the body, given the names of the number of the run (an int64
+                scalar that counts from 0) and of the state, and returns the names of the next
+                state, of the same dtypes.
+
+        Returns:
+            Names of the state after the last run.
+
+        Raises:
+            ValueError: The body reads something else.
+        """
+        number, going, still = (self.fresh(f"{hint}_{part}") for part in ("run", "going", "still"))
+        given = [self.fresh(f"{hint}_given") for _ in state]
+        outside = self.nodes, self._constants, self._body
+        self.nodes, self._constants, self._body = [], {}, f"{self.fresh(hint)}_"
+        try:
+            following = list(body(number, given))
+            self.node("Identity", [going], [still])
+            for place, name in enumerate(following):
+                if name in given:  # ONNX Runtime wants a node between an input and an output
+                    following[place] = self.fresh(f"{hint}_same")
+                    self.node("Identity", [name], [following[place]])
+            constants = [_constant(tensor) for tensor in self._constants.values()]
+            nodes = [*constants, *self.nodes]
+        finally:
+            self.nodes, self._constants, self._body = outside
+        known = {number, going, *given, *(name for node in nodes for name in node.output), ""}
+        if foreign := {name for node in nodes for name in node.input} - known:
+            raise ValueError(f"the body of {hint} reads {sorted(foreign)}, which it is not given")
+        counter, condition = np.dtype(np.int64), np.dtype(np.bool_)
+        dtypes = [dtype for _, dtype in state]
+        graph = GraphProto(
+            name=f"{hint}_body",
+            node=nodes,
+            input=[
+                _value(number, [], counter),
+                _value(going, [], condition),
+                *(_of_any_shape(*value) for value in zip(given, dtypes, strict=True)),
+            ],
+            output=[
+                _value(still, [], condition),
+                *(_of_any_shape(*value) for value in zip(following, dtypes, strict=True)),
+            ],
+        )
+        results = [self.fresh(f"{hint}_loop") for _ in state]
+        self.node("Loop", [trips, "", *(name for name, _ in state)], results, body=graph)
+        return results
 
     def weight(self, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         """Declare a weight whose bytes the engine is given by pointer."""
@@ -123,3 +187,12 @@ class OnnxBuilder:
 
 def _value(name: str, dims: Sequence[int | str], dtype: np.dtype[Any]) -> Any:
     return helper.make_tensor_value_info(name, tensor_type(dtype), list(dims))
+
+
+def _of_any_shape(name: str, dtype: np.dtype[Any]) -> Any:
+    return helper.make_tensor_value_info(name, tensor_type(dtype), None)
+
+
+def _constant(tensor: TensorProto) -> NodeProto:
+    """A constant as a node."""
+    return helper.make_node("Constant", [], [tensor.name], tensor.name, value=tensor)

@@ -75,7 +75,8 @@ def support(graph: Graph, deny_ops: Collection[str] = (), gpu: bool = False) -> 
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue
-        if (rule := rule_for(call)) is not None:
+        of_data = known.isdisjoint(entry.node for entry in node.inputs)
+        if (rule := rule_for(call, of_data)) is not None:
             slow[index] = rule
         if _CHEAP.issuperset(made.op_type for made in builder.nodes):
             cheap.add(index)

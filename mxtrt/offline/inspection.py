@@ -12,6 +12,7 @@ import numpy as np
 from mxtrt import config
 from mxtrt.convert.segment import describe_segment, to_onnx
 from mxtrt.engines import runs_on_cpu
+from mxtrt.engines.kinds import ONNXRUNTIME, TENSORRT
 from mxtrt.errors import GraphError
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import Report
@@ -106,7 +107,8 @@ def inspect(
     graph = typed_graph(symbol, shapes, dtypes)
     states = symbol.list_auxiliary_states()
     weights = frozenset({*symbol.list_arguments(), *states} - set(shapes))
-    found = analyse(graph, weights, chosen, on_cpu=runs_on_cpu(chosen))
+    kind = ONNXRUNTIME if runs_on_cpu(chosen) else TENSORRT
+    found = analyse(graph, weights, chosen, engine=kind, on_cpu=kind.on_cpu)
     report = describe(graph, found, "none built")
     for place, segment in enumerate(found.segments):
         part, _ = graph.subgraph(segment.members, segment.outputs)

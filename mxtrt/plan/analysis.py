@@ -55,6 +55,9 @@ def analyse(
             for dtype in graph.dtypes_of(node):
                 if dtype not in engine.dtypes:
                     reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
+            known_op = registry().get(node.op)
+            if known_op is not None and known_op.not_on_gpu and not engine.on_cpu:
+                reasons.setdefault(index, f"in {engine.name} {known_op.not_on_gpu}")
     allowed = {own_name(name) for name in options.allow_ops}
     judged = {
         index: rule

@@ -97,6 +97,18 @@ def test_one_model_computes_what_conversions_write_down(
         np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("attrs", [{"id_index": 0}, {"topk": 150, "id_index": 0}, {}])
+def test_one_model_suppresses_boxes_of_any_number(attrs: dict[str, int]) -> None:
+    """Also where it goes over classes in a loop."""
+    symbol = mx.sym.contrib.box_nms(mx.sym.abs(DATA), overlap_thresh=0.3, **attrs)
+    made = found(symbol, ((2, 200, 6),), ((2, 230, 6),))
+    for size in (200, 411):
+        assert made.covers(((2, size, 6),), *convert(symbol, "data")(((2, size, 6),)))
+        seen, expected = run(made.model, symbol, (2, size, 6))
+        np.testing.assert_array_equal(seen, expected)
+        assert 0 < np.count_nonzero(expected[..., 1] >= 0) < 2 * size
+
+
 def test_sizes_that_change_alike_are_one() -> None:
     """Until they change apart: then another model is for all of them."""
     both = mx.sym.broadcast_add(lengths(DATA), mx.sym.mean(mx.sym.var("other")))

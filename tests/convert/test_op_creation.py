@@ -68,6 +68,7 @@ def test_of_some_inputs_only_the_shape_is_read() -> None:
     pictures = [(1, 2, 6, 6), (1, 2, 3, 3)]
     resize = "_contrib_BilinearResize2D"
     shapes = {"Crop": pictures, resize: pictures, "broadcast_like": [(1, 3), (4, 3)]}
+    shapes["_contrib_MultiBoxPrior"] = pictures[:1]
     attrs = {"Crop": {"num_args": 2}, "_npi_full_like": {"fill_value": 1}, resize: {"mode": "like"}}
     for name, entry in mxtrt.convert.ops.registry().items():
         if not entry.shape_only:

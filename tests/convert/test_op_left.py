@@ -14,7 +14,7 @@ from mxtrt.convert.ops.left import LEFT
 @pytest.mark.parametrize(
     ("op", "part"),
     [
-        ("_contrib_box_nms", "non-maximum suppression"),
+        ("_contrib_fft", "Fourier"),
         ("_random_uniform", "random numbers"),
         ("_contrib_quantized_conv", "give the float32 model"),
         ("_sg_mkldnn_conv", "give the float32 model"),

@@ -93,7 +93,21 @@ LEFT = {
     ),
     "log1p": (mx.sym.log1p(DATA, name="op"), LARGE),
     "where": (mx.sym.where(DATA, DATA, DATA, name="op"), LARGE),
+    "many where one is known": (
+        mx.sym.where(DATA, DATA, mx.sym.ones_like(DATA), name="op"),
+        (1000, 1000),
+    ),
     "one_hot": (mx.sym.one_hot(DATA, 100, name="op"), (8, 8)),
+    "box_iou": (mx.sym.contrib.box_iou(DATA, DATA, name="op"), (8, 4)),
+    "detections": (
+        mx.sym.contrib.MultiBoxDetection(
+            DATA,
+            mx.sym.tile(mx.sym.flatten(DATA), (1, 2)),
+            mx.sym.var("anchors", shape=(1, 9, 4)),
+            name="op",
+        ),
+        (2, 2, 9),
+    ),
 }
 TAKEN = {
     "conv": (conv((3, 3)), IMAGE),
@@ -114,6 +128,11 @@ TAKEN = {
     "leaky": (mx.sym.LeakyReLU(DATA, name="op"), (1, 64, 40, 40)),
     "small log1p": (mx.sym.log1p(DATA, name="op"), IMAGE),
     "small where": (mx.sym.where(DATA, DATA, DATA, name="op"), IMAGE),
+    "where something is known": (
+        mx.sym.where(DATA, DATA, mx.sym.ones_like(DATA), name="op"),
+        LARGE,
+    ),
+    "few boxes": (mx.sym.contrib.box_nms(DATA, name="op"), (2, 100, 6)),
     "few classes": (mx.sym.one_hot(DATA, 10, name="op"), (8, 8)),
 }
 #: What stays in MXNet where nothing is around it.
@@ -122,10 +141,13 @@ ALONE = {
     "conv and movers": (mx.sym.flatten(conv((3, 3), num_group=2)), IMAGE),
     "leaky": (mx.sym.LeakyReLU(DATA, name="op"), (1, 64, 40, 40)),
     "gelu": (mx.sym.LeakyReLU(DATA, act_type="gelu", name="op"), (1, 64, 40, 40)),
+    "few boxes": (mx.sym.contrib.box_nms(DATA, name="op"), (2, 100, 6)),
+    "few boxes of many": (mx.sym.contrib.box_nms(DATA, topk=100, name="op"), (2, 1000, 6)),
 }
 TAKEN_ALONE = {
     "conv of single channels": (conv((3, 3), num_group=4), IMAGE),
     "conv of points": (conv((1, 1, 1)), VOLUME),
+    "boxes": (mx.sym.contrib.box_nms(DATA, name="op"), (2, 300, 6)),
     "small leaky": (mx.sym.LeakyReLU(DATA, name="op"), LARGE),
     "selu": (mx.sym.LeakyReLU(DATA, act_type="selu", name="op"), (1, 64, 40, 40)),
 }

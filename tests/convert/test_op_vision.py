@@ -158,6 +158,22 @@ def test_a_region_of_a_negative_index_is_padding(aligned: bool) -> None:
     assert_close(ours[[1, 2]], theirs[[1, 2]])
 
 
+@pytest.mark.parametrize("scale", [0.25, 0.3, 1.0])
+@pytest.mark.parametrize("size", [(3, 2), (7, 7)])
+def test_roi_pooling_agrees(size: tuple[int, int], scale: float) -> None:
+    """To the bit: it picks elements, zero where a region is beside its picture, or of none."""
+    attrs = {"pooled_size": size, "spatial_scale": scale}
+    sym = symbol("ROIPooling", mx.sym.var("x"), mx.sym.var("rois"), **attrs)
+    regions = np.concatenate([_regions()] * 2)
+    regions[5:, 0] = [-1, 2, -0.9, 1.9, 1e9]
+    arrays = {"x": data(0, 2, 3, 8, 10), "rois": regions}
+    (theirs,) = run_mxnet(sym, arrays)
+    (ours,) = run_onnx(to_onnx(sym, arrays, ("x", "rois")))
+    np.testing.assert_array_equal(ours, theirs)
+    assert not ours[[5, 6, 9]].any()
+    assert ours[[0, 1, 8]].any(axis=(1, 2, 3)).all()
+
+
 @pytest.mark.parametrize("kind", ["corner", "center"])
 @pytest.mark.parametrize("clip", [-1, 0.5])
 def test_box_decode_agrees(kind: str, clip: float) -> None:

@@ -45,8 +45,6 @@ NAMES = [*SIZES, *SERIES, "bert_12_768_12"]
 QUICK = {"mobilenetv3_large", "resnest14", "simple_pose_resnet18_v1b", *SERIES}
 #: Operators that begin a list of detections.
 LISTS = {"_contrib_box_nms", "topk"}
-#: Operators without a converter that a network may have.
-STAY = LISTS | {"gather_nd"}
 
 Arrays = dict[str, mx.nd.NDArray]
 
@@ -149,7 +147,7 @@ def error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
 )
 def test_networks_agree_with_plain_mxnet(name: str, table: Callable[..., None]) -> None:
-    """Largest difference at most 1e-5 of the largest output; only lists stay in MXNet."""
+    """Largest difference at most 1e-5 of the largest output; all has converters."""
     net = network(name)
     symbol, data = before_lists(net), inputs(name)
     args, aux = parameters(net, data)
@@ -159,7 +157,7 @@ def test_networks_agree_with_plain_mxnet(name: str, table: Callable[..., None]) 
     assert mxtrt.last_report().segments, mxtrt.last_report()
     worst = max(error(*pair) for pair in zip(ours, expected, strict=True))
     whole = mxtrt.inspect(mx.sym.load_json(json.dumps(net)), shapes_of(data))
-    left = {node.op for node in whole.left if node.op not in registry()}
+    left = {node.op for node in whole.left}
     table(
         "networks",
         network=name,
@@ -167,7 +165,7 @@ def test_networks_agree_with_plain_mxnet(name: str, table: Callable[..., None]) 
         left=len(whole.left),
         segments=len(whole.segments),
         error=f"{worst:.1e}",
-        operators=", ".join(sorted({node.op for node in whole.left})) or "-",
+        operators=", ".join(sorted(left)) or "-",
     )
     assert worst <= 1e-5
-    assert left <= STAY
+    assert left <= registry().keys() - {"_contrib_box_nms"}

@@ -248,6 +248,44 @@ def _mean_of_samples(size: int, places: Array, bins: int) -> Array:
     return weights.reshape(bins, -1, size).mean(1)
 
 
+def _draw_roi_pooling(draw: Draw, shape: Shape) -> Application:
+    attrs = {"pooled_size": sizes(draw, 2, 1, 3)}
+    attrs |= {"spatial_scale": draw(st.sampled_from([0.25, 0.5, 1.0]))}
+    # The index of a picture and four corners come from one range; no picture may have the index.
+    rois = Operand((draw(st.integers(1, 4)), 5), "weight", -2, 8, own=True)
+    return Application(attrs, (rois,))
+
+
+def _roi_pooling(attrs: Attributes, x: Array, rois: Array) -> Array:
+    pooled = attrs["pooled_size"]
+    out = np.zeros((len(rois), x.shape[1], *pooled), x.dtype)
+    for roi, value in zip(rois, out, strict=True):
+        if not 0 <= int(roi[0]) < len(x):
+            continue
+        corners = roi[1:] * attrs["spatial_scale"]
+        corners = np.copysign(np.floor(np.abs(corners) + 0.5), corners).astype(int)
+        axes = zip(x.shape[2:], corners[1::-1], corners[:1:-1], pooled, strict=True)
+        rows, columns = (_windows(*axis) for axis in axes)
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                window = x[int(roi[0]), :, row, column].reshape(x.shape[1], -1)
+                if window.size:
+                    lowest = float(np.finfo(np.float32).min)
+                    value[:, i, j] = np.fmax.reduce(window, 1, initial=lowest)
+    return out
+
+
+def _windows(size: int, begin: int, end: int, count: int) -> list[slice]:
+    """What parts of a region cover on an axis; MXNet divides in float32."""
+    step = np.float32(max(end - begin + 1, 1)) / np.float32(count)
+    found = []
+    for i in range(count):
+        first, last = np.floor(np.float32(i) * step), np.ceil(np.float32(i + 1) * step)
+        low, high = (min(max(int(place) + begin, 0), size) for place in (first, last))
+        found.append(slice(low, high))
+    return found
+
+
 def _draw_box_decode(draw: Draw, shape: Shape) -> Application:
     attrs: dict[str, Any] = maybe(
         draw,
@@ -354,6 +392,15 @@ register(
         ranks(4),
         roundings=4,
         absolute=8,
+        nan_blind=True,
+    ),
+    OpSpec(
+        "ROIPooling",
+        _draw_roi_pooling,
+        _roi_pooling,
+        ranks(4),
+        dtypes=("float32",),
+        roundings=0,
         nan_blind=True,
     ),
     OpSpec(

@@ -49,15 +49,18 @@ TensorRT, in float16 graphs and where `allow_ops` names them they go into engine
 def document() -> str:
     """The text of ``docs/operators.md``."""
     converters: dict[Callable[..., None], list[str]] = defaultdict(list)
+    on_gpu: dict[Callable[..., None], list[str]] = defaultdict(list)
     for name, entry in registry().items():
         converters[entry.convert].append(name)
+        if entry.not_on_gpu:
+            on_gpu[entry.convert].append(f"in TensorRT {entry.not_on_gpu}")
     families: dict[str, list[str]] = defaultdict(list)
     for function, names in converters.items():
         cells = (
             ", ".join(f"`{name}`" for name in sorted(names)),
             _first_sentence(function.__doc__),
             _dtypes(function),
-            "; ".join(dict.fromkeys(_reasons(function, set()))),
+            "; ".join(dict.fromkeys([*_reasons(function, set()), *on_gpu[function]])),
         )
         line = " | ".join(cell.replace("|", r"\|") for cell in cells)
         families[function.__module__].append(f"| {line} |")

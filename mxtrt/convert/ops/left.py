@@ -16,10 +16,9 @@ _REASONS = {
         _npi_gamma _npi_gumbel _npi_logistic _npi_multinomial _npi_normal* _npi_pareto
         _npi_rayleigh _npi_uniform* _npi_weibull
     """,
-    "non-maximum suppression gives MXNet's fixed-size list, for which ONNX has no operator": """
-        _contrib_box_nms _contrib_MultiBoxDetection _contrib_Proposal _contrib_MultiProposal
+    "its boxes reach a pixel further than those whose overlaps ONNX compares": """
+        _contrib_Proposal _contrib_MultiProposal
     """,
-    "its boxes depend on shapes alone: an engine would only copy them": "_contrib_MultiBoxPrior",
     "it is of a model quantized for oneDNN; give the float32 model instead": """
         _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
         _sg_mkldnn_*
@@ -28,7 +27,7 @@ _REASONS = {
         _contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution
     """,
     "no TensorRT takes the pooling of regions with rounded or learned borders": """
-        ROIPooling _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
+        _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
     """,
     "its loop or branch is a graph of its own, which MXNet runs": "_foreach _while_loop _cond",
     "the size of its output depends on values": """
@@ -45,7 +44,9 @@ _REASONS = {
     "it is the loss of a training; the engine gives what it reads": """
         CTCLoss ctc_loss _contrib_CTCLoss _contrib_ctc_loss
     """,
-    "it makes the target of a loss, which inference does not need": "_contrib_MultiBoxTarget",
+    "it makes the target of a loss, which inference does not need": """
+        _contrib_MultiBoxTarget _contrib_bipartite_matching _contrib_box_encode
+    """,
     "it is a hybridized block of Gluon's": "_CachedOp*",
 }
 

@@ -155,6 +155,13 @@ class Call:
         """A tuple attribute (``TShape``); a single integer gives a tuple of one."""
         return tuple(_integer(key, value) for value in self._items(key, default))
 
+    def numbers(self, key: str, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        """A tuple of numbers; a single one gives a tuple of one."""
+        values = self._items(key, default)
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise Unsupported(f"attribute {key}={self._given(key)!r} is not understood")
+        return tuple(float(value) for value in values)
+
     def optional_integers(
         self, key: str, default: Sequence[int | None] | None = None
     ) -> tuple[int | None, ...]:
@@ -252,6 +259,17 @@ class Call:
         """Add an ONNX node with several outputs, all named by the caller."""
         self._builder.node(op_type, inputs, list(outputs), **attributes)
 
+    def loop(
+        self,
+        hint: str,
+        trips: str,
+        state: Sequence[tuple[str, Any]],
+        body: Callable[[str, Sequence[str]], Sequence[str]],
+    ) -> list[str]:
+        """Add a ``Loop``; see :meth:`mxtrt.convert.onnx_builder.OnnxBuilder.loop`."""
+        typed = [(name, np.dtype(dtype)) for name, dtype in state]
+        return self._builder.loop(f"{self.node.name}_{hint}", trips, typed, body)
+
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of a small initializer with this value (equal ones are stored once)."""
         return self._builder.constant(np.asarray(value, dtype=dtype))
@@ -297,6 +315,8 @@ class OpEntry:
             others are all that the outputs depend on.
         not_in_half: Why float16 nodes stay in MXNet: its float16 result is not the float32 result
             rounded, for this reason.  None where it is.
+        not_on_gpu: Why nodes stay in MXNet where the engine computes on a GPU.  None where they do
+            not.
     """
 
     name: str
@@ -305,6 +325,7 @@ class OpEntry:
     outputs: int | None = None
     shape_only: tuple[int, ...] = ()
     not_in_half: str | None = None
+    not_on_gpu: str | None = None
 
 
 _REGISTRY: dict[str, OpEntry] = {}
@@ -316,6 +337,7 @@ def converter(
     outputs: int | None = None,
     shape_only: tuple[int, ...] = (),
     not_in_half: str | None = None,
+    not_on_gpu: str | None = None,
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -324,7 +346,7 @@ def converter(
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
             _REGISTRY[name] = OpEntry(
-                name, function, moves_data_only, outputs, shape_only, not_in_half
+                name, function, moves_data_only, outputs, shape_only, not_in_half, not_on_gpu
             )
         return function
 

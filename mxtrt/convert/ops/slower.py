@@ -29,15 +29,18 @@ class Rule:
         one_thread: Whether the rule is only for one thread that computes in float32.
         alone: Whether the rule is only for a segment that computes nothing else, in float32: ONNX
             Runtime fuses it with a convolution before it, or with what follows.
+        of_data: Whether the rule is only for nodes none of whose inputs is known at bind, which
+            MXNet would compute at every call.
 
-    Rules with one of the last two guess what the option ``prefer`` would measure, and do not count
-    where it is ``engine``.
+    Rules with ``one_thread`` or ``alone`` guess what the option ``prefer`` would measure, and do
+    not count where it is ``engine``.
     """
 
     factor: str
     holds: Callable[[Call], bool]
     one_thread: bool = False
     alone: bool = False
+    of_data: bool = False
 
     @property
     def reason(self) -> str:
@@ -84,6 +87,16 @@ def _large(call: Call) -> bool:
     return prod(call.shape()) >= 4096
 
 
+def _choices(call: Call) -> bool:
+    """Of 4096 numbers or more, where no input is known at bind."""
+    return _large(call)
+
+
+def _many_choices(call: Call) -> bool:
+    """Of a million numbers or more."""
+    return prod(call.shape()) >= 1_000_000
+
+
 def _elu(call: Call) -> bool:
     """With act_type=elu, of 100,000 numbers or more."""
     return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
@@ -98,6 +111,12 @@ def _leaky(call: Call) -> bool:
 def _many_classes(call: Call) -> bool:
     """Of 4096 numbers or more, counted behind it."""
     return prod(call.shape()) * call.integer("depth") >= 4096
+
+
+def _few_boxes(call: Call) -> bool:
+    """Alone in its segment, of fewer than 4096 boxes, of which fewer than 256 are compared."""
+    size, topk = call.shape()[-2], call.integer("topk", -1)
+    return size < 4096 and (size if topk < 0 else min(size, topk)) < 256
 
 
 def _many_rows(call: Call) -> bool:
@@ -134,15 +153,24 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "BilinearSampler": (Rule("1.5", _always),),
     "SpatialTransformer": (Rule("1.3 to 1.7", _always),),
     "_contrib_ROIAlign": (Rule("1.3", _always),),
+    "_contrib_MultiBoxDetection": (Rule("1.1 to 3", _always),),
+    "_contrib_box_iou": (Rule("2 to 4", _always),),
+    "_contrib_box_nms": (Rule("1.1 to 1.8", _few_boxes, alone=True),),
     "log1p": (Rule("2", _large),),
     "_npi_log1p": (Rule("2", _large),),
     "one_hot": (Rule("3", _many_classes),),
-    "where": (Rule("2.5", _large),),
+    "where": (Rule("2.5", _choices, of_data=True), Rule("2.5", _many_choices)),
 }
 
 
-def rule_for(call: Call) -> Rule | None:
-    """The rule by which a node that can be converted stays in MXNet on a CPU, if there is one."""
+def rule_for(call: Call, of_data: bool = True) -> Rule | None:
+    """The rule by which a node that can be converted stays in MXNet on a CPU, if there is one.
+
+    Args:
+        call: The node.
+        of_data: Whether none of its inputs is known at bind.
+    """
     if call.half:  # of float16 MXNet has hardly a kernel there
         return None
-    return next((rule for rule in RULES.get(call.node.op, ()) if rule.holds(call)), None)
+    rules = (rule for rule in RULES.get(call.node.op, ()) if of_data or not rule.of_data)
+    return next((rule for rule in rules if rule.holds(call)), None)

@@ -183,6 +183,39 @@ def roi_align(call: Call) -> None:
     call.emit("Where", [padding, call.constant(0), pooled], output=call.output())
 
 
+@converter(
+    "ROIPooling",
+    outputs=1,
+    not_in_half="corners of regions are rounded to float16",
+    not_on_gpu="nothing pools regions with rounded borders",
+)
+def roi_pooling(call: Call) -> None:
+    """``MaxRoiPool``; the first number of a region is the index of its picture.
+
+    A region of no picture gives zeros, as does one beside its picture, which stands for it here.
+    """
+    call.require_floats()
+    index, boxes = call.fresh("index"), call.fresh("boxes")
+    call.emit_many("Split", [call.input(1), call.indices([1, 4])], [index, boxes], axis=1)
+    index = call.emit("Cast", [index], to=tensor_type(np.dtype(np.int32)))
+    zero = call.constant(0, np.int32)
+    limits = [call.indices([number]) for number in (0, 1)]
+    pictures = call.emit("Slice", [call.emit("Shape", [call.input()]), *limits])
+    pictures = call.emit("Cast", [pictures], to=tensor_type(np.dtype(np.int32)))
+    low, high = call.emit("Less", [index, zero]), call.emit("Less", [index, pictures])
+    none = call.emit("Or", [low, call.emit("Not", [high])])
+    index = call.emit("Where", [none, zero, index])
+    index = call.emit("Cast", [index], to=tensor_type(np.dtype(np.float32)))
+    boxes = call.emit("Where", [none, call.constant(-1e9), boxes])
+    call.emit(
+        "MaxRoiPool",
+        [call.input(), call.emit("Concat", [index, boxes], axis=1)],
+        output=call.output(),
+        pooled_shape=call.integers("pooled_size"),
+        spatial_scale=call.number("spatial_scale"),
+    )
+
+
 @converter("_contrib_box_decode", outputs=1)
 def box_decode(call: Call) -> None:
     """Arithmetic on offsets from anchors; the boxes are (xmin, ymin, xmax, ymax).
