@@ -7,10 +7,12 @@ import re
 from collections.abc import Collection, Mapping
 
 from mxtrt.config import Options
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.slower import Rule
 from mxtrt.convert.support import support
 from mxtrt.engines import Engine, Kind, cores
+from mxtrt.engines.kinds import ONNXRUNTIME
 from mxtrt.graph.partition import Partition, Worth, partition
 from mxtrt.graph.symbol import Graph
 from mxtrt.observe.report import LeftNode, Report
@@ -46,7 +48,9 @@ def analyse(
         on_cpu: Whether the engine computes on the CPU, where MXNet keeps what it does faster.
     """
     denied = {own_name(name) for name in options.deny_ops}
-    can = support(graph, denied, gpu)
+    likely = ONNXRUNTIME.opset if on_cpu else OPSET
+    opset = likely if engine is None else engine.opset
+    can = support(graph, denied, gpu, opset)
     reasons = can.reasons
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:

@@ -115,7 +115,7 @@ class EngineNode:
         converted: tuple[OnnxSegment, float] | None = None,
         wanted: Wanted | None = None,
     ) -> None:
-        model, seconds = converted or (to_onnx(graph, weights), math.inf)
+        model, seconds = converted or (to_onnx(graph, weights, opset=engine.opset), math.inf)
         self.graph = graph
         self.engine = engine
         self.options = options
@@ -143,7 +143,7 @@ class EngineNode:
         wide = options.precision in _WIDE
         # An engine of static shapes is for one node, and the first is for its own shapes.
         family = Family(wide and ranged) if static or not wide else family_of(graph, weights)
-        self._segment = Reshaped(graph, weights, model, seconds, family)
+        self._segment = Reshaped(graph, weights, model, seconds, family, engine.opset)
         self._served: Served | None = None
         if ranged:
             wanted = wanted or wanted_batches(options.batch_profile, self._segment.shapes)
@@ -199,7 +199,7 @@ class EngineNode:
         Args:
             arrays: At least this segment's weights, by name.
         """
-        model = to_onnx(self.graph, self._owned)
+        model = to_onnx(self.graph, self._owned, opset=self.engine.opset)
         return model, [Weight.of(w, arrays[w.name]) for w in model.weights]
 
     def part(self, graph: Graph) -> EngineNode:

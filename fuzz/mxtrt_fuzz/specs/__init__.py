@@ -9,6 +9,7 @@ from mxtrt_fuzz.specs import broadcast as broadcast
 from mxtrt_fuzz.specs import cast as cast
 from mxtrt_fuzz.specs import compare as compare
 from mxtrt_fuzz.specs import creation as creation
+from mxtrt_fuzz.specs import deformable as deformable
 from mxtrt_fuzz.specs import elementwise as elementwise
 from mxtrt_fuzz.specs import indexing as indexing
 from mxtrt_fuzz.specs import linalg as linalg

@@ -24,9 +24,6 @@ _REASONS = {
         _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
         _sg_mkldnn_*
     """,
-    "ONNX has deformable convolutions since opset 19 only, and TensorRT 8.5 has none": """
-        _contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution
-    """,
     "no TensorRT takes the pooling of regions with rounded or learned borders": """
         ROIPooling _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign
     """,

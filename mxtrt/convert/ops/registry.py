@@ -85,6 +85,11 @@ class Call:
         """Whether a model for other sizes is to be made of the one at hand."""
         return self._builder.varying
 
+    @property
+    def opset(self) -> int:
+        """The newest ONNX operator set whose operators the engine has."""
+        return self._builder.opset
+
     # -- types -------------------------------------------------------------------------
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
@@ -237,7 +242,7 @@ class Call:
         """Add an ONNX node with one output and return the output's name.
 
         Args:
-            op_type: ONNX operator of the pinned opset.
+            op_type: ONNX operator of the pinned opset, or of one up to :attr:`opset`.
             inputs: Names; ``""`` leaves an optional input out.
             output: Name of the output; a fresh one by default.
             attributes: ONNX attributes; ``None`` leaves one out.

@@ -84,6 +84,11 @@ def _large(call: Call) -> bool:
     return prod(call.shape()) >= 4096
 
 
+def _sampled(call: Call) -> bool:
+    """With ONNX Runtime before 1.25, which has no operator for it."""
+    return call.opset < 19
+
+
 def _elu(call: Call) -> bool:
     """With act_type=elu, of 100,000 numbers or more."""
     return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
@@ -117,6 +122,7 @@ _CONVOLUTIONS = (
     Rule("up to 1.1", _of_several_channels, alone=True),
 )
 _DENSE = (Rule("1.1 to 1.4", _many_rows, one_thread=True),)
+_DEFORMABLE = (Rule("1.05 to 2", _sampled),)
 _RECURRENT = (Rule("1.03 to 3.6", _but_lstm),)
 
 #: By operator; of several rules the first one that holds counts.
@@ -134,6 +140,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "BilinearSampler": (Rule("1.5", _always),),
     "SpatialTransformer": (Rule("1.3 to 1.7", _always),),
     "_contrib_ROIAlign": (Rule("1.3", _always),),
+    "_contrib_DeformableConvolution": _DEFORMABLE,
+    "_contrib_ModulatedDeformableConvolution": _DEFORMABLE,
     "log1p": (Rule("2", _large),),
     "_npi_log1p": (Rule("2", _large),),
     "one_hot": (Rule("3", _many_classes),),
