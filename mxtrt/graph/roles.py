@@ -15,7 +15,8 @@ from mxtrt.graph.symbol import Graph
 __all__ = ["guess_weights"]
 
 # Places of the parameters among each operator's inputs (FListInputNames in src/operator): all
-# after the data, but for RNN, whose last inputs are states.
+# after the data, but for RNN, whose last inputs are states; deformable convolutions read learned
+# offsets, and a mask, beside the data.
 _PARAMETERS = {
     "BatchNorm": slice(1, None),
     "Convolution": slice(1, None),
@@ -26,6 +27,8 @@ _PARAMETERS = {
     "LayerNorm": slice(1, None),
     "LeakyReLU": slice(1, None),
     "RNN": slice(1, 2),
+    "_contrib_DeformableConvolution": slice(2, None),
+    "_contrib_ModulatedDeformableConvolution": slice(3, None),
     "_contrib_SyncBatchNorm": slice(1, None),
 }
 

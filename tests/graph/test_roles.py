@@ -23,6 +23,15 @@ def test_parameters_of_layers_are_weights():
     assert guessed(mx.sym.Group([layer, mx.sym.exp(w)])) == {"b"}
 
 
+def test_offsets_and_masks_of_deformable_convolutions_are_data():
+    """A network learns them for each picture."""
+    attrs = {"kernel": (3, 3), "num_filter": 4}
+    inputs = list(map(mx.sym.var, "xowb"))
+    assert guessed(mx.sym.contrib.DeformableConvolution(*inputs, **attrs)) == {"w", "b"}
+    inputs.insert(2, mx.sym.var("m"))
+    assert guessed(mx.sym.contrib.ModulatedDeformableConvolution(*inputs, **attrs)) == {"w", "b"}
+
+
 @pytest.mark.parametrize("mode", ["lstm", "gru"])
 def test_of_a_packed_recurrent_layer_the_parameters_are_weights(mode):
     """The states after them are data."""
