@@ -73,6 +73,10 @@ _COMPARED = (
 )
 
 
+#: Beginnings of the names of operators that keep what they made of weights at the first call.
+_KEEPING = ("_sg_mkldnn_",)
+
+
 def enlarged(case: Case, call: Call) -> Case | None:
     """The case at the sizes of a call; None where they do not go together."""
     more: dict[str, dict[int, int]] = {}
@@ -218,7 +222,14 @@ def drawn(case: Case) -> tuple[Call, ...]:
     random = np.random.default_rng([case.seed, len(case.nodes), len(case.heads)])
     sizes, weights = random.random() < _SIZES, random.random() < _WEIGHTS
     axes = next(_growths(case, random), ()) if sizes else ()
-    names = [v.name for v in case.variables if v.role != "data"]
+    kept = {
+        entry.node for op in case.operations if op.op.startswith(_KEEPING) for entry in op.inputs
+    }
+    names = [
+        node.name
+        for place, node in enumerate(case.nodes)
+        if isinstance(node, Variable) and node.role != "data" and place not in kept
+    ]
     if not weights or case.bind in NO_WRITES:
         names = []
     first = int(random.integers(1, _MOST))

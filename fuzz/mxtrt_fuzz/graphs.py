@@ -19,6 +19,7 @@ from mxtrt.plain.dtypes import DTYPES
 __all__ = [
     "BINDS",
     "C_BINDS",
+    "HELD",
     "LANES",
     "PRECISIONS",
     "WRITES",
@@ -53,6 +54,9 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 #: What the data hold: uniform numbers, halves (ties, zeros), or some special values among them.
 LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")
+
+#: The attribute of an operator that says which graph it holds, as MXNet's JSON.
+HELD = "__held__"
 
 _FORMAT = 1
 # MXNet's type flags (mshadow/base.h).
@@ -205,7 +209,10 @@ class Case:
             else:
                 inputs = [[e.node, e.output, 0] for e in node.inputs]
                 item = {"op": node.op, "name": node.name, "inputs": inputs}
-                items.append(item | ({"attrs": dict(node.attrs)} if node.attrs else {}))
+                attrs = dict(node.attrs)
+                if held := attrs.pop(HELD, None):
+                    item["subgraphs"] = [json.loads(held)]
+                items.append(item | ({"attrs": attrs} if attrs else {}))
         return write_json(
             {
                 "nodes": items,

@@ -17,6 +17,7 @@ from mxtrt_fuzz.specs import nn as nn
 from mxtrt_fuzz.specs import norm as norm
 from mxtrt_fuzz.specs import numpy as numpy
 from mxtrt_fuzz.specs import pooling as pooling
+from mxtrt_fuzz.specs import quantized as quantized
 from mxtrt_fuzz.specs import recurrent as recurrent
 from mxtrt_fuzz.specs import reduce as reduce
 from mxtrt_fuzz.specs import sequence as sequence

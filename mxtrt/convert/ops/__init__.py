@@ -14,6 +14,7 @@ from mxtrt.convert.ops import nn as nn
 from mxtrt.convert.ops import norm as norm
 from mxtrt.convert.ops import numpy as numpy
 from mxtrt.convert.ops import pooling as pooling
+from mxtrt.convert.ops import quantized as quantized
 from mxtrt.convert.ops import recurrent as recurrent
 from mxtrt.convert.ops import reduce as reduce
 from mxtrt.convert.ops import sequence as sequence

@@ -21,8 +21,10 @@ _REASONS = {
     """,
     "its boxes depend on shapes alone: an engine would only copy them": "_contrib_MultiBoxPrior",
     "it is of a model quantized for oneDNN; give the float32 model instead": """
-        _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
-        _sg_mkldnn_*
+        _contrib_quantize _contrib_quantize_asym _contrib_quantized_batch_norm
+        _contrib_quantized_conv _contrib_quantized_elemwise_add _contrib_quantized_elemwise_mul
+        _contrib_quantized_embedding _contrib_quantized_fully_connected _contrib_quantized_rnn
+        _contrib_requantize _contrib_calibrate_entropy _sg_mkldnn_selfatt_*
     """,
     "no TensorRT takes the pooling of regions with rounded or learned borders": """
         ROIPooling _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign

@@ -23,7 +23,7 @@ import numpy as np
 from mxtrt.convert.onnx_builder import OnnxBuilder
 from mxtrt.convert.ops import left
 from mxtrt.errors import Unsupported
-from mxtrt.graph.symbol import Node, TensorType
+from mxtrt.graph.symbol import Entry, Node, TensorType
 
 __all__ = [
     "ARITHMETIC",
@@ -256,6 +256,36 @@ class Call:
     ) -> None:
         """Add an ONNX node with several outputs, all named by the caller."""
         self._builder.node(op_type, inputs, list(outputs), **attributes)
+
+    def nested(
+        self,
+        op: str,
+        attrs: Mapping[str, str],
+        inputs: Sequence[tuple[str, tuple[int, ...]]],
+        shape: tuple[int, ...],
+    ) -> str:
+        """Convert an operator that this node stands for or holds, on float32 values.
+
+        Args:
+            op: MXNet's name of it.
+            attrs: Its attributes.
+            inputs: ONNX names and shapes of its inputs.
+            shape: Shape of its output.
+
+        Returns:
+            ONNX name of its output.
+
+        Raises:
+            Unsupported: It cannot be converted.
+        """
+        types = [TensorType(size, np.dtype(np.float32)) for _, size in inputs]
+        made = TensorType(shape, np.dtype(np.float32))
+        entries = tuple(Entry(place) for place in range(len(inputs)))
+        node = Node(op, self.fresh(op.lower()), attrs, entries, (made,))
+        names = [name for name, _ in inputs]
+        call = Call(node, types, [made], names, self._builder, False, self.gpu)
+        _REGISTRY[op].convert(call)
+        return call.output()
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of a small initializer with this value (equal ones are stored once)."""

@@ -123,6 +123,7 @@ _CONVOLUTIONS = (
 )
 _DENSE = (Rule("1.1 to 1.4", _many_rows, one_thread=True),)
 _DEFORMABLE = (Rule("1.05 to 2", _sampled),)
+_QUANTIZED = (Rule("1.1 to 4", _always),)
 _RECURRENT = (Rule("1.03 to 3.6", _but_lstm),)
 
 #: By operator; of several rules the first one that holds counts.
@@ -142,6 +143,14 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "_contrib_ROIAlign": (Rule("1.3", _always),),
     "_contrib_DeformableConvolution": _DEFORMABLE,
     "_contrib_ModulatedDeformableConvolution": _DEFORMABLE,
+    "_contrib_dequantize": _QUANTIZED,
+    "_contrib_quantize_v2": _QUANTIZED,
+    "_contrib_quantized_act": _QUANTIZED,
+    "_contrib_quantized_concat": _QUANTIZED,
+    "_contrib_quantized_flatten": _QUANTIZED,
+    "_contrib_quantized_pooling": _QUANTIZED,
+    "_sg_mkldnn_conv": _QUANTIZED,
+    "_sg_mkldnn_fully_connected": _QUANTIZED,
     "log1p": (Rule("2", _large),),
     "_npi_log1p": (Rule("2", _large),),
     "one_hot": (Rule("3", _many_classes),),
