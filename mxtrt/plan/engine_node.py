@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.config import Options
+from mxtrt.convert.ops import registry
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.ranges import Ranges
@@ -87,7 +88,7 @@ class EngineNode:
         graph: The segment cut out as a graph.
         engine: What builds its sessions.
         options: The options of the bind.
-        precision: Arithmetic that the engine was asked for.
+        precision: Arithmetic that the engine was asked for, by the options or by the graph.
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
         weights: Names of the weights that the engine holds.
@@ -119,7 +120,10 @@ class EngineNode:
         self.graph = graph
         self.engine = engine
         self.options = options
-        self.precision = options.precision
+        calibrated = any(
+            node.op in registry() and registry()[node.op].quantized for node in graph.nodes
+        )
+        self.precision = "int8" if calibrated else options.precision
         self.gpu = gpu
         self.inputs = model.inputs
         self.weight_types = model.weights

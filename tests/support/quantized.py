@@ -12,6 +12,31 @@ import numpy as np
 _BACKEND = "MKLDNN_QUANTIZE"
 
 
+def conv(x: mx.sym.Symbol, name: str, filters: int = 8, kernel: int = 3, **attrs: Any) -> Any:
+    """A convolution that keeps the size, and a BatchNorm."""
+    attrs = {"kernel": (kernel,) * 2, "pad": (kernel // 2,) * 2, "num_filter": filters, **attrs}
+    made = mx.sym.Convolution(x, name=f"{name}_conv", **attrs)
+    return mx.sym.BatchNorm(made, name=f"{name}_norm", fix_gamma=False)
+
+
+def relu(x: mx.sym.Symbol) -> mx.sym.Symbol:
+    """The activation that oneDNN fuses with what is before it."""
+    return mx.sym.Activation(x, act_type="relu")
+
+
+def network() -> mx.sym.Symbol:
+    """Blocks of all kinds: a sum, a concatenation, poolings, dense layers."""
+    x = relu(conv(mx.sym.var("data"), "first"))
+    y = relu(conv(x, "second", no_bias=True))
+    x = relu(conv(y, "third") + x)
+    x = mx.sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type="max")
+    parts = [relu(conv(x, "left", kernel=1)), mx.sym.clip(conv(x, "right"), 0, 6)]
+    x = conv(mx.sym.concat(*parts, dim=1), "groups", 16, num_group=16)
+    x = mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg")
+    x = mx.sym.FullyConnected(mx.sym.Flatten(x), num_hidden=16, name="dense")
+    return mx.sym.FullyConnected(relu(x), num_hidden=5, name="last")
+
+
 def quantized(
     symbol: mx.sym.Symbol, arrays: dict[str, Any], data: np.ndarray[Any, Any], **options: Any
 ) -> tuple[mx.sym.Symbol, dict[str, Any], dict[str, Any]]:

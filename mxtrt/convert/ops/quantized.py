@@ -37,7 +37,7 @@ _FUSED = frozenset({"Activation", "LeakyReLU", "abs", "clip", "exp", "sqrt", "sq
 _AT_RUN_TIME = "its range is computed at run time"
 
 
-@converter("_contrib_quantize_v2", outputs=3)
+@converter("_contrib_quantize_v2", outputs=3, quantized=True)
 def quantize(call: Call) -> None:
     """``QuantizeLinear`` with the range that was calibrated (``quantize_v2-inl.h``)."""
     call.require_dtype(call.inputs[0], {_SINGLE})
@@ -50,31 +50,31 @@ def quantize(call: Call) -> None:
     _give_range(call, call.constant([low]), call.constant([high]))
 
 
-@converter("_contrib_dequantize", outputs=1)
+@converter("_contrib_dequantize", outputs=1, quantized=True)
 def dequantize(call: Call) -> None:
     """``DequantizeLinear`` (``dequantize-inl.h``)."""
     _dequantized(call, 0, 1, call.output())
 
 
-@converter("_contrib_quantized_pooling", outputs=3)
+@converter("_contrib_quantized_pooling", outputs=3, quantized=True)
 def quantized_pooling(call: Call) -> None:
     """The ONNX nodes of Pooling between ``DequantizeLinear`` and ``QuantizeLinear``."""
     _between(call, "Pooling")
 
 
-@converter("_contrib_quantized_flatten", outputs=3)
+@converter("_contrib_quantized_flatten", outputs=3, quantized=True)
 def quantized_flatten(call: Call) -> None:
     """``Flatten`` between ``DequantizeLinear`` and ``QuantizeLinear``."""
     _between(call, "Flatten")
 
 
-@converter("_contrib_quantized_act", outputs=3)
+@converter("_contrib_quantized_act", outputs=3, quantized=True)
 def quantized_activation(call: Call) -> None:
     """``Relu`` between ``DequantizeLinear`` and ``QuantizeLinear``."""
     _between(call, "Activation")
 
 
-@converter("_contrib_quantized_concat", outputs=3)
+@converter("_contrib_quantized_concat", outputs=3, quantized=True)
 def quantized_concat(call: Call) -> None:
     """``Concat`` between ``DequantizeLinear`` and ``QuantizeLinear``.
 
@@ -92,7 +92,7 @@ def quantized_concat(call: Call) -> None:
     _give_range(call, low, high)
 
 
-@converter("_sg_mkldnn_conv", outputs=3)
+@converter("_sg_mkldnn_conv", outputs=3, quantized=True)
 def fused_convolution(call: Call) -> None:
     """``Conv``, what is fused with it, and ``QuantizeLinear``.
 
@@ -128,7 +128,7 @@ def fused_convolution(call: Call) -> None:
     _requantize(call, _fused(call, held, result, added))
 
 
-@converter("_sg_mkldnn_fully_connected", outputs=3)
+@converter("_sg_mkldnn_fully_connected", outputs=3, quantized=True)
 def fused_fully_connected(call: Call) -> None:
     """``Gemm`` or ``MatMul``, an activation that is fused with it, and ``QuantizeLinear``.
 

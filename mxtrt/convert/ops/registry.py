@@ -332,6 +332,8 @@ class OpEntry:
             others are all that the outputs depend on.
         not_in_half: Why float16 nodes stay in MXNet: its float16 result is not the float32 result
             rounded, for this reason.  None where it is.
+        quantized: It reads or makes tensors of int8 or uint8 with a range, which ``QuantizeLinear``
+            makes and ``DequantizeLinear`` reads: engines take them inside of a segment.
     """
 
     name: str
@@ -340,6 +342,7 @@ class OpEntry:
     outputs: int | None = None
     shape_only: tuple[int, ...] = ()
     not_in_half: str | None = None
+    quantized: bool = False
 
 
 _REGISTRY: dict[str, OpEntry] = {}
@@ -351,6 +354,7 @@ def converter(
     outputs: int | None = None,
     shape_only: tuple[int, ...] = (),
     not_in_half: str | None = None,
+    quantized: bool = False,
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -359,7 +363,7 @@ def converter(
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
             _REGISTRY[name] = OpEntry(
-                name, function, moves_data_only, outputs, shape_only, not_in_half
+                name, function, moves_data_only, outputs, shape_only, not_in_half, quantized
             )
         return function
 
