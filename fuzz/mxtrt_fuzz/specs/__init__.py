@@ -11,6 +11,7 @@ from mxtrt_fuzz.specs import compare as compare
 from mxtrt_fuzz.specs import creation as creation
 from mxtrt_fuzz.specs import deformable as deformable
 from mxtrt_fuzz.specs import elementwise as elementwise
+from mxtrt_fuzz.specs import image as image
 from mxtrt_fuzz.specs import indexing as indexing
 from mxtrt_fuzz.specs import linalg as linalg
 from mxtrt_fuzz.specs import nn as nn

@@ -8,6 +8,7 @@ from mxtrt.convert.ops import compare as compare
 from mxtrt.convert.ops import creation as creation
 from mxtrt.convert.ops import deformable as deformable
 from mxtrt.convert.ops import elementwise as elementwise
+from mxtrt.convert.ops import image as image
 from mxtrt.convert.ops import indexing as indexing
 from mxtrt.convert.ops import linalg as linalg
 from mxtrt.convert.ops import nn as nn
