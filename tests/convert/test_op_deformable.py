@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import mxtrt
 from mxtrt.convert.general import generalize
 from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.segment import OnnxSegment
+from mxtrt.engines import onnxruntime
 from mxtrt.engines.kinds import ONNXRUNTIME
 from mxtrt.offline.inspection import typed_graph
 from mxtrt.plan.analysis import analyse
@@ -179,6 +181,18 @@ def test_an_engine_without_the_operator_leaves_it_to_mxnet_on_a_cpu(op: str) -> 
         found = analyse(graph, {"weight", "bias"}, mxtrt.Options(), engine=engine, on_cpu=True)
         reasons = {graph.nodes[i].op: reason for i, reason in found.reasons.items()}
         assert (op in reasons) == kept
+
+
+@pytest.mark.parametrize(
+    ("version", "opset"), [("1.20.1", OPSET), ("1.24.4", OPSET), ("1.25.0", 19), ("2.0.0", 19)]
+)
+def test_onnx_runtime_has_the_operator_since_1_25(
+    monkeypatch: pytest.MonkeyPatch, version: str, opset: int
+) -> None:
+    """By the version of its library."""
+    library = SimpleNamespace(open_onnxruntime=lambda path, threads, spin: version)
+    monkeypatch.setattr(onnxruntime, "library", lambda: library)
+    assert onnxruntime.OnnxRuntime(1, spin=False).opset == opset
 
 
 @pytest.mark.parametrize(
