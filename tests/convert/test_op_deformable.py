@@ -115,6 +115,15 @@ def test_places_that_are_nowhere(op: str, number: float) -> None:
     check(sym, arrays, inputs(arrays), opset=19)
 
 
+def test_what_is_next_to_a_place_outside_does_not_count() -> None:
+    """Zero is not a NaN times zero, as it may be in ONNX Runtime's kernel for the operator."""
+    sym, arrays = layer(PLAIN, (1, 1, 4, 4), kernel=(1, 1), no_bias=True)
+    arrays["x"][0, 0, 0] = np.nan
+    offset = np.full((1, 2, 4, 4), -0.5, np.float32)
+    converted = check(sym, arrays | {"offset": offset}, inputs(arrays))
+    assert "Mul" not in converted.ops
+
+
 @BOTH
 @FORMS
 def test_the_graph_is_the_same_for_batch_1_and_4(op: str, opset: int) -> None:

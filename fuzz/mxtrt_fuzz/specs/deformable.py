@@ -110,6 +110,9 @@ def _read(x: Array, places: list[Array], fades: bool) -> Array:
     low = [np.floor(place).astype(int) for place in places]
     batch, field = np.ogrid[: x.shape[0], : x.shape[1]]
     batch, field = (index.reshape(*index.shape, 1, 1, 1) for index in (batch, field))
+    # ONNX Runtime takes some pixel times zero for what is outside, which may be NaN.
+    with np.errstate(invalid="ignore"):
+        nothing = (0 * x).sum((3, 4))[:, :, None, None, None]
     total: Any = 0
     for below in (0, 1):
         for right in (0, 1):
@@ -117,7 +120,7 @@ def _read(x: Array, places: list[Array], fades: bool) -> Array:
             share = (1 - np.abs(places[0] - row)) * (1 - np.abs(places[1] - column))
             inside = known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
             taken = x[batch, field, :, row * inside, column * inside]  # channels come last
-            value = np.where(inside[..., None], taken, 0) * share[..., None]
+            value = np.where(inside[..., None], taken, nothing) * share[..., None]
             total = total + np.moveaxis(value, -1, 2)
     return np.asarray(total.astype(x.dtype))
 

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.ops.nn import spatial
 from mxtrt.convert.ops.registry import Call, converter
+
+# A place outside of every picture.
+_NOWHERE = -4.0
 
 _HALF = "MXNet adds up the places in float16"
 
@@ -51,20 +53,22 @@ def deformable_convolution(call: Call) -> None:
         for place, size in zip(places, sizes, strict=True)
         for op_type, bound in (("GreaterOrEqual", 0), ("Less", size))
     ]
-    mask = call.emit("And", [call.emit("And", inside[:2]), call.emit("And", inside[2:])])
-    mask = call.emit("Cast", [mask], to=tensor_type(np.dtype(np.float32)))
+    within = call.emit("And", [call.emit("And", inside[:2]), call.emit("And", inside[2:])])
     last = [call.constant([size - 1]) for size in sizes]
+    # Not a mask of zeros: what is next to such a place may be NaN.
+    nowhere = call.constant([_NOWHERE])
     if not _has_operator(call):
         held = [call.emit("Min", pair) for pair in zip(places, last, strict=True)]
-        _sample_and_convolve(call, layer, held, mask)
+        held = [call.emit("Where", [within, place, nowhere]) for place in held]
+        _sample_and_convolve(call, layer, held)
         return
-    steps = [call.emit("Sub", pair) for pair in zip(last, grids, strict=True)]
-    held = [call.emit("Min", pair) for pair in zip(offsets, steps, strict=True)]
-    out = call.out_shape()[2:]
-    shape = call.indices([-1, 2 * layer.fields * layer.points, *out])
-    moved = call.emit("Reshape", [call.emit("Concat", held, axis=2), shape])
-    shape = call.indices([-1, layer.fields * layer.points, *out])
-    _deform(call, layer, moved, call.emit("Reshape", [mask, shape]))
+    held = []
+    for offset, grid, end in zip(offsets, grids, last, strict=True):
+        moved = call.emit("Min", [offset, call.emit("Sub", [end, grid])])
+        away = call.emit("Sub", [nowhere, grid])
+        held.append(call.emit("Where", [within, moved, away]))
+    shape = call.indices([-1, 2 * layer.fields * layer.points, *call.out_shape()[2:]])
+    _deform(call, layer, call.emit("Reshape", [call.emit("Concat", held, axis=2), shape]))
 
 
 @converter("_contrib_ModulatedDeformableConvolution", outputs=1, not_in_half=_HALF)
@@ -113,11 +117,11 @@ def _has_operator(call: Call) -> bool:
     return call.opset >= 19
 
 
-def _deform(call: Call, layer: _Layer, offsets: str, mask: str) -> None:
+def _deform(call: Call, layer: _Layer, offsets: str, mask: str | None = None) -> None:
     weight, *bias = _weights(call)
     call.emit(
         "DeformConv",
-        [call.input(), weight, offsets, *(bias or [""]), mask],
+        [call.input(), weight, offsets, *(bias or [""]), *([mask] if mask else [])],
         output=call.output(),
         kernel_shape=layer.kernel,
         strides=layer.stride,
@@ -148,8 +152,10 @@ def _grids(call: Call, layer: _Layer) -> list[str]:
     return found
 
 
-def _sample_and_convolve(call: Call, layer: _Layer, places: list[str], mask: str) -> None:
-    """The product of the weight with what lies at places, times the mask."""
+def _sample_and_convolve(
+    call: Call, layer: _Layer, places: list[str], mask: str | None = None
+) -> None:
+    """The product of the weight with what lies at places, times the mask if there is one."""
     channels, *sizes = call.shape()[1:]
     height, width = call.out_shape()[2:]
     points, fields = layer.points, layer.fields
@@ -172,12 +178,13 @@ def _sample_and_convolve(call: Call, layer: _Layer, places: list[str], mask: str
         padding_mode="zeros",
         align_corners=0,
     )
-    split = [-1, channels // fields, points, height, width]
-    read = call.emit("Reshape", [read, call.indices(split)])
-    mask = call.emit("Reshape", [mask, call.indices([-1, 1, points, height, width])])
-    columns = call.emit("Mul", [read, mask])
+    if mask is not None:
+        split = [-1, channels // fields, points, height, width]
+        read = call.emit("Reshape", [read, call.indices(split)])
+        factors = call.emit("Reshape", [mask, call.indices([-1, 1, points, height, width])])
+        read = call.emit("Mul", [read, factors])
     shape = call.indices([-1, channels * points, height, width])
-    columns = call.emit("Reshape", [columns, shape])
+    columns = call.emit("Reshape", [read, shape])
     row = channels // layer.groups * points
     weight, *bias = _weights(call)
     weight = call.emit("Reshape", [weight, call.indices([0, row, 1, 1])])
