@@ -21,7 +21,16 @@ from mxtrt_fuzz.graphs import WRITES, Call, Case, Operation, Shape, Tensor, Vari
 from mxtrt_fuzz.reduce import retyped
 from mxtrt_fuzz.values import INPUT_SETS, Array, Arrays, fill, weight_arrays
 
-__all__ = ["NO_WRITES", "drawn", "enlarged", "infers", "inputs_at", "weights_at", "written_at"]
+__all__ = [
+    "NO_WRITES",
+    "drawn",
+    "enlarged",
+    "infers",
+    "inputs_at",
+    "kept_at_first",
+    "weights_at",
+    "written_at",
+]
 
 #: Ways to bind that leave no weights to write to.
 NO_WRITES = ("optimize_for", "pickled", "c_predict")
@@ -71,6 +80,10 @@ _COMPARED = (
     "batch_dot",
     "LeakyReLU",
 )
+
+
+#: Beginnings of the names of operators that keep what they made of weights at the first call.
+_KEEPING = ("_sg_mkldnn_",)
 
 
 def enlarged(case: Case, call: Call) -> Case | None:
@@ -218,7 +231,12 @@ def drawn(case: Case) -> tuple[Call, ...]:
     random = np.random.default_rng([case.seed, len(case.nodes), len(case.heads)])
     sizes, weights = random.random() < _SIZES, random.random() < _WEIGHTS
     axes = next(_growths(case, random), ()) if sizes else ()
-    names = [v.name for v in case.variables if v.role != "data"]
+    kept = kept_at_first(case)
+    names = [
+        node.name
+        for place, node in enumerate(case.nodes)
+        if isinstance(node, Variable) and node.role != "data" and place not in kept
+    ]
     if not weights or case.bind in NO_WRITES:
         names = []
     first = int(random.integers(1, _MOST))
@@ -231,6 +249,13 @@ def drawn(case: Case) -> tuple[Call, ...]:
         if grown or written or (turn and axes):
             calls.append(Call(grown, written))
     return tuple(calls)
+
+
+def kept_at_first(case: Case) -> set[int]:
+    """Places of what MXNet's operators read at the first call only."""
+    return {
+        entry.node for op in case.operations if op.op.startswith(_KEEPING) for entry in op.inputs
+    }
 
 
 def _growths(case: Case, random: np.random.Generator) -> Iterator[tuple[tuple[str, int], ...]]:

@@ -30,6 +30,7 @@ from mxtrt_fuzz import client
 from mxtrt_fuzz.again import Answer, Outputs, again
 from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied, runs
 from mxtrt_fuzz.builders import Address
+from mxtrt_fuzz.calls import kept_at_first
 from mxtrt_fuzz.complaints import Complaints
 from mxtrt_fuzz.graphs import C_BINDS, Case
 from mxtrt_fuzz.meetings import Meetings
@@ -550,7 +551,8 @@ class _Execution:
             )
             expected = self._forwards(fresh)
             found += ["mixed"] if not _equal(unlike, expected) else []
-            found += ["followed"] if not _equal(after, expected) else []
+            followed = _equal(after, expected) or kept_at_first(self.case)
+            found += ["followed"] if not followed else []
         return found
 
     def _together(self) -> list[tuple[Outputs, ...] | str]:

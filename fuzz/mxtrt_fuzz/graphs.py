@@ -19,6 +19,7 @@ from mxtrt.plain.dtypes import DTYPES
 __all__ = [
     "BINDS",
     "C_BINDS",
+    "HELD",
     "LANES",
     "PRECISIONS",
     "STEPS",
@@ -65,6 +66,9 @@ LANES = ("uniform", "grid", "subnormal", "huge", "nonfinite")
 #: object; one is called, written to, trained for a forward, saved and loaded, or dropped; all are
 #: called at once by threads; all engines that there are fail.
 STEPS = ("bind", "share", "call", "write", "train", "reload", "drop", "together", "fail")
+
+#: The attribute of an operator that says which graph it holds, as MXNet's JSON.
+HELD = "__held__"
 
 _FORMAT = 1
 # MXNet's type flags (mshadow/base.h).
@@ -241,7 +245,10 @@ class Case:
             else:
                 inputs = [[e.node, e.output, 0] for e in node.inputs]
                 item = {"op": node.op, "name": node.name, "inputs": inputs}
-                items.append(item | ({"attrs": dict(node.attrs)} if node.attrs else {}))
+                attrs = dict(node.attrs)
+                if held := attrs.pop(HELD, None):
+                    item["subgraphs"] = [json.loads(held)]
+                items.append(item | ({"attrs": attrs} if attrs else {}))
         return write_json(
             {
                 "nodes": items,

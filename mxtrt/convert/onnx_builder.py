@@ -17,10 +17,18 @@ from mxtrt.graph.symbol import untaken
 
 __all__ = ["IR_VERSION", "OPSET", "OnnxBuilder", "tensor_type"]
 
-#: ONNX operator set of every model that mxtrt writes: the newest that TensorRT 8.5 parses.
+#: ONNX operator set that models are written in: the newest that TensorRT 8.5 parses.
 OPSET = 17
 #: ONNX IR version that goes with it.
 IR_VERSION = 8
+
+# Operators of later sets, which some engines have, and the set and IR version that came with them.
+_LATER = {"DeformConv": (19, 9)}
+
+# Their axes are an input from set 18 on.
+_REDUCTIONS = frozenset(
+    {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
+)
 
 _ONNX_TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
@@ -45,14 +53,19 @@ class OnnxBuilder:
     Args:
         taken: Names that it must not make, because variables have them.
         varying: Whether a model for other sizes is to be made of the model.
+        opset: The newest ONNX operator set whose operators the engine has.
 
     Attributes:
         varying: The same.
+        opset: The same.
     """
 
-    def __init__(self, taken: Collection[str] = (), varying: bool = False) -> None:
+    def __init__(
+        self, taken: Collection[str] = (), varying: bool = False, opset: int = OPSET
+    ) -> None:
         self._taken = taken
         self.varying = varying
+        self.opset = opset
         self.nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._weights: dict[str, TensorProto] = {}
@@ -166,13 +179,17 @@ class OnnxBuilder:
         outputs: Sequence[tuple[str, Sequence[int | str], np.dtype[Any]]],
         name: str = "segment",
     ) -> ModelProto:
-        """The finished model.
+        """The finished model, of set ``OPSET`` unless one of its nodes needs a later one.
 
         Args:
             inputs: Name, dimensions (integers or symbols) and dtype of every input.
             outputs: The same of every output.
             name: Name of the ONNX graph.
         """
+        later = [_LATER[node.op_type] for node in self.nodes if node.op_type in _LATER]
+        opset, ir_version = max(later, default=(OPSET, IR_VERSION))
+        if opset > OPSET:
+            self._modernize()
         graph = GraphProto(
             name=name,
             node=self.nodes,
@@ -180,9 +197,21 @@ class OnnxBuilder:
             input=[_value(*value) for value in inputs],
             output=[_value(*value) for value in outputs],
         )
-        model = ModelProto(ir_version=IR_VERSION, producer_name="mxtrt", graph=graph)
-        model.opset_import.add(domain="", version=OPSET)
+        model = ModelProto(ir_version=ir_version, producer_name="mxtrt", graph=graph)
+        model.opset_import.add(domain="", version=opset)
         return model
+
+    def _modernize(self) -> None:
+        """Write the nodes as set 18 and later have them."""
+        for node in self.nodes:
+            if node.op_type == "Split" and len(node.input) == 1:
+                node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+            if node.op_type in _REDUCTIONS:
+                kept = [given for given in node.attribute if given.name != "axes"]
+                axes = [tuple(given.ints) for given in node.attribute if given.name == "axes"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+                node.input.extend(self.constant(np.array(given, np.int64)) for given in axes)
 
 
 def _value(name: str, dims: Sequence[int | str], dtype: np.dtype[Any]) -> Any:

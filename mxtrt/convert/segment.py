@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.convert.node import HALF, SINGLE, convert_node, shape_only, value_name
-from mxtrt.convert.onnx_builder import OnnxBuilder, tensor_type
+from mxtrt.convert.onnx_builder import OPSET, OnnxBuilder, tensor_type
 from mxtrt.errors import Unsupported
 from mxtrt.graph.symbol import Graph, TensorType
 from mxtrt.observe.report import SegmentReport
@@ -60,7 +60,9 @@ class OnnxSegment:
         return hashlib.sha256(self.model).hexdigest()
 
 
-def to_onnx(graph: Graph, weights: Collection[str], *, varying: bool = False) -> OnnxSegment:
+def to_onnx(
+    graph: Graph, weights: Collection[str], *, varying: bool = False, opset: int = OPSET
+) -> OnnxSegment:
     """Convert a segment.
 
     The model computes in float32.  What is float16 in MXNet is cast where it comes in and where it
@@ -70,11 +72,12 @@ def to_onnx(graph: Graph, weights: Collection[str], *, varying: bool = False) ->
         graph: The segment cut out as a graph of its own, with shapes and dtypes.
         weights: Names of its variables that become initializers; the others are inputs.
         varying: Whether converters are to write what a model for other sizes can compute.
+        opset: The newest ONNX operator set whose operators the engine has.
 
     Raises:
         Unsupported: A node cannot be converted (at these shapes).
     """
-    conversion = _Conversion(graph, weights, varying)
+    conversion = _Conversion(graph, weights, varying, opset)
     conversion.operators()
     inputs, owned = conversion.variables()
     breathe()
@@ -112,12 +115,12 @@ class _Conversion:
         sources: For every ONNX node the name of the MXNet node that it comes from.
     """
 
-    def __init__(self, graph: Graph, weights: Collection[str], varying: bool) -> None:
+    def __init__(self, graph: Graph, weights: Collection[str], varying: bool, opset: int) -> None:
         self._names = [node.name for node in graph.nodes]
         self._graph = _unique_names(graph)
         self._weights = weights
         self._widened: list[tuple[str, str]] = []  # float16 variables, and their float32 values
-        self.builder = OnnxBuilder(self._graph.variables, varying)
+        self.builder = OnnxBuilder(self._graph.variables, varying, opset)
         self.sources: list[str] = []
 
     def operators(self) -> None:

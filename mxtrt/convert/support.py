@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mxtrt.convert.node import convert_node, shape_only
-from mxtrt.convert.onnx_builder import OnnxBuilder
+from mxtrt.convert.onnx_builder import OPSET, OnnxBuilder
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.slower import Rule, rule_for
 from mxtrt.errors import Unsupported
@@ -43,13 +43,16 @@ class Support:
     slower: Mapping[int, Rule]
 
 
-def support(graph: Graph, deny_ops: Collection[str] = (), gpu: bool = False) -> Support:
+def support(
+    graph: Graph, deny_ops: Collection[str] = (), gpu: bool = False, opset: int = OPSET
+) -> Support:
     """Find out which nodes can be converted.
 
     Args:
         graph: The symbol with shapes and dtypes.
         deny_ops: Operators that stay in MXNet whatever the converters say.
         gpu: Whether its arrays are on a GPU, where MXNet has kernels of its own.
+        opset: The newest ONNX operator set whose operators the engine has.
     """
     reasons: dict[int, str] = {}
     cheap: set[int] = set()
@@ -71,7 +74,7 @@ def support(graph: Graph, deny_ops: Collection[str] = (), gpu: bool = False) -> 
             reasons[index] = f"output {highest[index]} of {node.op} is read"
             continue
         try:
-            call = convert_node(graph, node, builder := OnnxBuilder(), gpu)
+            call = convert_node(graph, node, builder := OnnxBuilder(opset=opset), gpu)
         except Unsupported as refusal:
             reasons[index] = str(refusal)
             continue

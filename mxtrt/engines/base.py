@@ -155,6 +155,10 @@ class Engine(Protocol):
         """Whether it computes on the CPU, as MXNet's operators for host memory do."""
 
     @property
+    def opset(self) -> int:
+        """The newest ONNX operator set whose operators it has."""
+
+    @property
     def computes_float16(self) -> bool:
         """Whether it has float16 arithmetic."""
 

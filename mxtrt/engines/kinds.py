@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.ops import EDGES, FLOATS
 
 __all__ = ["KINDS", "ONNXRUNTIME", "TENSORRT", "TENSORRT_BEFORE_10", "Kind"]
@@ -22,14 +23,17 @@ class Kind:
         name: A name of the option ``engine``.
         dtypes: Dtypes of the tensors that it takes; a node with another one stays in MXNet.
         on_cpu: Whether it computes on the CPU, as MXNet's operators for host memory do.
+        opset: The newest ONNX operator set whose operators it has.
     """
 
     name: str
     dtypes: Collection[np.dtype[Any]]
     on_cpu: bool
+    opset: int = OPSET
 
 
-ONNXRUNTIME = Kind("onnxruntime", EDGES, on_cpu=True)
+#: As it is from 1.25 on.
+ONNXRUNTIME = Kind("onnxruntime", EDGES, on_cpu=True, opset=19)
 
 _BEFORE_10: frozenset[np.dtype[Any]] = FLOATS | {np.dtype(np.float16), np.dtype(np.int32)}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from mxtrt.config import Options
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.engines import cores
 from mxtrt.engines.base import BuildRequest, Session
 from mxtrt.engines.kinds import ONNXRUNTIME
@@ -92,6 +93,9 @@ class OnnxRuntime:
             self.version = library().open_onnxruntime(path, threads, spin)
         except NodeError as error:
             raise EngineError(f"ONNX Runtime does not load: {error}") from error
+        # Before 1.25 it had no kernel for DeformConv.
+        old = tuple(map(int, self.version.split(".")[:2])) < (1, 25)
+        self.opset = OPSET if old else ONNXRUNTIME.opset
 
     def build(self, request: BuildRequest) -> Session:
         """Build a session; see :class:`mxtrt.engines.base.Engine`."""

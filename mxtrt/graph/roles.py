@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Entry, Graph, Node
 
 __all__ = ["guess_weights"]
 
 # Places of the parameters among each operator's inputs (FListInputNames in src/operator): all
-# after the data, but for RNN, whose last inputs are states.
+# after the data, but for RNN, whose last inputs are states; deformable convolutions read learned
+# offsets, and a mask, beside the data.
 _PARAMETERS = {
     "BatchNorm": slice(1, None),
     "Convolution": slice(1, None),
@@ -26,7 +27,11 @@ _PARAMETERS = {
     "LayerNorm": slice(1, None),
     "LeakyReLU": slice(1, None),
     "RNN": slice(1, 2),
+    "_contrib_DeformableConvolution": slice(2, None),
+    "_contrib_ModulatedDeformableConvolution": slice(3, None),
     "_contrib_SyncBatchNorm": slice(1, None),
+    "_sg_mkldnn_conv": slice(1, None),
+    "_sg_mkldnn_fully_connected": slice(1, None),
 }
 
 
@@ -41,14 +46,19 @@ def guess_weights(graph: Graph, data_names: Collection[str] = ()) -> frozenset[s
     data = set(data_names)
     packing = _packing(graph)
     for index, node in enumerate(graph.nodes):
-        parameters = node.inputs[_PARAMETERS.get(node.op, slice(0))]
-        if index in packing:
-            parameters = node.inputs
+        parameters = node.inputs if index in packing else _parameters(node)
         for entry in node.inputs:
             producer = graph.nodes[entry.node]
             if producer.is_variable:
                 (weights if entry in parameters else data).add(producer.name)
     return frozenset(weights - data)
+
+
+def _parameters(node: Node) -> tuple[Entry, ...]:
+    """The inputs of an operator that MXNet documents as parameters."""
+    if node.attrs.get("with_sum", "").lower() in ("1", "true"):  # oneDNN's: before four ranges
+        return node.inputs[1:-5]
+    return node.inputs[_PARAMETERS.get(node.op, slice(0))]
 
 
 def _packing(graph: Graph) -> set[int]:

@@ -498,7 +498,9 @@ def adopt(
     """
     source = _Source(symbol, options, weights)
     may_wait = not later.waits(options, gpu_of(executor._ctx))
-    patience = _patience_with(symbol)
+    patience = decision.attempt(lambda: _patience_with(symbol), options, executor._ctx)
+    if patience is None:
+        return
     if may_wait and not patience.allows():
         _attach(executor, None, _Deferred(source, patience))
         return

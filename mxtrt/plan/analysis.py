@@ -6,11 +6,15 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from mxtrt.config import Options
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.ops import registry
 from mxtrt.convert.ops.slower import Rule
 from mxtrt.convert.support import support
 from mxtrt.engines import Engine, Kind, cores
+from mxtrt.engines.kinds import ONNXRUNTIME
 from mxtrt.graph.partition import Partition, Worth, partition
 from mxtrt.graph.symbol import Graph
 from mxtrt.observe.report import LeftNode, Report
@@ -20,6 +24,9 @@ __all__ = ["analyse", "describe"]
 
 # Operators whose inputs and outputs all have the same shape: one known shape gives the others.
 _ONE_SHAPE = frozenset({"elemwise_add", "elemwise_div", "elemwise_mul", "elemwise_sub", "add_n"})
+
+# Dtypes of quantized tensors.
+_WHOLE = frozenset({np.dtype(np.int8), np.dtype(np.uint8)})
 
 # A size of 0, or under NumPy's semantics -1, in a shape as MXNet writes it.
 _OPEN = re.compile(r"(?<![\d])(0|-1)L?(?!\d)")
@@ -46,18 +53,20 @@ def analyse(
         on_cpu: Whether the engine computes on the CPU, where MXNet keeps what it does faster.
     """
     denied = {own_name(name) for name in options.deny_ops}
-    can = support(graph, denied, gpu)
+    likely = ONNXRUNTIME.opset if on_cpu else OPSET
+    opset = likely if engine is None else engine.opset
+    can = support(graph, denied, gpu, opset)
     reasons = can.reasons
     for index, node in enumerate(graph.nodes):
         if refused and node.name in refused and not node.is_variable:
             reasons.setdefault(index, refused[node.name])
-        if engine is not None and not node.is_variable:
-            for dtype in graph.dtypes_of(node):
-                if dtype not in engine.dtypes:
-                    reasons.setdefault(index, f"{engine.name} takes no {dtype} tensors")
-            known_op = registry().get(node.op)
-            if known_op is not None and known_op.not_on_gpu and not engine.on_cpu:
-                reasons.setdefault(index, f"in {engine.name} {known_op.not_on_gpu}")
+    if engine is not None:
+        if not engine.on_cpu:
+            for index, node in enumerate(graph.nodes):
+                known_op = registry().get(node.op)
+                if known_op is not None and known_op.not_on_gpu:
+                    reasons.setdefault(index, f"in {engine.name} {known_op.not_on_gpu}")
+        reasons |= _of_other_dtypes(graph, weights, reasons, engine)
     allowed = {own_name(name) for name in options.allow_ops}
     judged = {
         index: rule
@@ -82,6 +91,45 @@ def analyse(
             lone = {i for i, reason in alone.items() if found.reasons.get(i) == reason}
             return dataclasses.replace(found, slower=frozenset(kept) | lone)
         reasons |= inferring
+
+
+def _of_other_dtypes(
+    graph: Graph, weights: Collection[str], left: Collection[int], engine: Engine | Kind
+) -> dict[int, str]:
+    """Nodes with tensors that the engine does not take, and why.
+
+    A quantized tensor is none of them where all who make and read it are operators on such, in
+    the engine: then it is no input or output of a segment.
+
+    Args:
+        graph: The symbol.
+        weights: Names of the variables whose values are known when engines are built.
+        left: Nodes that stay in MXNet for other reasons.
+        engine: The engine.
+    """
+    refused: dict[int, str] = {}
+    inner: dict[int, str] = {}
+    for index, node in enumerate(graph.nodes):
+        others = [dtype for dtype in graph.dtypes_of(node) if dtype not in engine.dtypes]
+        if not others or node.is_variable or index in left:
+            continue
+        known = registry().get(node.op)
+        quantized = known is not None and known.quantized and _WHOLE.issuperset(others)
+        chosen = inner if quantized else refused
+        chosen[index] = f"{engine.name} takes no {others[0]} tensors"
+    edges = [
+        (entry.node, index)
+        for index, node in enumerate(graph.nodes)
+        for entry in node.inputs
+        if graph.type_of(entry).dtype in _WHOLE and graph.nodes[entry.node].name not in weights
+    ]
+    edges += [(head.node, -1) for head in graph.heads if graph.type_of(head).dtype in _WHOLE]
+    while True:
+        ends = {end for edge in edges for end in edge if not inner.keys() >= {*edge}}
+        cut = ends & inner.keys()
+        if not cut:
+            return refused
+        refused |= {index: inner.pop(index) for index in cut}
 
 
 def _kept(rules: Mapping[int, Rule], options: Options) -> tuple[dict[int, str], dict[int, str]]:

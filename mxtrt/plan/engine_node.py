@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxtrt.config import Options
+from mxtrt.convert.ops import registry
 from mxtrt.convert.segment import OnnxSegment, describe_segment, to_onnx
 from mxtrt.engines import Engine, Session, Weight
 from mxtrt.engines.ranges import Ranges
@@ -87,7 +88,7 @@ class EngineNode:
         graph: The segment cut out as a graph.
         engine: What builds its sessions.
         options: The options of the bind.
-        precision: Arithmetic that the engine was asked for.
+        precision: Arithmetic that the engine was asked for, by the options or by the graph.
         key: What the ``engine`` attribute of its node says.
         inputs: Names of the variables that the engine reads at every forward.
         weights: Names of the weights that the engine holds.
@@ -115,11 +116,14 @@ class EngineNode:
         converted: tuple[OnnxSegment, float] | None = None,
         wanted: Wanted | None = None,
     ) -> None:
-        model, seconds = converted or (to_onnx(graph, weights), math.inf)
+        model, seconds = converted or (to_onnx(graph, weights, opset=engine.opset), math.inf)
         self.graph = graph
         self.engine = engine
         self.options = options
-        self.precision = options.precision
+        calibrated = any(
+            node.op in registry() and registry()[node.op].quantized for node in graph.nodes
+        )
+        self.precision = "int8" if calibrated else options.precision
         self.gpu = gpu
         self.inputs = model.inputs
         self.weight_types = model.weights
@@ -143,7 +147,7 @@ class EngineNode:
         wide = options.precision in _WIDE
         # An engine of static shapes is for one node, and the first is for its own shapes.
         family = Family(wide and ranged) if static or not wide else family_of(graph, weights)
-        self._segment = Reshaped(graph, weights, model, seconds, family)
+        self._segment = Reshaped(graph, weights, model, seconds, family, engine.opset)
         self._served: Served | None = None
         if ranged:
             wanted = wanted or wanted_batches(options.batch_profile, self._segment.shapes)
@@ -199,7 +203,7 @@ class EngineNode:
         Args:
             arrays: At least this segment's weights, by name.
         """
-        model = to_onnx(self.graph, self._owned)
+        model = to_onnx(self.graph, self._owned, opset=self.engine.opset)
         return model, [Weight.of(w, arrays[w.name]) for w in model.weights]
 
     def part(self, graph: Graph) -> EngineNode:

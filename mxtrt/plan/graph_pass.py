@@ -246,7 +246,7 @@ def _make(graph: Graph, request: Request, engine: Engine) -> _Made:
         part, outside = graph.subgraph(segment.members, segment.outputs)
         owned = frozenset(graph.nodes[index].name for index in segment.weights)
         begin = time.thread_time()  # it pauses in the background
-        model = to_onnx(part, owned)
+        model = to_onnx(part, owned, opset=kind.opset)
         seconds = time.thread_time() - begin
         # A variable that no ONNX node reads, such as a label at inference, is no input of the node.
         variables = part.nodes[: len(outside)]

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 from mxtrt.convert.general import General
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.engines.ranges import Ranges, Symbol
 from mxtrt.errors import EngineError
@@ -39,6 +40,7 @@ class Reshaped:
         model: Its ONNX model at these shapes.
         seconds: What the conversion took.
         family: The segments that it shares models for other shapes with.
+        opset: The newest ONNX operator set whose operators the engine has.
 
     Attributes:
         shapes: The input shapes of ``graph``.
@@ -53,10 +55,12 @@ class Reshaped:
         model: OnnxSegment,
         seconds: float,
         family: Family,
+        opset: int = OPSET,
     ) -> None:
         types = {node.name: node.types[0] for node in graph.nodes if node.is_variable}
         self._graph = graph
         self._owned = owned
+        self._opset = opset
         self._inputs = model.inputs
         read = {*model.inputs, *(weight.name for weight in model.weights)}
         self._known = {name: _shape(types[name]) for name in types.keys() & read}
@@ -179,14 +183,14 @@ class Reshaped:
     def _converted(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         begin = time.thread_time()  # it pauses in the background
         graph = self._with(shapes)
-        converted = head_shapes(graph), to_onnx(graph, self._owned)
+        converted = head_shapes(graph), to_onnx(graph, self._owned, opset=self._opset)
         self.seconds = time.thread_time() - begin
         return converted
 
     def _general_form(self, shapes: Shapes) -> tuple[Shapes, OnnxSegment]:
         """What a model for other sizes is made of, and proved against."""
         graph = self._with(shapes)
-        return head_shapes(graph), to_onnx(graph, self._owned, varying=True)
+        return head_shapes(graph), to_onnx(graph, self._owned, varying=True, opset=self._opset)
 
     @cached_property
     def _inference(self) -> Inference:

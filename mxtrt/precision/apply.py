@@ -20,6 +20,7 @@ from mxtrt.precision import activations
 from mxtrt.precision.folding import fold_batch_norms, fold_weight_casts
 from mxtrt.precision.fp16 import retype
 from mxtrt.precision.int8 import quantize, require_quantizer
+from mxtrt.precision.prequantized import for_tensorrt, is_quantized
 from mxtrt.precision.ranges import (
     KEPT,
     Layer,
@@ -80,6 +81,10 @@ def retyped(
         options: Options of the bind.
         refused: MXNet nodes that are not to be int8, and why.
     """
+    if is_quantized(segment):  # ONNX Runtime computes what follows from weights itself
+        return (
+            _quantized(segment, weights) if engine.computes_float16 else Retyped(segment, weights)
+        )
     if options.precision == "int8":
         return _in_int8(segment, weights, engine, options, refused or {})
     native = any(t.dtype == _HALF for t in inputs) or any(w.type.dtype == _HALF for w in weights)
@@ -93,6 +98,12 @@ def retyped(
             )
         return _in_float16(segment, weights, inputs)
     return Retyped(segment, weights)
+
+
+def _quantized(segment: OnnxSegment, weights: Sequence[Weight]) -> Retyped:
+    model = WorkingModel(segment, weights)
+    for_tensorrt(model)
+    return Retyped(*model.finish())
 
 
 def folded(segment: OnnxSegment, weights: Sequence[Weight]) -> WorkingModel:

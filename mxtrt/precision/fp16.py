@@ -3,8 +3,9 @@
 Products, and what is added, multiplied and compared element by element, become float16.  What sums
 up many values or needs float16's missing range stays float32: exponentials, powers, divisions,
 means, normalisation, softmax; so does arithmetic between such nodes (the centred values of a layer
-normalisation) and of such a node with a weight (its gamma and beta), and a square.  What moves data
-follows what it moves.  Inputs and outputs of the model keep their dtypes.
+normalisation) and of such a node with a weight (its gamma and beta), a square, and what makes the
+places at which a sampler reads.  What moves data follows what it moves.  Inputs and outputs of the
+model keep their dtypes.
 
 A node whose weights or values float16 cannot hold stays float32 too, and a reason is kept.
 """
@@ -17,6 +18,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
+from mxtrt.precision.ranges import LAYERS
 from mxtrt.precision.working import Array, Step, WorkingModel
 
 __all__ = ["LARGEST", "SMALLEST", "retype"]
@@ -89,6 +91,7 @@ class _Retyping:
         self._ranges = ranges
         self._types = model.types()
         self._readers = model.readers()
+        self._places = _places(model)
         # By type, under what name a value of the float32 model exists in that type.
         self._names: dict[int, dict[str, str]] = {_HALF: {}, _SINGLE: {}}
         self._made: dict[str, int] = {}  # by value, the type that its node computes in
@@ -159,6 +162,8 @@ class _Retyping:
         return _HALF
 
     def _may_compute(self, node: NodeProto) -> bool:
+        if not self._places.isdisjoint(node.output):
+            return False
         if node.op_type == "Div":
             return len(node.input) == 2 and self._model.is_initializer(node.input[1])
         if node.op_type not in _COMPUTES:
@@ -243,6 +248,20 @@ class _Retyping:
         if kind == _SINGLE and new in self._model.outputs:
             self._names[_SINGLE][new] = new
         return new
+
+
+def _places(model: WorkingModel) -> set[str]:
+    """Values between layers and the places at which a ``GridSample`` reads.
+
+    float16 would be off by a sixteenth of a pixel in the middle of a picture of 300.
+    """
+    found: set[str] = set()
+    for step in reversed(model.steps):
+        if step.node.op_type == "GridSample":
+            found.add(step.node.input[1])
+        elif step.node.op_type not in LAYERS and found.intersection(step.node.output):
+            found.update(step.node.input)
+    return found
 
 
 def _unfit(value: Array) -> str:

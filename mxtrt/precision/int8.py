@@ -20,7 +20,7 @@ from mxtrt.precision.quantizer import quantization, quiet
 from mxtrt.precision.ranges import LAYERS, SegmentRanges, as_mapping, chosen, layers_of
 from mxtrt.precision.working import Step, WorkingModel
 
-__all__ = ["quantize", "require_quantizer"]
+__all__ = ["quantize", "replace_clips", "require_quantizer"]
 
 # fmt: off
 _CPU = [
@@ -213,6 +213,11 @@ def _for_tensorrt(model: WorkingModel, left: set[str]) -> None:
             or (node.op_type == "Add" and not by_layers.intersection(node.input))
         ):
             node.input[:] = [before.get(name, name) for name in node.input]
+    replace_clips(model)
+
+
+def replace_clips(model: WorkingModel) -> None:
+    """Replace every ``Clip`` whose values are quantized; see :func:`_for_tensorrt`."""
     readers = model.readers()
     ahead = _ahead_of_quantization(model)
     model.steps = [

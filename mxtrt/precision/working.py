@@ -79,7 +79,7 @@ class WorkingModel:
     def add(self, hint: str, array: Array) -> str:
         """Store an array in the model; returns its name."""
         name = self.fresh(hint)
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self._initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def fresh(self, hint: str) -> str:

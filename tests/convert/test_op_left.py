@@ -17,7 +17,7 @@ from mxtrt.convert.ops.left import LEFT
         ("_contrib_fft", "Fourier"),
         ("_random_uniform", "random numbers"),
         ("_contrib_quantized_conv", "give the float32 model"),
-        ("_sg_mkldnn_conv", "give the float32 model"),
+        ("_contrib_requantize", "give the float32 model"),
         ("_foreach", "a graph of its own"),
         ("Custom", "code of yours"),
         ("_hypot_scalar_of_tomorrow", "no converter for operator _hypot_scalar_of_tomorrow"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import mxnet as mx
 import pytest
 
 from mxtrt.graph.roles import guess_weights
-from mxtrt.graph.symbol import Graph
+from mxtrt.graph.symbol import Entry, Graph, Node
 
 
 def guessed(symbol, *data):
@@ -21,6 +23,34 @@ def test_parameters_of_layers_are_weights():
     assert guessed(layer) == {"w", "b"}
     assert guessed(layer, "b") == {"w"}
     assert guessed(mx.sym.Group([layer, mx.sym.exp(w)])) == {"b"}
+
+
+def test_offsets_and_masks_of_deformable_convolutions_are_data():
+    """A network learns them for each picture."""
+    attrs = {"kernel": (3, 3), "num_filter": 4}
+    inputs = list(map(mx.sym.var, "xowb"))
+    assert guessed(mx.sym.contrib.DeformableConvolution(*inputs, **attrs)) == {"w", "b"}
+    inputs.insert(2, mx.sym.var("m"))
+    assert guessed(mx.sym.contrib.ModulatedDeformableConvolution(*inputs, **attrs)) == {"w", "b"}
+
+
+def test_of_what_is_quantized_for_onednn_all_but_data_and_sums_are_weights():
+    """States of a BatchNorm that a layer holds, too."""
+    data = mx.sym.var("data")
+    norm = mx.sym.BatchNorm(
+        mx.sym.Convolution(data, kernel=(1, 1), num_filter=2, name="c"), name="n"
+    )
+    other = mx.sym.var("other")
+    layer = (norm + other).get_backend_symbol("MKLDNN_QUANTIZE")
+    names = {*layer.list_arguments(), *layer.list_auxiliary_states()}
+    graph = Graph.from_json(layer.tojson())
+    (node,) = (node for node in graph.nodes if not node.is_variable)
+    ranges = [Node("null", name, {}, ()) for name in ("low", "high", "sum_low", "sum_high")]
+    first = len(graph.nodes) - 1
+    inputs = (*node.inputs, *(Entry(first + place) for place in range(4)))
+    ranged = dataclasses.replace(node, inputs=inputs)
+    whole = Graph([*graph.nodes[:-1], *ranges, ranged], [Entry(first + 4)])
+    assert guess_weights(whole) == names - {"data", "other"}
 
 
 @pytest.mark.parametrize("mode", ["lstm", "gru"])

@@ -397,6 +397,7 @@ SYMBOL = """
         name, version, contexts = "stand-in", "1", ("cpu", "gpu")
         dtypes, computes_float16 = {np.dtype(np.float32)}, False
         static_shapes, takes_ranges, shares_sessions = True, False, False
+        opset = 17
         on_cpu = False
 
         def build(self, request):

@@ -49,6 +49,18 @@ def test_a_layer_normalisation_stays_float32():
     assert {found.types[op] for op in ("ReduceMean", "Sub", "Pow", "Sqrt", "Div")} == {SINGLE}
 
 
+def test_places_of_a_sampler_stay_float32():
+    """From the layer on that learned the offsets; what it reads there is multiplied in float16."""
+    data = mx.sym.var("data")
+    offset = mx.sym.Convolution(data, kernel=(3, 3), pad=(1, 1), num_filter=18, name="offset")
+    attrs = {"kernel": (3, 3), "pad": (1, 1), "num_filter": 4}
+    symbol = mx.sym.contrib.DeformableConvolution(data, offset, name="deformed", **attrs)
+    shape = (2, 4, 8, 8)
+    found = Segment(symbol, arrays_of(symbol, data=shape), data=shape).retyped()
+    assert {found.types[op] for op in ("Add", "Sub", "Min", "GridSample")} == {SINGLE}
+    assert found.types["Conv"] == HALF
+
+
 @pytest.mark.parametrize(
     ("factor", "reason"),
     [(1e6, "dense_weight reaches 7"), (1e-8, "dense_weight is too small for float16")],

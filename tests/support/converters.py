@@ -18,7 +18,7 @@ from hypothesis import settings
 from onnx import numpy_helper
 
 import mxtrt.convert.ops
-from mxtrt.convert.onnx_builder import OnnxBuilder
+from mxtrt.convert.onnx_builder import OPSET, OnnxBuilder
 from mxtrt.errors import Unsupported
 from mxtrt.graph.symbol import Entry, Graph, Node, TensorType
 from mxtrt.plain.forward import bound
@@ -138,10 +138,12 @@ def convert_nodes(graph: Graph, builder: OnnxBuilder) -> dict[tuple[int, int], s
     return names
 
 
-def to_onnx(sym: Any, arrays: Arrays, inputs: Sequence[str] = ("x",)) -> Converted:
+def to_onnx(
+    sym: Any, arrays: Arrays, inputs: Sequence[str] = ("x",), opset: int = OPSET
+) -> Converted:
     """Convert a symbol: ``inputs`` become graph inputs, every other variable an initializer."""
     graph = typed_graph(sym, arrays)
-    builder = OnnxBuilder()
+    builder = OnnxBuilder(opset=opset)
     names = convert_nodes(graph, builder)
     used = {name for node in builder.nodes for name in node.input}
     outputs = [
@@ -202,11 +204,15 @@ def assert_close(
 
 
 def check(
-    sym: Any, arrays: Arrays, inputs: Sequence[str] = ("x",), tolerance: float = 1e-5
+    sym: Any,
+    arrays: Arrays,
+    inputs: Sequence[str] = ("x",),
+    tolerance: float = 1e-5,
+    opset: int = OPSET,
 ) -> Converted:
     """Assert that MXNet and ONNX Runtime compute the same, and return the converted symbol."""
     expected = run_mxnet(sym, arrays)
-    converted = to_onnx(sym, arrays, inputs)
+    converted = to_onnx(sym, arrays, inputs, opset)
     actual = run_onnx(converted)
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from mxtrt import config
+from mxtrt.convert.onnx_builder import OPSET
 from mxtrt.convert.segment import OnnxSegment, to_onnx
 from mxtrt.engines import Weight
 from mxtrt.graph.symbol import TensorType
@@ -25,6 +26,7 @@ def segments_of(
     dtypes: Mapping[str, Any] | None = None,
     *,
     varying: bool = False,
+    opset: int = OPSET,
     **options: Any,
 ) -> list[OnnxSegment]:
     """The ONNX models of a symbol's segments; whatever has no shape here is a weight."""
@@ -35,7 +37,7 @@ def segments_of(
     for segment in found.segments:
         part, _ = graph.subgraph(segment.members, segment.outputs)
         weights = {graph.nodes[index].name for index in segment.weights}
-        models.append(to_onnx(part, weights, varying=varying))
+        models.append(to_onnx(part, weights, varying=varying, opset=opset))
     return models
 
 

@@ -65,6 +65,11 @@ class Attributes:
         self._dtype = dtype
         self._read: dict[str, Any] = {}
 
+    @property
+    def dtype(self) -> str:
+        """That of the first input, as MXNet has it."""
+        return self._dtype
+
     def __getitem__(self, key: str) -> Any:
         """A value that must be there."""
         return self.get(key, None)

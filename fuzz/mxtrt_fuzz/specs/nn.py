@@ -25,7 +25,7 @@ from mxtrt_fuzz.specs.base import (
 from mxtrt_fuzz.specs.indexing import take
 from mxtrt_fuzz.values import Array
 
-__all__ = ["strided_windows"]
+__all__ = ["convolution", "draw_convolution", "strided_windows"]
 
 
 def strided_windows(x: Array, kernel: Shape, stride: Shape, dilate: Shape | None = None) -> Array:
@@ -65,7 +65,8 @@ def _with_bias(y: Array, bias: tuple[Array, ...]) -> Array:
     return y + bias[0].reshape(-1, *(1,) * (y.ndim - 2)) if bias else y
 
 
-def _convolution(attrs: Attributes, x: Array, weight: Array, *bias: Array) -> Array:
+def convolution(attrs: Attributes, x: Array, weight: Array, *bias: Array) -> Array:
+    """A convolution of any number of axes."""
     rank = x.ndim - 2
     pads = [(p, p) for p in _per_axis(attrs, "pad", 0, rank)]
     stride, dilate = (_per_axis(attrs, key, 1, rank) for key in ("stride", "dilate"))
@@ -109,7 +110,8 @@ def _groups(draw: Draw, channels: int) -> int:
     return draw(st.sampled_from([g for g in (1, 2, 3, channels) if channels % g == 0]))
 
 
-def _draw_convolution(draw: Draw, shape: Shape) -> Application:
+def draw_convolution(draw: Draw, shape: Shape) -> Application:
+    """A convolution of an input of some shape."""
     rank = len(shape) - 2
     # On one axis a grouped convolution before a softmax ends MXNet (in its oneDNN layouts).
     groups = _groups(draw, shape[1]) if rank > 1 else 1
@@ -204,8 +206,8 @@ _SUMS = 3.0
 register(
     OpSpec(
         "Convolution",
-        _draw_convolution,
-        _convolution,
+        draw_convolution,
+        convolution,
         ranks(3, 4, 5),
         dtypes=("float32",),
         roundings=_SUMS,

@@ -22,6 +22,8 @@ from mxtrt_fuzz.specs.base import (
 from mxtrt_fuzz.specs.nn import strided_windows
 from mxtrt_fuzz.values import Array
 
+__all__ = ["draw_pooling", "pooling"]
+
 _LAST = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
 _FIRST = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 
@@ -31,7 +33,8 @@ def _outputs(size: int, kernel: int, stride: int, pad: int, full: bool) -> int:
     return (ceil(steps) if full else int(steps)) + 1
 
 
-def _draw_pooling(draw: Draw, shape: Shape) -> Application:
+def draw_pooling(draw: Draw, shape: Shape) -> Application:
+    """A pooling of an input of some shape."""
     rank = len(shape) - 2
     kind = draw(st.sampled_from(["max", "avg", "sum", "lp"]))
     attrs: dict[str, Any] = {"pool_type": kind}
@@ -67,7 +70,8 @@ def _draw_pooling(draw: Draw, shape: Shape) -> Application:
     return Application(attrs)
 
 
-def _pooling(attrs: Attributes, x: Array) -> Array:
+def pooling(attrs: Attributes, x: Array) -> Array:
+    """A pooling of any kind and layout."""
     if attrs.get("layout", "NC") in _LAST.values():
         return np.moveaxis(_channel_first(attrs, np.moveaxis(x, -1, 1)), 1, -1)
     return _channel_first(attrs, x)
@@ -114,5 +118,5 @@ def _channel_first(attrs: Attributes, x: Array) -> Array:
 
 
 register(
-    OpSpec("Pooling", _draw_pooling, _pooling, ranks(3, 4, 5), roundings=2, nan_blind=True),
+    OpSpec("Pooling", draw_pooling, pooling, ranks(3, 4, 5), roundings=2, nan_blind=True),
 )

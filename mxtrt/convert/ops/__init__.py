@@ -6,14 +6,17 @@ from mxtrt.convert.ops import broadcast as broadcast
 from mxtrt.convert.ops import cast as cast
 from mxtrt.convert.ops import compare as compare
 from mxtrt.convert.ops import creation as creation
+from mxtrt.convert.ops import deformable as deformable
 from mxtrt.convert.ops import detection as detection
 from mxtrt.convert.ops import elementwise as elementwise
+from mxtrt.convert.ops import image as image
 from mxtrt.convert.ops import indexing as indexing
 from mxtrt.convert.ops import linalg as linalg
 from mxtrt.convert.ops import nn as nn
 from mxtrt.convert.ops import norm as norm
 from mxtrt.convert.ops import numpy as numpy
 from mxtrt.convert.ops import pooling as pooling
+from mxtrt.convert.ops import quantized as quantized
 from mxtrt.convert.ops import recurrent as recurrent
 from mxtrt.convert.ops import reduce as reduce
 from mxtrt.convert.ops import sequence as sequence

@@ -28,11 +28,12 @@ Written by `python -m mxtrt.convert.ops.document` from the converters in `mxtrt/
 not edit.
 
 Names are MXNet's, as symbols hold them. A converter emits ONNX of opset 17, which ONNX Runtime and
-TensorRT 8.5 and later read; what TensorRT's parser refuses nevertheless stays in MXNet, and the
-report has its words. *Dtypes* are those of the inputs and outputs: "float32" for what is computed,
-"numbers" (float32, int8, uint8, int32 and int64) for what is moved, "several" where the converter
-says more. A node stays in MXNet for a reason of the last column, in which … stands for what was
-seen, and wherever a shape is unknown at bind or has a zero.
+TensorRT 8.5 and later read, or of the later one that is named, where the engine has its operators;
+what TensorRT's parser refuses nevertheless stays in MXNet, and the report has its words. *Dtypes*
+are those of the inputs and outputs: "float32" for what is computed, "numbers" (float32, int8,
+uint8, int32 and int64) for what is moved, "several" where the converter says more. A node stays in
+MXNet for a reason of the last column, in which … stands for what was seen, and wherever a shape is
+unknown at bind or has a zero.
 """
 
 _SLOWER = """

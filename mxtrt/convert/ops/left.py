@@ -20,11 +20,10 @@ _REASONS = {
         _contrib_Proposal _contrib_MultiProposal
     """,
     "it is of a model quantized for oneDNN; give the float32 model instead": """
-        _contrib_quantize* _contrib_dequantize _contrib_requantize _contrib_calibrate_entropy
-        _sg_mkldnn_*
-    """,
-    "ONNX has deformable convolutions since opset 19 only, and TensorRT 8.5 has none": """
-        _contrib_DeformableConvolution _contrib_ModulatedDeformableConvolution
+        _contrib_quantize _contrib_quantize_asym _contrib_quantized_batch_norm
+        _contrib_quantized_conv _contrib_quantized_elemwise_add _contrib_quantized_elemwise_mul
+        _contrib_quantized_embedding _contrib_quantized_fully_connected _contrib_quantized_rnn
+        _contrib_requantize _contrib_calibrate_entropy _sg_mkldnn_selfatt_*
     """,
     "no TensorRT takes the pooling of regions with rounded or learned borders": """
         _contrib_PSROIPooling _contrib_DeformablePSROIPooling _contrib_RROIAlign

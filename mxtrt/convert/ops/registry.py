@@ -23,7 +23,7 @@ import numpy as np
 from mxtrt.convert.onnx_builder import OnnxBuilder
 from mxtrt.convert.ops import left
 from mxtrt.errors import Unsupported
-from mxtrt.graph.symbol import Node, TensorType
+from mxtrt.graph.symbol import Entry, Node, TensorType
 
 __all__ = [
     "ARITHMETIC",
@@ -84,6 +84,11 @@ class Call:
     def varying(self) -> bool:
         """Whether a model for other sizes is to be made of the one at hand."""
         return self._builder.varying
+
+    @property
+    def opset(self) -> int:
+        """The newest ONNX operator set whose operators the engine has."""
+        return self._builder.opset
 
     # -- types -------------------------------------------------------------------------
 
@@ -244,7 +249,7 @@ class Call:
         """Add an ONNX node with one output and return the output's name.
 
         Args:
-            op_type: ONNX operator of the pinned opset.
+            op_type: ONNX operator of the pinned opset, or of one up to :attr:`opset`.
             inputs: Names; ``""`` leaves an optional input out.
             output: Name of the output; a fresh one by default.
             attributes: ONNX attributes; ``None`` leaves one out.
@@ -269,6 +274,36 @@ class Call:
         """Add a ``Loop``; see :meth:`mxtrt.convert.onnx_builder.OnnxBuilder.loop`."""
         typed = [(name, np.dtype(dtype)) for name, dtype in state]
         return self._builder.loop(f"{self.node.name}_{hint}", trips, typed, body)
+
+    def nested(
+        self,
+        op: str,
+        attrs: Mapping[str, str],
+        inputs: Sequence[tuple[str, tuple[int, ...]]],
+        shape: tuple[int, ...],
+    ) -> str:
+        """Convert an operator that this node stands for or holds, on float32 values.
+
+        Args:
+            op: MXNet's name of it.
+            attrs: Its attributes.
+            inputs: ONNX names and shapes of its inputs.
+            shape: Shape of its output.
+
+        Returns:
+            ONNX name of its output.
+
+        Raises:
+            Unsupported: It cannot be converted.
+        """
+        types = [TensorType(size, np.dtype(np.float32)) for _, size in inputs]
+        made = TensorType(shape, np.dtype(np.float32))
+        entries = tuple(Entry(place) for place in range(len(inputs)))
+        node = Node(op, self.fresh(op.lower()), attrs, entries, (made,))
+        names = [name for name, _ in inputs]
+        call = Call(node, types, [made], names, self._builder, False, self.gpu)
+        _REGISTRY[op].convert(call)
+        return call.output()
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of a small initializer with this value (equal ones are stored once)."""
@@ -317,6 +352,8 @@ class OpEntry:
             rounded, for this reason.  None where it is.
         not_on_gpu: Why nodes stay in MXNet where the engine computes on a GPU.  None where they do
             not.
+        quantized: It reads or makes tensors of int8 or uint8 with a range, which ``QuantizeLinear``
+            makes and ``DequantizeLinear`` reads: engines take them inside of a segment.
     """
 
     name: str
@@ -326,6 +363,7 @@ class OpEntry:
     shape_only: tuple[int, ...] = ()
     not_in_half: str | None = None
     not_on_gpu: str | None = None
+    quantized: bool = False
 
 
 _REGISTRY: dict[str, OpEntry] = {}
@@ -338,6 +376,7 @@ def converter(
     shape_only: tuple[int, ...] = (),
     not_in_half: str | None = None,
     not_on_gpu: str | None = None,
+    quantized: bool = False,
 ) -> Callable[[Converter], Converter]:
     """Register a converter for one or more operator names (aliases included)."""
 
@@ -346,7 +385,14 @@ def converter(
             if name in _REGISTRY:
                 raise ValueError(f"operator {name} has two converters")
             _REGISTRY[name] = OpEntry(
-                name, function, moves_data_only, outputs, shape_only, not_in_half, not_on_gpu
+                name,
+                function,
+                moves_data_only,
+                outputs,
+                shape_only,
+                not_in_half,
+                not_on_gpu,
+                quantized,
             )
         return function
 

@@ -97,6 +97,11 @@ def _many_choices(call: Call) -> bool:
     return prod(call.shape()) >= 1_000_000
 
 
+def _sampled(call: Call) -> bool:
+    """With ONNX Runtime before 1.25, which has no operator for it."""
+    return call.opset < 19
+
+
 def _elu(call: Call) -> bool:
     """With act_type=elu, of 100,000 numbers or more."""
     return call.text("act_type", "leaky") == "elu" and prod(call.shape()) >= 100_000
@@ -136,6 +141,8 @@ _CONVOLUTIONS = (
     Rule("up to 1.1", _of_several_channels, alone=True),
 )
 _DENSE = (Rule("1.1 to 1.4", _many_rows, one_thread=True),)
+_DEFORMABLE = (Rule("1.05 to 2", _sampled),)
+_QUANTIZED = (Rule("1.1 to 4", _always),)
 _RECURRENT = (Rule("1.03 to 3.6", _but_lstm),)
 
 #: By operator; of several rules the first one that holds counts.
@@ -156,6 +163,16 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "_contrib_MultiBoxDetection": (Rule("1.1 to 3", _always),),
     "_contrib_box_iou": (Rule("2 to 4", _always),),
     "_contrib_box_nms": (Rule("1.1 to 1.8", _few_boxes, alone=True),),
+    "_contrib_DeformableConvolution": _DEFORMABLE,
+    "_contrib_ModulatedDeformableConvolution": _DEFORMABLE,
+    "_contrib_dequantize": _QUANTIZED,
+    "_contrib_quantize_v2": _QUANTIZED,
+    "_contrib_quantized_act": _QUANTIZED,
+    "_contrib_quantized_concat": _QUANTIZED,
+    "_contrib_quantized_flatten": _QUANTIZED,
+    "_contrib_quantized_pooling": _QUANTIZED,
+    "_sg_mkldnn_conv": _QUANTIZED,
+    "_sg_mkldnn_fully_connected": _QUANTIZED,
     "log1p": (Rule("2", _large),),
     "_npi_log1p": (Rule("2", _large),),
     "one_hot": (Rule("3", _many_classes),),

@@ -44,6 +44,7 @@ class TensorRT:
     name = "tensorrt"
     contexts = ("cpu", "gpu")
     on_cpu = TENSORRT.on_cpu
+    opset = TENSORRT.opset
     computes_float16 = True
     static_shapes = True
     takes_ranges = True
