@@ -18,6 +18,8 @@ API int MXSymbolFree(Handle symbol);
 API int MXSymbolListAuxiliaryStates(Handle symbol, uint32_t* number, Text** names);
 API int MXShallowCopyNDArray(Handle array, Handle* out);
 API int MXNDArrayFree(Handle array);
+API int MXNDArrayGetDType(Handle array, int* type);
+API int MXNDArrayGetData(Handle array, void** data);
 API void NNAPISetLastError(Text message);
 API Text MXGetLastError();
 API int MXAutogradIsRecording(bool* is);

@@ -7,6 +7,7 @@ monitor, and weights that changed a moment ago run MXNet's.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import sys
@@ -16,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mxnet.base import MXNetError
+import numpy as np
+from mxnet.base import _LIB, MXNetError, check_call
 from mxnet.executor import Executor
 from mxnet.ndarray import NDArray
 
@@ -283,7 +285,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         outputs, computed_in_place = self._answer(is_train, kwargs)
         if self._relatives is not None and len(self._relatives) > 1 and not computed_in_place:
             for head, new in zip(heads, outputs, strict=True):
-                new.copyto(head)  # into the memory that the related executors read
+                _copy_into(head, new)  # the memory that the related executors read
         else:
             for head, new in zip(heads, outputs, strict=True):
                 head.handle, new.handle = new.handle, head.handle
@@ -298,7 +300,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
         outputs, computed_in_place = self._answer(False, {})
         if not computed_in_place:
             for head, new in zip(heads, outputs, strict=True):
-                new.copyto(head)
+                _copy_into(head, new)
         self.outputs = heads
 
     @property
@@ -428,7 +430,7 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
     def _return_outputs(self) -> None:
         """Have the output arrays be those of MXNet's executor again, with the present values."""
         for head, own in zip(self.outputs, self._get_outputs(), strict=True):
-            head.copyto(own)
+            _copy_into(own, head)
             head.handle, own.handle = own.handle, head.handle
 
     def __del__(self) -> None:
@@ -475,6 +477,17 @@ class InferenceExecutor(Executor):  # type: ignore[misc]
             if engines is not None:
                 self._mxtrt = _Binding(self, engines)
             return engines is not None
+
+
+def _copy_into(array: NDArray, values: NDArray) -> None:
+    """Copy values into an array.
+
+    MXNet copies nothing to one of int8 that oneDNN has in an order of its own
+    (``CopyFromToDnsImpl`` in ``src/ndarray/ndarray.cc``): asking for its data puts it in order.
+    """
+    if array.dtype in (np.int8, np.uint8):
+        check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(ctypes.c_void_p())))
+    values.copyto(array)
 
 
 def adopt(
