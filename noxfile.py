@@ -210,12 +210,11 @@ def gate(session: nox.Session) -> None:
         at = arguments.index("--baseline")
         given = arguments[at : at + 2]
         del arguments[at : at + 2]
-    partial = ["--partial"] if {"--quick", "--suite"} & {*arguments} else []
     _install(session, "test")
     runs, seconds = [RUN], 16
     for attempt in (1, 2):
         again = "again.txt"
-        command = ["mxtrt", "gate", *runs, *given, *partial, "--again", again]
+        command = ["mxtrt", "gate", *runs, *given, "--again", again]
         session.run(*command, success_codes=[0, 1, 3])
         with open(again) as file:
             undecided = file.read().split()
@@ -227,7 +226,7 @@ def gate(session: nox.Session) -> None:
             session, "--again", again, "--bench-seconds", str(seconds), *arguments, file=runs[-1]
         )
         seconds *= 2
-    session.run("mxtrt", "gate", *runs, *given, *partial)
+    session.run("mxtrt", "gate", *runs, *given)
 
 
 @nox.session
@@ -241,7 +240,7 @@ def counters(session: nox.Session) -> None:
     baseline = "--baseline", "baselines/amd-epyc-25-17_onnxruntime_mxnet-1.9.1"
     pages = "--html", "report.html", "--markdown", "report.md"
     session.run("mxtrt", "report", RUN, *baseline, *pages)
-    session.run("mxtrt", "gate", RUN, *baseline, "--partial")
+    session.run("mxtrt", "gate", RUN, *baseline)
 
 
 @nox.session

@@ -38,6 +38,9 @@ NO_WRITES = ("optimize_for", "pickled", "c_predict")
 #: Most elements of a tensor at other sizes.
 _MOST_ELEMENTS = 2**15
 
+#: Most axes of an array of which MXNet writes to a row.
+MOST_AXES = 5
+
 # Inputs and axes that are tried until one can be larger.
 _TRIES = 4
 
@@ -284,5 +287,5 @@ def _writes(
     how = str(random.choice(WRITES))
     chosen = list(names) if random.random() < 0.4 else [names[random.integers(len(names))]]
     if how == "row":
-        chosen = [name for name in chosen if shapes[name]]
+        chosen = [name for name in chosen if 0 < len(shapes[name]) <= MOST_AXES]
     return tuple((name, how) for name in chosen)

@@ -21,7 +21,7 @@ from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.plan import live_plans
 from mxtrt.system.threads import once
 from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied, ready, runs
-from mxtrt_fuzz.calls import NO_WRITES, enlarged, infers
+from mxtrt_fuzz.calls import MOST_AXES, NO_WRITES, enlarged, infers
 from mxtrt_fuzz.client import Client
 from mxtrt_fuzz.graphs import C_BINDS, Call, Case, Step
 from mxtrt_fuzz.reference import Reference
@@ -260,7 +260,7 @@ class _Playing:
         known = {name: self._variables[name] for name in step.names if name in one.values}
         new = {n: fill(v, self._case.seed, _WRITES + self._turn) for n, v in known.items()}
         if step.how == "row":
-            new = {name: array for name, array in new.items() if array.shape}
+            new = {name: array for name, array in new.items() if 0 < array.ndim <= MOST_AXES}
         for bound, options in ((one.plain, {"enabled": False}), (one.ours, one.options)):
             with mxtrt.options(**options):
                 _written(self._mx, bound, self._ndarrays(new), step.how)

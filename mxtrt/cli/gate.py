@@ -44,9 +44,6 @@ def gate(
             "Write the names of undecided benchmarks there, for nox -s bench -- --again FILE.",
         ),
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Do not miss benchmarks that the run lacks.")
-    ] = False,
     json: Json = False,
 ) -> int:
     """Compare a run with the baseline of its machine.
@@ -60,7 +57,7 @@ def gate(
 
     first, *later = [read_run(path) for path in runs]
     run = first.joined(later)
-    outcome = judge(run, read_baseline(baseline or BASELINES / run.key), partial=partial)
+    outcome = judge(run, read_baseline(baseline or BASELINES / run.key))
     if again is not None:
         write_output(again, "\n".join(outcome.undecided) + "\n")
     if json:
@@ -87,18 +84,22 @@ def store_baseline(
     runs: Runs,
     reason: Annotated[str, typer.Option("--reason", help="Why, for those who read the history.")],
     baseline: Baselines = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Keep benchmarks that the run lacks.")
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Delete what is stored of benchmarks that the run lacks."),
     ] = False,
 ) -> None:
-    """Make a run the baseline of its machine."""
+    """Make a run the baseline of its machine.
+
+    Benchmarks that the run was not asked for (--quick, --suite) stay as they are stored.
+    """
     from mxtrt.perf.baseline import update_baseline
     from mxtrt.perf.runs import read_run
 
     first, *later = [read_run(path) for path in runs]
     run = first.joined(later)
     folder = baseline or BASELINES / run.key
-    noisy = update_baseline(folder, run, reason, whole=not partial)
+    noisy = update_baseline(folder, run, reason, forget=forget)
     show(f"{folder}: {len(run.benchmarks)} benchmarks recorded.")
     if noisy:
         show(f"Counters only, because this run was too noisy, of: {', '.join(noisy)}.")

@@ -68,28 +68,36 @@ def read_baseline(folder: Path) -> Baseline:
         raise OptionError(f"the baseline {folder} cannot be read: {error}") from None
 
 
-def update_baseline(folder: Path, run: Run, reason: str, *, whole: bool = True) -> list[str]:
+def update_baseline(folder: Path, run: Run, reason: str, *, forget: bool = False) -> list[str]:
     """Make a run the baseline; every file is replaced at once or stays.
 
-    A latency whose control fails is nothing to expect: the old one stays, if there is one.
+    A latency whose control fails is nothing to expect: the old one stays, if there is one.  So do
+    benchmarks that the run was not asked for.
 
     Args:
         folder: The baseline's folder; made if there is none.
         run: What is expected from now on.
         reason: Why, for those who read the history.
-        whole: Whether benchmarks that the run lacks are forgotten.
+        forget: Whether to forget benchmarks that the run was asked for and lacks.
 
     Returns:
         Benchmarks whose latency was too noisy to be recorded.
 
     Raises:
-        OptionError: The reason is empty, or a file cannot be read or written.
+        OptionError: The reason is empty, benchmarks would be forgotten, or a file cannot be read
+            or written.
     """
     if not reason.strip():
         raise OptionError("a baseline is updated for a reason; give it with --reason")
     old = read_baseline(folder) if (folder / "env.json").exists() else Baseline()
-    counters = {} if whole else dict(old.counters)
-    latency = {} if whole else {name: p.to_dict() for name, p in old.latency.items()}
+    lost = {n for n in old.names - run.benchmarks.keys() if run.was_asked_for(n)}
+    if lost and not forget:
+        raise OptionError(
+            f"the run lacks {', '.join(sorted(lost))}, which the baseline has: give --forget to "
+            "delete what is stored of them"
+        )
+    counters = {name: known for name, known in old.counters.items() if name not in lost}
+    latency = {name: p.to_dict() for name, p in old.latency.items() if name not in lost}
     figures = {name: b.paired for name, b in run.benchmarks.items() if b.paired is not None}
     measured = {name: paired for name, paired in figures.items() if not paired.is_void}
     for name, benchmark in run.benchmarks.items():

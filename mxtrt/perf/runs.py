@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mxtrt.timing.paired import Paired
 
 __all__ = ["EXTRA", "Benchmark", "Run", "read_run"]
 
-#: Where pytest-benchmark's JSON holds what is ours: in ``extra_info`` and ``machine_info``.
+#: Where pytest-benchmark's JSON holds what is ours: in it, in ``extra_info`` and ``machine_info``.
 EXTRA = "mxtrt"
 
 
@@ -59,17 +59,26 @@ class Run:
         commit: The commit that was measured, empty if unknown.
         environment: The machine, see :func:`mxtrt.perf.machine.environment`.
         benchmarks: By name, such as ``"zoo/resnet18_v1/1"``.
+        suites: The suites that were asked for, None for all.
+        passed_over: Benchmarks of theirs that were not asked for.
     """
 
     time: str
     commit: str
     environment: Mapping[str, Any]
     benchmarks: Mapping[str, Benchmark]
+    suites: frozenset[str] | None = None
+    passed_over: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
         """Name of the baseline's folder."""
         return str(self.environment["key"])
+
+    def was_asked_for(self, name: str) -> bool:
+        """Whether it was to have a benchmark of this name."""
+        in_suites = self.suites is None or name.split("/")[0] in self.suites
+        return in_suites and name not in self.passed_over
 
     def joined(self, later: Iterable[Run]) -> Run:
         """This run with the benchmarks of later ones in the place of its own."""
@@ -78,7 +87,7 @@ class Run:
             if run.key != self.key:
                 raise OptionError(f"runs of two machines do not join: {self.key} and {run.key}")
             benchmarks.update(run.benchmarks)
-        return Run(self.time, self.commit, self.environment, benchmarks)
+        return replace(self, benchmarks=benchmarks)
 
 
 def read_run(path: Path) -> Run:
@@ -96,10 +105,13 @@ def read_run(path: Path) -> Run:
         }
         environment = data["machine_info"][EXTRA]
         time, commit = data["datetime"], (data.get("commit_info") or {}).get("id") or ""
+        asked = data.get(EXTRA, {})
+        suites = frozenset(asked["suites"]) if "suites" in asked else None
+        passed_over = frozenset(asked.get("passed_over", ()))
     except OSError as error:
         raise OptionError(f"the run {path} cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError(
             f"{path} is no run of nox -s bench ({type(error).__name__}: {error})"
         ) from None
-    return Run(time, commit, environment, found)
+    return Run(time, commit, environment, found, suites, passed_over)

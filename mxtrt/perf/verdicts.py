@@ -141,19 +141,18 @@ class Outcome:
         }
 
 
-def judge(run: Run, baseline: Baseline, *, partial: bool = False) -> Outcome:
+def judge(run: Run, baseline: Baseline) -> Outcome:
     """Compare a run with a baseline.
 
     Args:
-        run: The run.
+        run: The run; what it was not asked for is not missed.
         baseline: What is expected.
-        partial: Whether the run is of some benchmarks only: others are not missed.
     """
     found: dict[str, Judgement] = {}
     slack = _slack(run.environment, baseline.environment)
     for name in sorted({*run.benchmarks, *baseline.names}):
         now = run.benchmarks.get(name)
-        if now is None and partial:
+        if now is None and not run.was_asked_for(name):
             continue
         before = None
         if name in baseline.names:
@@ -176,6 +175,8 @@ def _judge(
         return Judgement(Verdict.MISSING, "the run lacks it", (), before, now)
     if before is None:
         return Judgement(Verdict.NEW, "the baseline lacks it", (), before, now)
+    if not now.counters and now.paired is None:
+        return Judgement(Verdict.OK, "nothing of it was counted or measured", (), before, now)
     reasons: dict[Verdict, list[str]] = {}
     changes = []
     for name in sorted({*before.counters, *now.counters}):

@@ -9,7 +9,7 @@ from typing import Any
 
 import mxnet as mx
 import pytest
-from bench.harness import MORE_SUITES, SUITES, Bench, Settings
+from bench.harness import MORE_SUITES, SUITES, Bench, Settings, passed_over
 
 from mxtrt import config as options
 from mxtrt.perf.machine import environment
@@ -34,6 +34,14 @@ def pytest_benchmark_update_machine_info(
     """The environment and the baseline's key, into the run's file."""
     if any("bench" in str(argument) for argument in config.args):
         machine_info[EXTRA] = _environment(Settings.of(config))
+
+
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: object, output_json: dict[str, Any]
+) -> None:
+    """What the run was not asked for, into its file."""
+    suites = sorted(config.getoption("--suite") or SUITES)
+    output_json[EXTRA] = {"suites": suites, "passed_over": sorted(passed_over)}
 
 
 def _environment(settings: Settings) -> dict[str, Any]:

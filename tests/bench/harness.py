@@ -112,6 +112,10 @@ class Bound:
     arrays: list[mx.nd.NDArray]
 
 
+#: Benchmarks of this run that were not asked for.
+passed_over: set[str] = set()
+
+
 class Bench:
     """Counts and measures; what it finds goes into the run's file."""
 
@@ -187,10 +191,21 @@ class Bench:
             )
         return found
 
-    def wanted(self, name: str) -> None:
-        """Skip a benchmark that is not to be measured again."""
+    def wanted(self, name: str, quick: bool = True) -> None:
+        """Skip a benchmark that is not asked for; the run's file says so.
+
+        Args:
+            name: The benchmark.
+            quick: Whether it is among those of ``--quick``.
+        """
         if self.settings.names is not None and name not in self.settings.names:
-            pytest.skip("not among --again")
+            self._pass_over(name, "not among --again")
+        if self.settings.quick and not quick:
+            self._pass_over(name, "not in --quick")
+
+    def _pass_over(self, name: str, reason: str) -> None:
+        passed_over.add(name)
+        pytest.skip(reason)
 
 
 def network_call(net: Any, *inputs: mx.nd.NDArray) -> Callable[[], None]:

@@ -28,9 +28,7 @@ def encoder() -> mx.sym.Symbol:
 def test_a_block_of_bert_base(batch: int, bench: Bench) -> None:
     """128 tokens."""
     title = f"bert/block/{batch}"
-    bench.wanted(title)
-    if bench.settings.quick and batch > 1:
-        pytest.skip("not in --quick")
+    bench.wanted(title, batch == 1)
     context = bench.settings.context
     x = mx.nd.random.uniform(-1, 1, shape=(128, batch, UNITS), ctx=context)
 

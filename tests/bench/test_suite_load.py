@@ -66,9 +66,7 @@ def test_a_closed_loop(
 ) -> None:
     """Requests per second, and how long a request takes."""
     title = f"load/{subject.title}/{way}/{threads}"
-    bench.wanted(title)
-    if bench.settings.quick and (subject not in QUICK or threads not in QUICK_THREADS):
-        pytest.skip("not in --quick")
+    bench.wanted(title, subject in QUICK and threads in QUICK_THREADS)
     if subject.on_gpu and not mx.context.num_gpus():
         pytest.skip("this MXNet has no GPU code")
     if (subject, way) not in served:

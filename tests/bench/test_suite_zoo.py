@@ -24,8 +24,6 @@ SLOW_BATCHES = {"densenet121", "inceptionv3", "resnet50_v1", "vgg16"}
 def test_a_network_of_the_zoo(name: str, batch: int, bench: Bench) -> None:
     """A forward, from the call until the result is there."""
     title = f"zoo/{name}/{batch}"
-    bench.wanted(title)
-    if bench.settings.quick and (name, batch) not in QUICK:
-        pytest.skip("not in --quick")
+    bench.wanted(title, (name, batch) in QUICK)
     plain, ours = zoo_network(bench, name, batch)
     bench(title, plain, ours)

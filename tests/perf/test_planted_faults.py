@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 PACKAGE = Path(mxtrt.__file__).parent
-RUN = "  if (session->run(bindings, in, out, stream)) {"
+RUN = "  if (session->run(bindings, in, out, place)) note_time_since(begin);"
 
 #: What is put before a run of the engine.
 FAULTS = {

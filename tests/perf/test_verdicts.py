@@ -154,4 +154,20 @@ def test_a_benchmark_that_one_side_lacks_fails(baseline: Baseline) -> None:
     assert judge(two, baseline).named(Verdict.NEW) == ["new"]
     assert judge(none, baseline).named(Verdict.MISSING) == ["zoo/net/1"]
     assert judge(two, baseline).exit_code == judge(none, baseline).exit_code == 1
-    assert judge(none, baseline, partial=True).exit_code == 0
+
+
+def test_a_benchmark_that_was_not_asked_for_is_not_missed(baseline: Baseline) -> None:
+    """Of another suite, or passed over; one that was is named."""
+    none = dataclasses.replace(run(), benchmarks={})
+    for asked in ({"suites": frozenset({"micro"})}, {"passed_over": frozenset({"zoo/net/1"})}):
+        assert judge(dataclasses.replace(none, **asked), baseline).exit_code == 0
+    zoo = dataclasses.replace(none, suites=frozenset({"zoo"}))
+    assert judge(zoo, baseline).failing == ["zoo/net/1"]
+
+
+def test_a_benchmark_of_which_nothing_is_known_says_so(baseline: Baseline) -> None:
+    """It is not as before."""
+    known = run().benchmarks["zoo/net/1"]
+    bare = dataclasses.replace(known, counters={}, paired=None)
+    judgement = judge(dataclasses.replace(run(), benchmarks={"zoo/net/1": bare}), baseline)
+    assert "nothing" in judgement.judgements["zoo/net/1"].why

@@ -128,7 +128,7 @@ def content(run: Run, baseline: Baseline | None, fleet: Path | None = None) -> C
         fleet: Models whose operators are looked at, see :func:`mxtrt.offline.coverage.read_models`.
     """
     outcome = judge(run, baseline) if baseline is not None else None
-    names = sorted({*run.benchmarks, *(baseline.names if baseline else ())}, key=_natural)
+    names = sorted(outcome.judgements if outcome else run.benchmarks, key=_natural)
     headline, tone = _headline(run, outcome)
     coverage = None
     if fleet is not None:
@@ -161,9 +161,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _headline(run: Run, outcome: Outcome | None) -> tuple[str, str]:
-    count = len(run.benchmarks)
     if outcome is None:
-        return f"{count} benchmarks, held against nothing", "plain"
+        return f"{len(run.benchmarks)} benchmarks, held against nothing", "plain"
+    count = len(outcome.judgements)
     if outcome.failing:
         names = ", ".join(outcome.failing[:3]) + (" ..." if len(outcome.failing) > 3 else "")
         return f"{len(outcome.failing)} of {count} benchmarks are not as before: {names}", "bad"
