@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -112,13 +113,14 @@ class Patience {
   void spent(Clock::duration taken) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (left_) --left_;
-    pause_ = kPause * taken;
+    pause_ = kPause * std::min<Clock::duration>(taken, kLongest);
     since_ = Clock::now();
   }
 
  private:
   static constexpr int kMost = 4;    // questions one after another
   static constexpr int kPause = 50;  // times what the last one took, until there is one more
+  static constexpr std::chrono::milliseconds kLongest{4};  // longer ones built something
 
   std::mutex mutex_;
   int left_ = kMost;
@@ -134,6 +136,7 @@ class Bound {
     const std::unique_lock<std::shared_mutex> lock(mutex_);
     run_ = std::move(run);
     armed_ = true;
+    ++times_armed_;
   }
 
   void disarm() {
@@ -154,14 +157,16 @@ class Bound {
     if (!patience_.allows()) return 0;
     disarm();
     const auto begin = Patience::Clock::now();
+    const int times_armed = times_armed_;
     const int answer = mxtrt::ask(question, handed);
-    if (!run([](const Run&) { return true; })) patience_.spent(Patience::Clock::now() - begin);
+    if (times_armed_ == times_armed) patience_.spent(Patience::Clock::now() - begin);
     return answer;
   }
 
  private:
   std::shared_mutex mutex_;  // shared by runs
   bool armed_ = false;
+  std::atomic<int> times_armed_{0};
   Run run_;
   Patience patience_;
 };

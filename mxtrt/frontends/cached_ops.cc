@@ -1,4 +1,5 @@
 // CachedOps, which the networks of Gluon and DJL are run by.
+#include <atomic>
 #include <set>
 #include <string>
 
@@ -31,6 +32,9 @@ struct Op {
   std::vector<Handle> trained;   // the arrays of the last training call at these places
   std::mutex mutex;
   bool asked = false;
+  // MXNet looks for dynamic shapes in the first call, without a lock: that one is alone.
+  std::recursive_mutex first;
+  std::atomic<bool> was_called{false};
   Op() = default;
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
@@ -87,7 +91,7 @@ void count_writes(Op* op) {
 
 // Takes note of a call for training.
 void note_training(const std::shared_ptr<Op>& op, int num_inputs, Handle* inputs) {
-  if (!op || op->states.empty() || static_cast<int>(op->num_inputs) != num_inputs) return;
+  if (op->states.empty() || static_cast<int>(op->num_inputs) != num_inputs) return;
   {
     const std::lock_guard<std::mutex> lock(op->mutex);
     for (Handle array : op->trained) MXNDArrayFree(array);
@@ -112,6 +116,16 @@ int after_backward(int code) {
   for (const auto& one : g_trained) {
     if (const auto op = one.lock()) count_writes(op.get());
   }
+  return code;
+}
+
+// A call of MXNet's own.
+template <typename Call>
+int in_mxnet(const std::shared_ptr<Op>& op, const Call& call) {
+  if (!op || op->was_called) return call();
+  const std::lock_guard<std::recursive_mutex> lock(op->first);
+  const int code = call();
+  if (!code) op->was_called = true;
   return code;
 }
 
@@ -162,8 +176,8 @@ bool run_armed(const CachedOpRun& armed, Handle* inputs, int* num_outputs, Handl
 }
 
 // The CachedOp with engines, of which Python is asked at the first call; none if it has none.
-std::shared_ptr<Bound<CachedOpRun>> bound_of(Handle op, int num_inputs, Handle* inputs) {
-  const auto known = g_ops.find(op);
+std::shared_ptr<Bound<CachedOpRun>> bound_of(Handle op, const std::shared_ptr<Op>& known,
+                                             int num_inputs, Handle* inputs) {
   if (!known || static_cast<int>(known->num_inputs) != num_inputs) return nullptr;
   if (auto bound = g_bound.find(op)) return bound;
   const std::lock_guard<std::mutex> lock(known->mutex);
@@ -238,16 +252,18 @@ API int MXFreeCachedOp(Handle op) {
 API int MXInvokeCachedOp(Handle op, int num_inputs, Handle* inputs, int* num_outputs,
                          Handle** outputs) {
   REAL(MXInvokeCachedOp);
+  const auto known = may_have_engines() ? g_ops.find(op) : nullptr;
   const auto plain = [&] {
-    return real_MXInvokeCachedOp(op, num_inputs, inputs, num_outputs, outputs);
+    return in_mxnet(
+        known, [&] { return real_MXInvokeCachedOp(op, num_inputs, inputs, num_outputs, outputs); });
   };
-  if (!may_have_engines() || *outputs) return plain();
+  if (!known || *outputs) return plain();
   if (!is_inference()) {
     const int trained = plain();
-    if (!trained) note_training(g_ops.find(op), num_inputs, inputs);
+    if (!trained) note_training(known, num_inputs, inputs);
     return trained;
   }
-  const auto bound = bound_of(op, num_inputs, inputs);
+  const auto bound = bound_of(op, known, num_inputs, inputs);
   if (!bound) return plain();
   int code = 0;
   if (bound->run([&](const CachedOpRun& armed) {

