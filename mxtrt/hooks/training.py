@@ -18,11 +18,13 @@ from mxnet import autograd
 from mxnet.ndarray import NDArray
 
 from mxtrt.node import library
+from mxtrt.system.threads import lock
 
 __all__ = ["called", "install"]
 
 #: The states of static blocks that were called for training, whose backward may be yet to come.
 _trained: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+_lock = lock()
 
 
 def called(block: Any) -> None:
@@ -31,13 +33,15 @@ def called(block: Any) -> None:
     Args:
         block: A hybridized block.
     """
-    parameters = _trained.get(block)
-    if parameters is None:
-        if not dict(block._flags).get("static_alloc"):
-            return
-        names = set(block._cached_graph[1].list_auxiliary_states())
-        parameters = [p for is_data, p in block._cached_op_args if not is_data and p.name in names]
-        _trained[block] = parameters
+    if not dict(block._flags).get("static_alloc"):
+        return
+    with _lock:
+        parameters = _trained.get(block)
+        if parameters is None:
+            names = set(block._cached_graph[1].list_auxiliary_states())
+            args = block._cached_op_args
+            parameters = [p for is_data, p in args if not is_data and p.name in names]
+            _trained[block] = parameters
     _count_writes(parameters)
 
 
@@ -51,7 +55,9 @@ def _with_states(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def backward(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
-        for parameters in list(_trained.values()):
+        with _lock:
+            of_all = list(_trained.values())
+        for parameters in of_all:
             _count_writes(parameters)
         return made
 
