@@ -8,9 +8,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import logging
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ __all__ = [
     "Library",
     "library",
 ]
+
+_log = logging.getLogger("mxtrt")
+
+# How often the owners of arrays are looked at until they are as expected, and seconds in between.
+_LOOKS, _BETWEEN = 100, 0.01
 
 
 def _find(name: str) -> Path:
@@ -439,7 +446,11 @@ class Library(Functions):
         late.wait_to_read()
         flags.append(self.lib.mxtrt_memory_flags(late.handle))
         shared = array.reshape((1, 2))
-        owners = [self.lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
+        for _ in range(_LOOKS):  # the engine lets go of arrays a moment after it is done
+            owners = [self.lib.mxtrt_owners(a.handle) for a in (array, shared, late)]
+            if owners == [3, 3, 1]:
+                break
+            time.sleep(_BETWEEN)
         second = mx.nd.zeros((2,), ctx=mx.cpu(1))
         types, handle = (ctypes.c_int * 1)(type_flag(np.dtype(np.float32))), (ctypes.c_void_p * 1)
         places = [
@@ -459,6 +470,7 @@ class Library(Functions):
             [True, False, False, True],
             [True, True, False, False, False],
         ):
+            _log.debug("MXNet's arrays: %s", facts)
             raise NodeError(
                 f"MXNet {mx.__version__} keeps its arrays otherwise than the 1.9.1 wheels, "
                 "so mxtrt cannot see when weights change; install a wheel of mxnet 1.9.1"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from support.process import run
+
+from mxtrt.errors import NodeError
+from mxtrt.node import library
 
 # mmap and mremap as in a kernel that fails after it has removed what was at the place, which both
 # may (vm_enough_memory of a private mapping, a vm_area_struct that is not to be had).
@@ -147,3 +151,20 @@ def test_paging_out_leaves_the_failure_of_a_write_to_whoever_reads_next(tmp_path
         """
     )
     assert done.stdout.split() == ["OSError", "MXNetError"], done.stderr
+
+
+def test_arrays_that_mxnets_engine_still_holds_are_looked_at_again(monkeypatch):
+    """An operation's arrays go a moment after it is done; another MXNet's stay as they are."""
+    node = library()
+    owners, late = node.lib.mxtrt_owners, [3]
+
+    def count(handle):
+        late[0] -= 1
+        return owners(handle) + (late[0] > 0)
+
+    monkeypatch.setattr(node.lib, "mxtrt_owners", count)
+    node._check_layout()
+    monkeypatch.setattr(importlib.import_module("mxtrt.node.library"), "_LOOKS", 2)
+    monkeypatch.setattr(node.lib, "mxtrt_owners", lambda handle: 7)
+    with pytest.raises(NodeError, match="otherwise"):
+        node._check_layout()
