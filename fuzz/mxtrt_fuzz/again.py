@@ -17,7 +17,7 @@ from mxtrt_fuzz.graphs import Case
 from mxtrt_fuzz.reference import Reference
 from mxtrt_fuzz.values import Array, Arrays
 
-__all__ = ["PROOFS", "Answer", "Outputs", "again"]
+__all__ = ["PROOFS", "Answer", "Outputs", "again", "is_taken", "outcome"]
 
 #: How often a case is called after a write: an engine may be built anew at the second time only.
 _REPEATS = 3
@@ -72,9 +72,9 @@ def again(case: Case, parts: Parts, ways: tuple[str, str], given: Arrays) -> lis
     with mock.patch.object(mxtrt.convert.general, "PROOFS", PROOFS):
         with mxtrt.options(enabled=False):
             plain = _bound(ways[1], parts, first)
-            _outcome(plain, first)
+            outcome(plain, first)
         ours = _bound(ways[0], parts, first)
-        _outcome(ours, first)
+        outcome(ours, first)
         ready(ours, _BUILT)
         usual = _counted(ours, first)[1]
         found = []
@@ -86,7 +86,7 @@ def again(case: Case, parts: Parts, ways: tuple[str, str], given: Arrays) -> lis
                 continue
             inputs = _ndarrays(parts, calls.inputs_at(stage, number, given))
             with mxtrt.options(enabled=False):
-                expected = _outcome(plain, inputs)
+                expected = outcome(plain, inputs)
             seen = []
             for _ in range((_REPEATS if writes else 1) + later):
                 told, ran = _counted(ours, inputs)
@@ -119,7 +119,8 @@ def _ndarrays(parts: Parts, arrays: Arrays) -> dict[str, Any]:
     return {name: copied(parts.mx, parts.context, array) for name, array in arrays.items()}
 
 
-def _outcome(bound: Bound, inputs: Mapping[str, Any]) -> Outputs | str:
+def outcome(bound: Bound, inputs: Mapping[str, Any]) -> Outputs | str:
+    """The heads of a call, or what it raises, in words."""
     try:
         return tuple(head.asnumpy() for head in bound(inputs))
     except Exception as error:
@@ -129,15 +130,26 @@ def _outcome(bound: Bound, inputs: Mapping[str, Any]) -> Outputs | str:
 def _counted(bound: Bound, inputs: Mapping[str, Any]) -> tuple[Outputs | str, int]:
     """What a call gives, and how many engines it runs."""
     before = runs(bound)
-    told = _outcome(bound, inputs)
+    told = outcome(bound, inputs)
     return told, runs(bound) - before
 
 
 def _is_taken(mx: Any, stage: Case, case: Case, number: int, given: Arrays) -> bool:
-    """Whether MXNet infers the shapes of the references, and no index is out of its range."""
+    """The same for a later call of a case."""
+    values = {**calls.weights_at(case, number, given), **calls.inputs_at(stage, number, given)}
+    return is_taken(mx, stage, values)
+
+
+def is_taken(mx: Any, stage: Case, values: Arrays) -> bool:
+    """Whether MXNet infers the shapes of the references, and no index is out of its range.
+
+    Args:
+        mx: MXNet.
+        stage: A case at some sizes.
+        values: Of all its variables.
+    """
     if not calls.infers(mx, stage):
         return False
-    values = {**calls.weights_at(case, number, given), **calls.inputs_at(stage, number, given)}
     try:
         Reference(stage, values).values()
     except (IndexError, ValueError):

@@ -17,19 +17,16 @@ from typing import Any
 import numpy as np
 
 import mxtrt
-from mxtrt.plain.loading import mxnet_reason
 from mxtrt.plan.plan import live_plans
 from mxtrt.system.threads import once
+from mxtrt_fuzz.again import Outputs, is_taken, outcome
 from mxtrt_fuzz.binds import Bound, Executors, Parts, bind, copied, ready, runs
-from mxtrt_fuzz.calls import MOST_AXES, NO_WRITES, enlarged, infers
+from mxtrt_fuzz.calls import MOST_AXES, NO_WRITES, enlarged
 from mxtrt_fuzz.client import Client
 from mxtrt_fuzz.graphs import C_BINDS, Call, Case, Step
-from mxtrt_fuzz.reference import Reference
 from mxtrt_fuzz.values import Array, about_equal, fill
 
 __all__ = ["Played", "Scene", "play"]
-
-Outputs = tuple[Array, ...]
 
 #: Seconds in which what is built in the background has to be there.
 _BUILT = 60.0
@@ -346,13 +343,10 @@ class _Playing:
         if not step.grown:
             return None
         stage = enlarged(self._case.replace(story=()), Call(step.grown))
-        if stage is None or not infers(self._mx, stage):
+        if stage is None:
             return None
-        try:
-            Reference(stage, {**one.values, **self._inputs(stage)}).values()
-        except (IndexError, ValueError):
-            return None
-        return stage
+        values = {**one.values, **self._inputs(stage)}
+        return stage if is_taken(self._mx, stage, values) else None
 
     def _inputs(self, stage: Case) -> dict[str, Array]:
         """New numbers, at some sizes."""
@@ -362,11 +356,11 @@ class _Playing:
 
     def _plainly(self, one: _Object, inputs: Mapping[str, Array], held: bool) -> Outputs | str:
         with mxtrt.options(enabled=False):
-            return _outcome(one.plain, self._given(one, 0, inputs, held))
+            return outcome(one.plain, self._given(one, 0, inputs, held))
 
     def _ours(self, one: _Object, inputs: Mapping[str, Array], held: bool) -> Outputs | str:
         with mxtrt.options(**one.options):
-            return _outcome(one.ours, self._given(one, 1, inputs, held))
+            return outcome(one.ours, self._given(one, 1, inputs, held))
 
     def _given(
         self, one: _Object, side: int, inputs: Mapping[str, Array], held: bool
@@ -420,13 +414,6 @@ def _written(mx: Any, bound: Bound, values: Mapping[str, Any], how: str) -> None
             thread = threading.Thread(target=arrays[name].__setitem__, args=(slice(None), value))
             thread.start()
             thread.join()
-
-
-def _outcome(bound: Bound, inputs: Mapping[str, Any]) -> Outputs | str:
-    try:
-        return tuple(head.asnumpy() for head in bound(inputs))
-    except Exception as error:
-        return f"{type(error).__name__}: {mxnet_reason(error)}"
 
 
 def _alike(plain: Outputs | str, ours: Outputs | str) -> bool:

@@ -83,8 +83,9 @@ def fuzz(
 
     Random graphs run as plain MXNet, as mxtrt under several support masks, and in float64.  With
     --profile stories they are bound several times over, called, written to, trained, saved, failed
-    and dropped in a random order, each beside a twin in plain MXNet.  The
-    exit code is 0 if nothing was found, 1 if something was.  Ctrl-C ends it in good order, with
+    and dropped in a random order, each beside a twin in plain MXNet.
+
+    The exit code is 0 if nothing was found, 1 if something was.  Ctrl-C ends it in good order, with
     what was found so far.
     """
     _require_packages()
@@ -104,7 +105,7 @@ def fuzz(
         return _reduce(reduce, chosen, corpus)
     if model is not None:
         return _fuzz_model(model, params, shape or [], examples, seconds, seed, chosen, json)
-    if database is not None and (profile in ("ci", "stories") or scheduler is not None):
+    if database is not None and (PROFILES[profile].repeatable or scheduler is not None):
         raise OptionError(
             f"option --database does nothing for profile {profile}, which draws the same cases "
             "every time, nor with --scheduler, where the machines share examples; leave it out"

@@ -511,12 +511,14 @@ def adopt(
     """
     source = _Source(symbol, options, weights)
     may_wait = not later.waits(options, gpu_of(executor._ctx))
-    patience = decision.attempt(lambda: _patience_with(symbol), options, executor._ctx)
-    if patience is None:
-        return
-    if may_wait and not patience.allows():
-        _attach(executor, None, _Deferred(source, patience))
-        return
+    patience = None
+    if may_wait:
+        patience = decision.attempt(lambda: _patience_with(symbol), options, executor._ctx)
+        if patience is None:
+            return
+        if not patience.allows():
+            _attach(executor, None, _Deferred(source, patience))
+            return
 
     def give() -> None:
         if not later.waits(options, gpu_of(executor._ctx), first=first):
@@ -530,7 +532,7 @@ def adopt(
     begin = time.monotonic()
     decision.attempt(give, options, executor._ctx)
     done = time.monotonic()
-    if may_wait:
+    if patience is not None:
         weakref.finalize(executor, _ended, patience, done - begin, done).atexit = False
 
 

@@ -9,20 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static FILE* out;
+#include "whole.h"
 
-static char* whole(const char* path, long* size) {
-  FILE* file = fopen(path, "rb");
-  if (!file) exit(3);
-  fseek(file, 0, SEEK_END);
-  *size = ftell(file);
-  rewind(file);
-  char* text = malloc(*size + 1);
-  if (fread(text, 1, *size, file) != (size_t)*size) exit(3);
-  text[*size] = 0;
-  fclose(file);
-  return text;
-}
+static FILE* out;
 
 // MXNet's errors have a place in its sources first, and the calls that led there behind.
 static void tell(const char* what, int code) {

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-
 import numpy as np
 
 from mxtrt.convert.onnx_builder import tensor_type
 from mxtrt.convert.ops.registry import NUMBERS, Call, converter
-from mxtrt.errors import Unsupported
 
 
 @converter("_image_to_tensor", outputs=1)
@@ -34,9 +31,5 @@ def normalize(call: Call) -> None:
 
 def _by_channel(call: Call, key: str, default: float) -> str:
     """Numbers that broadcast to pictures whose channels come first."""
-    text = call.text(key, str(default))
-    try:
-        values = np.array(ast.literal_eval(text), np.float32).reshape(-1)
-    except (ValueError, SyntaxError):
-        raise Unsupported(f"attribute {key}={text!r} is not understood") from None
+    values = np.array(call.numbers(key, (default,)), np.float32)
     return call.constant(values.reshape(-1, 1, 1))
